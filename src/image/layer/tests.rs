@@ -238,7 +238,10 @@ fn what_two_readers_could_understand_differently_is_refused() {
     check(&[raw(b"a", b'L', 1 << 21, b"")], "layer.max_header_bytes");
     check(&[raw(b"a", b'Z', 0, b"")], "unknown type");
     check(&[vec![b'x'; 512]], "checksum");
-    let truncated = read(&raw(b"a", b'0', 5, b"")).unwrap_err().to_string();
+    let tar = raw(b"a", b'0', 5, b"");
+    let mut reader = LayerReader::new(&tar[..], Limits::default());
+    reader.next_entry().unwrap();
+    let truncated = reader.next_entry().unwrap_err().to_string();
     assert!(truncated.contains("middle"), "{truncated}");
 }
 
@@ -376,7 +379,9 @@ proptest! {
     }
 
     #[test]
-    fn the_tar_crate_reads_the_same(entries in proptest::collection::vec(any_entry(), 0..6)) {
+    fn the_tar_crate_reads_the_same(mut entries in proptest::collection::vec(any_entry(), 0..6)) {
+        // It ends a record at the first line feed, which a value may hold.
+        entries.iter_mut().for_each(|(entry, _)| entry.xattrs.clear());
         let tar = written(&entries);
         let mut archive = tar::Archive::new(&tar[..]);
         let mut count = 0;
