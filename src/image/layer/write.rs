@@ -29,6 +29,11 @@ impl<W: Write> LayerWriter<W> {
         }
     }
 
+    /// Where the bytes go.
+    pub fn output(&self) -> &W {
+        &self.out
+    }
+
     /// Writes an entry that has no content: anything but a file.
     ///
     /// # Panics
