@@ -1,0 +1,5 @@
+//! File trees in layers.
+
+pub mod apply;
+pub mod diff;
+pub mod lower;
