@@ -1,1 +1,7 @@
-//! .
+//! The kernel, made safe. All of shmocker's `unsafe` is here, and little of its logic: each file wraps one thing that
+//! neither the standard library nor `rustix` offers, and says what it promises. What an errno means to a person is for
+//! the callers to say.
+
+pub mod memfd;
+pub mod socket;
+pub mod spawn;
