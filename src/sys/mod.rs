@@ -3,5 +3,9 @@
 //! the callers to say.
 
 pub mod memfd;
+pub mod mount;
+pub mod network;
+pub mod process;
+pub mod seccomp;
 pub mod socket;
 pub mod spawn;
