@@ -1,1 +1,3 @@
-//! .
+//! Does the work of a build.
+
+pub mod source;
