@@ -2,3 +2,4 @@
 
 pub mod snapshot;
 pub mod exec;
+pub mod source;
