@@ -1,1 +1,8 @@
-fn main() {}
+//! Every end-to-end test of shmocker, in one binary: what a person types, and what then is true. `harness` is the bench
+//! on which they stand, `peers` the programs that they are compared with. What this machine lacks is a skip with its
+//! reason, never a silent pass.
+
+mod architecture;
+mod harness;
+mod peers;
+mod tidy;
