@@ -19,7 +19,8 @@ pub(crate) fn repository() -> &'static Path {
 }
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    std::fs::read_to_string(repository().join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 fn relative(path: &Path) -> String {
@@ -40,7 +41,14 @@ fn all_rust_files() -> Vec<PathBuf> {
 /// The files that are, or would be, committed.
 fn committed_files() -> Vec<String> {
     let listed = Command::new("git")
-        .args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"])
+        .args([
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
         .current_dir(repository())
         .output();
     match listed {
@@ -76,9 +84,13 @@ fn no_file_is_longer_than_a_room() {
         .iter()
         .filter_map(|file| {
             let name = relative(file);
-            let lines = std::fs::read_to_string(file).expect("a source can be read").lines().count();
+            let lines = std::fs::read_to_string(file)
+                .expect("a source can be read")
+                .lines()
+                .count();
             let excused = LONG.iter().any(|(excused, _)| *excused == name);
-            (lines > LINES_MAX && !excused).then(|| format!("{name}: {lines} lines, the limit is {LINES_MAX}"))
+            (lines > LINES_MAX && !excused)
+                .then(|| format!("{name}: {lines} lines, the limit is {LINES_MAX}"))
         })
         .collect();
     assert_none(&long);
@@ -107,8 +119,12 @@ fn every_file_is_reached() {
         .map(|root| repository().join(root))
         .collect();
     while let Some(file) = todo.pop() {
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let stem = file
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default();
         let dir = file.parent().expect("a file has a parent");
         let dir = match stem {
             "lib" | "main" | "mod" => dir.to_owned(),
@@ -144,7 +160,9 @@ fn every_template_and_schema_is_used() {
         .filter(|file| file.starts_with("templates/") || file.starts_with("schemas/"))
         .filter(|file| !file.ends_with(".md"))
         .filter(|file| {
-            let inside = file.split_once('/').map_or(file.as_str(), |(_, inside)| inside);
+            let inside = file
+                .split_once('/')
+                .map_or(file.as_str(), |(_, inside)| inside);
             !sources.contains(inside)
         })
         .map(|file| format!("{file}: no source names it"))
@@ -186,8 +204,13 @@ fn no_word_of_the_workshop_is_left() {
     ];
     let allowed = concat!("cla", "ude-habitat");
     let mut found = Vec::new();
-    for file in committed_files().iter().filter(|file| *file != "Cargo.lock") {
-        let Ok(text) = std::fs::read_to_string(repository().join(file)) else { continue };
+    for file in committed_files()
+        .iter()
+        .filter(|file| *file != "Cargo.lock")
+    {
+        let Ok(text) = std::fs::read_to_string(repository().join(file)) else {
+            continue;
+        };
         for (number, line) in text.lines().enumerate() {
             let line = line.to_lowercase().replace(allowed, "");
             if let Some(word) = foreign.iter().find(|word| line.contains(**word)) {
@@ -208,10 +231,16 @@ fn the_documents_are_there_and_name_what_is_there() {
         assert!(readme.contains(line), "README.md does not show `{line}`");
     }
     let changelog = read("CHANGELOG.md");
-    assert!(changelog.contains("## Unreleased"), "CHANGELOG.md has no `## Unreleased`");
+    assert!(
+        changelog.contains("## Unreleased"),
+        "CHANGELOG.md has no `## Unreleased`"
+    );
     let architecture = read("ARCHITECTURE.md");
     for module in declared_modules(&code(&read("src/lib.rs"))) {
-        assert!(architecture.contains(&format!("`{module}`")), "ARCHITECTURE.md does not explain `{module}`");
+        assert!(
+            architecture.contains(&format!("`{module}`")),
+            "ARCHITECTURE.md does not explain `{module}`"
+        );
     }
 }
 
@@ -219,10 +248,17 @@ fn the_documents_are_there_and_name_what_is_there() {
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     let mut broken = Vec::new();
-    for file in committed_files().iter().filter(|file| file.ends_with(".md")) {
+    for file in committed_files()
+        .iter()
+        .filter(|file| file.ends_with(".md"))
+    {
         let text = read(file);
         let dir = Path::new(file).parent().unwrap_or(Path::new(""));
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for target in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             let target = target.split('#').next().unwrap_or_default();
             if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
                 continue;

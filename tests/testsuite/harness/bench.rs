@@ -133,7 +133,11 @@ impl Bench {
             .arg(from)
             .arg(self.path(to))
             .status();
-        assert!(done.is_ok_and(|status| status.success()), "cp {}", from.display());
+        assert!(
+            done.is_ok_and(|status| status.success()),
+            "cp {}",
+            from.display()
+        );
         if machine::process_uid() == 0 {
             let owner = format!("{}:{}", self.user.uid, self.user.gid);
             let done = Command::new("chown")
@@ -147,7 +151,8 @@ impl Bench {
 
     fn give(&self, path: &Path) {
         if machine::process_uid() == 0 {
-            chown(path, Some(self.user.uid), Some(self.user.gid)).expect("root can give files away");
+            chown(path, Some(self.user.uid), Some(self.user.gid))
+                .expect("root can give files away");
         }
     }
 
@@ -164,7 +169,10 @@ impl Bench {
     /// shmocker with the bench's store; the words of `line` are its arguments.
     pub(crate) fn shmocker_command(&self, line: &str) -> Command {
         let mut command = self.command(&self.program);
-        command.arg("--store").arg(&self.store).args(line.split_whitespace());
+        command
+            .arg("--store")
+            .arg(&self.store)
+            .args(line.split_whitespace());
         command
     }
 
@@ -196,7 +204,12 @@ impl Bench {
     /// The same, and fails the test if the build fails.
     pub(crate) fn built(&self, line: &str) -> Events {
         let events = self.events(line);
-        assert_eq!(events.run.status, 0, "shmocker {line}\n{}", events.run.both());
+        assert_eq!(
+            events.run.status,
+            0,
+            "shmocker {line}\n{}",
+            events.run.both()
+        );
         events
     }
 
@@ -212,7 +225,9 @@ impl Bench {
 
     /// Waits for a command and keeps what it said.
     pub(crate) fn finish(&self, command: &mut Command) -> Run {
-        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Run {
             status: status_of(output.status),
             stdout: output.stdout,
@@ -252,19 +267,29 @@ impl Run {
 
     /// Both streams, for the message of a failed assertion.
     pub(crate) fn both(&self) -> String {
-        format!("exit {}\n--- stdout\n{}--- stderr\n{}", self.status, self.out(), self.stderr)
+        format!(
+            "exit {}\n--- stdout\n{}--- stderr\n{}",
+            self.status,
+            self.out(),
+            self.stderr
+        )
     }
 
     /// Standard output as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}\n{}", self.both()))
+        serde_json::from_slice(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.both()))
     }
 
     /// Fails the test unless the exit status is `status` and standard error holds every one of `parts`.
     pub(crate) fn expect(&self, status: i32, parts: &[&str]) -> &Self {
         assert_eq!(self.status, status, "{}", self.both());
         for part in parts {
-            assert!(self.stderr.contains(part), "no `{part}` in\n{}", self.both());
+            assert!(
+                self.stderr.contains(part),
+                "no `{part}` in\n{}",
+                self.both()
+            );
         }
         self
     }

@@ -13,7 +13,6 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sb
                       nobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\nbin:x:2:\nwheel:x:10:root\nnobody:x:65534:\n";
 
-
 /// The part of busybox's own `adduser` that Debian's build of it leaves out: `[-D] [-u ID] [-G GROUP] [-h HOME] [-s SHELL] NAME`,
 /// or `USER GROUP`.
 const ADDUSER: &str = r#"#!/bin/sh -e
@@ -59,7 +58,10 @@ pub(crate) fn layout() -> Result<&'static Path, Lack> {
 
 /// `--build-context base=…` for it.
 pub(crate) fn context() -> Result<String, Lack> {
-    Ok(format!("--build-context base=oci-layout://{}", layout()?.display()))
+    Ok(format!(
+        "--build-context base=oci-layout://{}",
+        layout()?.display()
+    ))
 }
 
 fn layer() -> Result<Vec<u8>, Lack> {
@@ -75,25 +77,41 @@ fn layer() -> Result<Vec<u8>, Lack> {
 
     let mut tar = tar::Builder::new(Vec::new());
     for (dir, mode) in [
-        ("bin", 0o755), ("dev", 0o755), ("etc", 0o755), ("home", 0o755), ("proc", 0o755), ("root", 0o700),
-        ("sbin", 0o755), ("sys", 0o755), ("tmp", 0o1777), ("usr", 0o755), ("usr/bin", 0o755), ("usr/sbin", 0o755),
+        ("bin", 0o755),
+        ("dev", 0o755),
+        ("etc", 0o755),
+        ("home", 0o755),
+        ("proc", 0o755),
+        ("root", 0o700),
+        ("sbin", 0o755),
+        ("sys", 0o755),
+        ("tmp", 0o1777),
+        ("usr", 0o755),
+        ("usr/bin", 0o755),
+        ("usr/sbin", 0o755),
         ("var", 0o755),
     ] {
         let mut header = header(tar::EntryType::Directory, mode, 0);
-        tar.append_data(&mut header, format!("{dir}/"), std::io::empty()).expect("memory can be written");
+        tar.append_data(&mut header, format!("{dir}/"), std::io::empty())
+            .expect("memory can be written");
     }
     let mut file = |path: &str, mode: u32, content: &[u8]| {
         let mut header = header(tar::EntryType::Regular, mode, content.len() as u64);
-        tar.append_data(&mut header, path, content).expect("memory can be written");
+        tar.append_data(&mut header, path, content)
+            .expect("memory can be written");
     };
     file("bin/busybox", 0o755, &binary);
     file("etc/passwd", 0o644, PASSWD.as_bytes());
     file("etc/group", 0o644, GROUP.as_bytes());
     file("bin/adduser", 0o755, ADDUSER.as_bytes());
     file("bin/addgroup", 0o755, ADDGROUP.as_bytes());
-    for applet in applets.lines().filter(|name| !["busybox", "adduser", "addgroup"].contains(name)) {
+    for applet in applets
+        .lines()
+        .filter(|name| !["busybox", "adduser", "addgroup"].contains(name))
+    {
         let mut header = header(tar::EntryType::Symlink, 0o777, 0);
-        tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("memory can be written");
+        tar.append_link(&mut header, format!("bin/{applet}"), "busybox")
+            .expect("memory can be written");
     }
     Ok(tar.into_inner().expect("memory can be written"))
 }

@@ -32,7 +32,10 @@ impl Events {
 
     /// The last one, which is always `build.done`.
     pub(crate) fn done(&self) -> &Value {
-        let last = self.all.last().unwrap_or_else(|| panic!("no events\n{}", self.run.both()));
+        let last = self
+            .all
+            .last()
+            .unwrap_or_else(|| panic!("no events\n{}", self.run.both()));
         assert_eq!(last["event"], "build.done", "{}", self.run.both());
         last
     }
@@ -78,7 +81,10 @@ impl Events {
     /// The stages in which a step was executed, in the order in which their steps ended.
     pub(crate) fn stages_executed(&self) -> Vec<String> {
         let mut stages = Vec::new();
-        for event in self.of_kind("step.done").filter(|event| event["cached"] == false) {
+        for event in self
+            .of_kind("step.done")
+            .filter(|event| event["cached"] == false)
+        {
             let stage = event["stage"].as_str().unwrap_or_default().to_owned();
             if !stages.contains(&stage) {
                 stages.push(stage);

@@ -59,7 +59,10 @@ fn serve(mut stream: TcpStream, body: &[u8], pace: Pace) -> Option<()> {
             break;
         }
     }
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).ok()?;
     if request.starts_with("HEAD ") {
         return Some(());

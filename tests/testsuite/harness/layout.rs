@@ -36,19 +36,27 @@ impl Layout {
             collect(path, path, &mut files);
             Self(files)
         } else {
-            Self::of_archive(&std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+            Self::of_archive(
+                &std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+            )
         }
     }
 
     fn json(&self, path: &str) -> Value {
-        let content = self.0.get(path).unwrap_or_else(|| panic!("the layout has no {path}"));
+        let content = self
+            .0
+            .get(path)
+            .unwrap_or_else(|| panic!("the layout has no {path}"));
         serde_json::from_slice(content).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     /// A blob, whose digest is checked.
     pub(crate) fn blob(&self, digest: &str) -> &[u8] {
         let path = format!("blobs/{}", digest.replace(':', "/"));
-        let content = self.0.get(&path).unwrap_or_else(|| panic!("the layout has no {path}"));
+        let content = self
+            .0
+            .get(&path)
+            .unwrap_or_else(|| panic!("the layout has no {path}"));
         assert_eq!(digest_of(content), digest, "a blob is named by its digest");
         content
     }
@@ -82,7 +90,9 @@ impl Layout {
     /// The image's configuration.
     pub(crate) fn config(&self) -> Value {
         let manifest = self.manifest();
-        let digest = manifest["config"]["digest"].as_str().expect("a manifest names a config");
+        let digest = manifest["config"]["digest"]
+            .as_str()
+            .expect("a manifest names a config");
         serde_json::from_slice(self.blob(digest)).expect("a config is JSON")
     }
 
@@ -93,7 +103,12 @@ impl Layout {
             .as_array()
             .expect("a manifest has layers")
             .iter()
-            .map(|layer| layer["digest"].as_str().expect("a layer has a digest").to_owned())
+            .map(|layer| {
+                layer["digest"]
+                    .as_str()
+                    .expect("a layer has a digest")
+                    .to_owned()
+            })
             .collect()
     }
 
@@ -106,7 +121,11 @@ impl Layout {
             .map(|digest| decompressed(self.blob(digest)))
             .collect();
         let diff_ids: Vec<String> = layers.iter().map(|layer| digest_of(layer)).collect();
-        assert_eq!(json!(diff_ids), config["rootfs"]["diff_ids"], "diff_ids name the layers");
+        assert_eq!(
+            json!(diff_ids),
+            config["rootfs"]["diff_ids"],
+            "diff_ids name the layers"
+        );
         layers
     }
 
@@ -125,7 +144,8 @@ impl Layout {
         let mut files = BTreeMap::new();
         let mut blob = |content: Vec<u8>, media_type: &str| {
             let digest = digest_of(&content);
-            let descriptor = json!({"mediaType": media_type, "digest": digest, "size": content.len()});
+            let descriptor =
+                json!({"mediaType": media_type, "digest": digest, "size": content.len()});
             files.insert(format!("blobs/{}", digest.replace(':', "/")), content);
             descriptor
         };
@@ -151,18 +171,28 @@ impl Layout {
         named["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
         let index = json!({"schemaVersion": 2, "manifests": [named]});
         files.insert("index.json".to_owned(), index.to_string().into_bytes());
-        files.insert("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
+        files.insert(
+            "oci-layout".to_owned(),
+            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+        );
         Self(files)
     }
 }
 
 fn collect(root: &Path, dir: &Path, files: &mut BTreeMap<String, Vec<u8>>) {
-    for entry in std::fs::read_dir(dir).expect("a directory can be read").flatten() {
+    for entry in std::fs::read_dir(dir)
+        .expect("a directory can be read")
+        .flatten()
+    {
         let path = entry.path();
         if path.is_dir() {
             collect(root, &path, files);
         } else {
-            let name = path.strip_prefix(root).expect("it lies below").display().to_string();
+            let name = path
+                .strip_prefix(root)
+                .expect("it lies below")
+                .display()
+                .to_string();
             files.insert(name, std::fs::read(&path).expect("a file can be read"));
         }
     }
@@ -176,7 +206,9 @@ pub(crate) fn digest_of(content: &[u8]) -> String {
 fn gzip(content: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::read::GzEncoder::new(content, flate2::Compression::fast());
     let mut out = Vec::new();
-    encoder.read_to_end(&mut out).expect("memory can be compressed");
+    encoder
+        .read_to_end(&mut out)
+        .expect("memory can be compressed");
     out
 }
 

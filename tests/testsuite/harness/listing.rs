@@ -23,11 +23,21 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn line(&self, path: &str) -> String {
-        let Self { kind, mode, uid, gid, link, xattrs, content } = self;
+        let Self {
+            kind,
+            mode,
+            uid,
+            gid,
+            link,
+            xattrs,
+            content,
+        } = self;
         let arrow = if link.is_empty() { "" } else { " -> " };
         let xattrs: String = xattrs
             .iter()
-            .map(|(name, value)| format!(" {name}={}", String::from_utf8_lossy(value).escape_debug()))
+            .map(|(name, value)| {
+                format!(" {name}={}", String::from_utf8_lossy(value).escape_debug())
+            })
             .collect();
         format!("{kind} {mode:04o} {uid}:{gid} /{path}{arrow}{link}{xattrs}{content}")
     }
@@ -44,7 +54,13 @@ pub(crate) fn tree(image: &Layout) -> Listing {
     for layer in layers(image) {
         for path in layer.keys() {
             let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let inside = |dir: &str| if dir.is_empty() { String::new() } else { format!("{dir}/") };
+            let inside = |dir: &str| {
+                if dir.is_empty() {
+                    String::new()
+                } else {
+                    format!("{dir}/")
+                }
+            };
             if name == ".wh..wh..opq" {
                 let below = inside(dir);
                 tree.retain(|path, _| !path.starts_with(&below));
@@ -78,7 +94,11 @@ pub(crate) fn entries(tar: &[u8]) -> Listing {
         let mut xattrs = BTreeMap::new();
         if let Some(extensions) = entry.pax_extensions().expect("PAX headers are in order") {
             for extension in extensions.flatten() {
-                if let Some(name) = extension.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr.")) {
+                if let Some(name) = extension
+                    .key()
+                    .ok()
+                    .and_then(|key| key.strip_prefix("SCHILY.xattr."))
+                {
                     xattrs.insert(name.to_owned(), extension.value_bytes().to_vec());
                 }
             }
@@ -102,12 +122,17 @@ pub(crate) fn entries(tar: &[u8]) -> Listing {
             .link_name_bytes()
             .map(|link| String::from_utf8_lossy(&link).into_owned())
             .map(|link| match kind {
-                'h' => link.trim_start_matches("./").trim_start_matches('/').to_owned(),
+                'h' => link
+                    .trim_start_matches("./")
+                    .trim_start_matches('/')
+                    .to_owned(),
                 _ => link,
             })
             .unwrap_or_default();
         let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).expect("a layer is a whole tar");
+        entry
+            .read_to_end(&mut bytes)
+            .expect("a layer is a whole tar");
         let content = match kind {
             '-' => format!(" {} {}", bytes.len(), &digest_of(&bytes)[7..19]),
             'c' | 'b' => format!(
@@ -129,8 +154,16 @@ pub(crate) fn entries(tar: &[u8]) -> Listing {
             Entry {
                 kind,
                 mode,
-                uid: if kind == 'h' { 0 } else { header.uid().expect("an owner is a number") },
-                gid: if kind == 'h' { 0 } else { header.gid().expect("a group is a number") },
+                uid: if kind == 'h' {
+                    0
+                } else {
+                    header.uid().expect("an owner is a number")
+                },
+                gid: if kind == 'h' {
+                    0
+                } else {
+                    header.gid().expect("a group is a number")
+                },
                 link,
                 xattrs,
                 content,
@@ -183,18 +216,29 @@ pub(crate) fn with_links_resolved(listing: &Listing) -> Listing {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (path, entry) in listing {
         if entry.kind == 'h' {
-            groups.entry(entry.link.clone()).or_default().push(path.clone());
+            groups
+                .entry(entry.link.clone())
+                .or_default()
+                .push(path.clone());
         }
     }
     let mut resolved = listing.clone();
     for (first, others) in groups {
-        let Some(target) = listing.get(&first) else { continue };
+        let Some(target) = listing.get(&first) else {
+            continue;
+        };
         let mut names: Vec<String> = others.clone();
         names.push(first.clone());
         names.sort();
         let content = format!("{} links {}", target.content, names.join(" "));
         for name in &names {
-            resolved.insert(name.clone(), Entry { content: content.clone(), ..target.clone() });
+            resolved.insert(
+                name.clone(),
+                Entry {
+                    content: content.clone(),
+                    ..target.clone()
+                },
+            );
         }
     }
     resolved

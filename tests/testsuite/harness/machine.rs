@@ -211,10 +211,8 @@ pub(crate) fn bare_user() -> Result<User, Lack> {
     };
     match user {
         Some(user) if !user.has_ranges() => Ok(user),
-        _ => {
-            Err(Capability::BareUser
-                .lack("no user without subordinate ids; `tests/run` as root makes one"))
-        }
+        _ => Err(Capability::BareUser
+            .lack("no user without subordinate ids; `tests/run` as root makes one")),
     }
 }
 
@@ -283,7 +281,9 @@ fn apt_mirror() -> Option<String> {
             text.lines()
                 .filter(|line| line.starts_with("URIs:") || line.starts_with("deb "))
                 .flat_map(str::split_whitespace)
-                .filter(|word| word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian"))
+                .filter(|word| {
+                    word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian")
+                })
                 .map(|word| word.trim_end_matches('/').to_owned())
                 .collect::<Vec<_>>()
         })
@@ -348,7 +348,11 @@ pub(crate) fn executable(program: &Path, name: &str) -> PathBuf {
     let copy = workshop().join("bin").join(name);
     // By `cp`, so that no file that is open for writing leaks into a child that another test starts at this moment.
     let done = Command::new("cp").arg(program).arg(&copy).status();
-    assert!(done.is_ok_and(|status| status.success()), "cp {}", program.display());
+    assert!(
+        done.is_ok_and(|status| status.success()),
+        "cp {}",
+        program.display()
+    );
     copy
 }
 
@@ -363,8 +367,8 @@ static TURNS: RwLock<()> = RwLock::new(());
 /// The right to use the machine now: beside other tests, or alone.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    Beside(#[expect(dead_code, reason = "held, not read")] RwLockReadGuard<'static, ()>),
-    Alone(#[expect(dead_code, reason = "held, not read")] RwLockWriteGuard<'static, ()>),
+    Beside(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
 }
 
 thread_local! {

@@ -42,7 +42,8 @@ fn durations(line: &str) -> String {
     let mut before = ' ';
     while let Some(c) = chars.next() {
         let in_word = before.is_alphanumeric() || before == '_';
-        if (c.is_ascii_digit() && (!number.is_empty() || !in_word)) || (c == '.' && !number.is_empty())
+        if (c.is_ascii_digit() && (!number.is_empty() || !in_word))
+            || (c == '.' && !number.is_empty())
         {
             number.push(c);
             continue;
@@ -75,7 +76,9 @@ fn durations(line: &str) -> String {
 fn what_differs_from_run_to_run_is_masked() {
     let digest = "ab".repeat(32);
     assert_eq!(
-        mask(&format!("made sha256:{digest} in 12ms (1.5 s, 0.3s), phase 12ab34cd56ef, stage2 3 steps\n")),
+        mask(&format!(
+            "made sha256:{digest} in 12ms (1.5 s, 0.3s), phase 12ab34cd56ef, stage2 3 steps\n"
+        )),
         "made [DIGEST] in [TIME] (1.5 s, [TIME]), phase [KEY], stage2 3 steps\n"
     );
 }

@@ -81,7 +81,8 @@ pub(crate) fn attached_to(place: &Path) -> Vec<String> {
         .filter(|pid| *pid != std::process::id())
         .filter(|pid| stat(*pid).is_some_and(|stat| !stat.is_zombie))
         .filter_map(|pid| {
-            let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            let mounts =
+                std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
             let cmdline = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
                 .unwrap_or_default()
                 .replace('\0', " ");

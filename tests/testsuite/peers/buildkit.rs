@@ -50,11 +50,13 @@ fn start() -> Result<BuildKit, Lack> {
     let place = machine::workshop().join("bk");
     std::fs::create_dir_all(&place).expect("a directory can be made");
     if machine::process_uid() == 0 {
-        std::os::unix::fs::chown(&place, Some(user.uid), Some(user.gid)).expect("root can give files away");
+        std::os::unix::fs::chown(&place, Some(user.uid), Some(user.gid))
+            .expect("root can give files away");
     }
     let buildkitd = machine::executable(&dir.join("buildkitd"), "buildkitd");
     let buildctl = machine::executable(&dir.join("buildctl"), "buildctl");
-    let log = std::fs::File::create(machine::workshop().join("buildkitd.log")).expect("a log can be made");
+    let log = std::fs::File::create(machine::workshop().join("buildkitd.log"))
+        .expect("a log can be made");
     let script = "rootlesskit --net=host --copy-up=/etc --copy-up=/run --state-dir=$1/rk \
                   $2 --rootless --root $1/root --addr unix://$1/sock </dev/null & \
                   cat >/dev/null; kill $!; wait";
@@ -69,14 +71,23 @@ fn start() -> Result<BuildKit, Lack> {
         .stderr(log)
         .spawn()
         .map_err(|error| lack(error.to_string()))?;
-    let buildkit = BuildKit { user, buildctl, place, _guard: guard };
+    let buildkit = BuildKit {
+        user,
+        buildctl,
+        place,
+        _guard: guard,
+    };
     wait_until(Duration::from_secs(30), || {
         let ready = buildkit.buildctl(&["debug", "workers"]).output();
         ready.is_ok_and(|output| output.status.success())
     })
     .ok_or_else(|| {
-        let log = std::fs::read_to_string(machine::workshop().join("buildkitd.log")).unwrap_or_default();
-        lack(format!("buildkitd does not come up: {}", log.lines().last().unwrap_or_default()))
+        let log =
+            std::fs::read_to_string(machine::workshop().join("buildkitd.log")).unwrap_or_default();
+        lack(format!(
+            "buildkitd does not come up: {}",
+            log.lines().last().unwrap_or_default()
+        ))
     })?;
     Ok(buildkit)
 }
@@ -94,19 +105,33 @@ impl BuildKit {
 
     /// Builds, and gives the image; or what it said.
     pub(crate) fn build(&self, request: &Request<'_>) -> Result<Layout, String> {
-        let mut command = self.buildctl(&["build", "--progress=plain", "--frontend", "dockerfile.v0"]);
+        let mut command =
+            self.buildctl(&["build", "--progress=plain", "--frontend", "dockerfile.v0"]);
         for local in ["context", "dockerfile"] {
-            command.arg("--local").arg(format!("{local}={}", request.context.display()));
+            command
+                .arg("--local")
+                .arg(format!("{local}={}", request.context.display()));
         }
-        command.arg("--opt").arg(format!("filename={}", request.dockerfile));
+        command
+            .arg("--opt")
+            .arg(format!("filename={}", request.dockerfile));
         for (name, dir) in &request.contexts {
             // A name may hold characters that a session's store name may not.
             let store: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
             let value = if dir.join("oci-layout").exists() {
-                command.arg("--oci-layout").arg(format!("{store}={}", dir.display()));
-                format!("oci-layout://{store}@{}", Layout::read(dir).index()["manifests"][0]["digest"].as_str().expect("a digest"))
+                command
+                    .arg("--oci-layout")
+                    .arg(format!("{store}={}", dir.display()));
+                format!(
+                    "oci-layout://{store}@{}",
+                    Layout::read(dir).index()["manifests"][0]["digest"]
+                        .as_str()
+                        .expect("a digest")
+                )
             } else {
-                command.arg("--local").arg(format!("{store}={}", dir.display()));
+                command
+                    .arg("--local")
+                    .arg(format!("{store}={}", dir.display()));
                 format!("local:{store}")
             };
             command.arg("--opt").arg(format!("context:{name}={value}"));
