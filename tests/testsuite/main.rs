@@ -3,6 +3,12 @@
 //! reason, never a silent pass.
 
 mod architecture;
+mod build;
+mod conformance;
+mod crash;
+mod failures;
 mod harness;
+mod parallel;
 mod peers;
 mod tidy;
+mod users;

@@ -228,10 +228,16 @@ impl Bench {
         let output = command
             .output()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.said(status_of(output.status), output.stdout, stderr)
+    }
+
+    /// What a program said that the test started and read itself.
+    pub(crate) fn said(&self, status: i32, stdout: Vec<u8>, stderr: String) -> Run {
         Run {
-            status: status_of(output.status),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            status,
+            stdout,
+            stderr,
             masks: vec![
                 (self.project().display().to_string(), "[PROJECT]"),
                 (self.store.display().to_string(), "[STORE]"),
