@@ -367,8 +367,12 @@ static TURNS: RwLock<()> = RwLock::new(());
 /// The right to use the machine now: beside other tests, or alone.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    Beside(RwLockReadGuard<'static, ()>),
-    Alone(RwLockWriteGuard<'static, ()>),
+    Beside {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
 }
 
 thread_local! {
@@ -387,10 +391,14 @@ fn turn(take: impl FnOnce() -> Turn) -> Rc<Turn> {
 
 /// Held by every bench, so that a test that measures time can be alone.
 pub(crate) fn beside_others() -> Rc<Turn> {
-    turn(|| Turn::Beside(TURNS.read().unwrap_or_else(PoisonError::into_inner)))
+    turn(|| Turn::Beside {
+        _guard: TURNS.read().unwrap_or_else(PoisonError::into_inner),
+    })
 }
 
 /// Taken by a test that measures time, before its first bench.
 pub(crate) fn alone() -> Rc<Turn> {
-    turn(|| Turn::Alone(TURNS.write().unwrap_or_else(PoisonError::into_inner)))
+    turn(|| Turn::Alone {
+        _guard: TURNS.write().unwrap_or_else(PoisonError::into_inner),
+    })
 }
