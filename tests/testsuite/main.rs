@@ -1,1 +1,20 @@
-fn main() {}
+//! Every end-to-end test of shmocker, in one binary: what a person types, and what then is true. `harness` is the bench
+//! on which they stand, `peers` the programs that they are compared with. What this machine lacks is a skip with its
+//! reason, never a silent pass.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests ask what the machine offers, and are told by the environment"
+)]
+
+mod architecture;
+mod build;
+mod conformance;
+mod crash;
+mod failures;
+mod habitats;
+mod harness;
+mod parallel;
+mod peers;
+mod tidy;
+mod users;
