@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::images;
 use super::failure::{Failure, FailureKind, Place};
 use super::source::{debian, oci_layout};
 use super::work::{self, Work};
-use crate::digest::{Digest, Key};
+use crate::digest::{Digest, Fields, Key};
 use crate::dockerfile::{self, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend::{self, Lowered, Lowering, Options, Resolved};
 use crate::graph::Source;
-use crate::image::{Descriptor, ImageConfig};
+use crate::image::{Content, Descriptor, ImageConfig, Manifest};
 use crate::store::Store;
 
 /// A graph, and the images that its sources are.
@@ -118,5 +119,133 @@ fn find(source: &Source, store: &Store) -> Result<Found, String> {
         Source::StoredImage { name } => stored_image(name, store).map(|image| Found::Image(Box::new(image))),
         Source::Debian(debian) => Ok(Found::Config(Box::new(debian::image_config(&debian.arch)))),
         Source::Git(_) | Source::Http(_) | Source::Local { .. } => Ok(Found::Config(Box::default())),
+    }
+}
+
+/// An image of a layout on this machine.
+fn oci_layout_image(layout: &crate::graph::OciLayoutSource) -> Result<BaseImage, String> {
+    let opened = oci_layout::Layout::open(Path::new(&layout.path)).map_err(|error| in_full(&error))?;
+    let digest = layout.digest.as_deref().map(str::parse).transpose().map_err(|error| in_full(&error))?;
+    let image = opened.image(layout.tag.as_deref(), digest.as_ref()).map_err(|error| in_full(&error))?;
+    let layers = layers(&image.config, &image.manifest.layers)?;
+    Ok(BaseImage { digest: image.digest, config: image.config, layers, blobs: Blobs::Layout(layout.path.clone().into()) })
+}
+
+/// An image of the store, by a name or by its digest.
+fn stored_image(name: &str, store: &Store) -> Result<BaseImage, String> {
+    let Some(stored) = images::find(store, name).map_err(|error| in_full(&error))? else {
+        return Err(format!(
+            "there is no image `{}` in the store, and images of registries are not to be had yet",
+            frontend::familiar_name(name)
+        ));
+    };
+    let (manifest, config) = read_image(&stored.digest, store)?;
+    let mut layers = layers(&config, &manifest.layers)?;
+    for (layer, snapshot) in layers.iter_mut().zip(&stored.layers) {
+        layer.snapshot = *snapshot;
+    }
+    Ok(BaseImage { digest: stored.digest, config, layers, blobs: Blobs::Store })
+}
+
+/// Manifest and configuration of an image of the store.
+pub fn read_image(digest: &Digest, store: &Store) -> Result<(Manifest, ImageConfig), String> {
+    let bytes = store.read_blob(digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
+    let manifest = match Content::parse("", &bytes).map_err(|error| in_full(&error))? {
+        Content::Manifest(manifest) => manifest,
+        Content::Index(_) => return Err(format!("{digest} is an index, not an image")),
+    };
+    let bytes = store.read_blob(&manifest.config.digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
+    let config = serde_json::from_slice(&bytes).map_err(|error| in_full(&error))?;
+    Ok((manifest, config))
+}
+
+/// The layers of an image. The snapshot of an unpacked layer is named by what it lies upon and by its own content.
+fn layers(config: &ImageConfig, descriptors: &[Descriptor]) -> Result<Vec<BaseLayer>, String> {
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != descriptors.len() {
+        return Err(format!(
+            "its configuration lists {} layers and its manifest {}",
+            diff_ids.len(),
+            descriptors.len()
+        ));
+    }
+    let mut below = String::new();
+    let layers = diff_ids.iter().zip(descriptors).map(|(diff_id, descriptor)| {
+        let mut fields = Fields::new();
+        fields.put("unpacked layer", diff_id.to_string());
+        fields.put("below", below.clone());
+        let snapshot = fields.key();
+        below = snapshot.to_string();
+        BaseLayer { snapshot, diff_id: *diff_id, descriptor: descriptor.clone() }
+    });
+    Ok(layers.collect())
+}
+
+/// An error and its causes in one line, for a label in the Dockerfile.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn options(work: &Work) -> Options {
+    let source = |name: &String, place: &work::Place| match place {
+        work::Place::Directory { .. } => Source::Local { name: name.clone() },
+        work::Place::Source(source) => source.clone(),
+    };
+    let mut parts = work.platform.splitn(3, '/').map(str::to_owned);
+    let platform = frontend::Platform {
+        os: parts.next().unwrap_or_default(),
+        arch: parts.next().unwrap_or_default(),
+        variant: parts.next(),
+    };
+    let origins = work.origins.iter().map(|origin| frontend::Origin {
+        first: origin.first_line,
+        last: origin.last_line,
+        file: origin.file.clone(),
+        line: origin.line,
+    });
+    Options {
+        target: work.target.clone(),
+        build_args: work.build_args.iter().cloned().collect(),
+        contexts: work.contexts.iter().map(|(name, place)| (name.clone(), source(name, place))).collect(),
+        build_platform: platform.clone(),
+        platform,
+        labels: work.labels.iter().cloned().collect(),
+        proxies: work.proxies.iter().cloned().collect(),
+        source_date_epoch: work.source_date_epoch,
+        file: work.dockerfile.file.clone(),
+        origins: frontend::Origins::new(origins.collect()),
+    }
+}
+
+fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    errors
+        .map(|problem| {
+            let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+            failure.label.clone_from(&problem.label);
+            failure.help.clone_from(&problem.help);
+            failure.place = problem.span.map(|span| Place {
+                file: work.dockerfile.file.clone(),
+                line: span.line,
+                span: Some((span.start, span.end.saturating_sub(span.start))),
+            });
+            failure
+        })
+        .collect()
+}
+
+fn warning(work: &Work, problem: &Problem) -> BuildEvent {
+    BuildEvent::Warning {
+        code: problem.code.to_owned(),
+        message: problem.message.clone(),
+        file: Some(work.dockerfile.file.clone()),
+        line: problem.span.map(|span| span.line),
     }
 }

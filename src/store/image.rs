@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 
 use super::{Doing, Store, StoreError, name};
-use crate::digest::Digest;
+use crate::digest::{Digest, Key};
 
 /// A name and the manifest that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct StoredImage {
     pub digest: Digest,
     /// When the name was given to it, in milliseconds since 1970.
     pub stored_ms: u64,
+    /// The snapshots that its layers are, bottom first.
+    #[serde(default)]
+    pub layers: Vec<Key>,
 }
 
 impl Store {

@@ -51,48 +51,60 @@ enum Part<'a> {
 }
 
 impl Session<'_> {
-    /// The keys of a step. With a workshop, parts of trees are read where their digest is not known.
+    /// What a step depends on apart from other steps: what it says, and what it reads of this machine. Inputs that are
+    /// not known yet do not count.
     ///
     /// # Errors
     /// If what it reads of this machine is not there.
-    pub fn keys(&self, op: &Op, inputs: &[Made], workshop: Option<&Workshop>) -> Result<Keys, Failure> {
+    pub fn own_fields(&self, op: &Op, inputs: &[Option<Made>]) -> Result<Fields, Failure> {
         let mut own = op.fields();
+        for (name, part) in parts(op, inputs) {
+            let digest = match part {
+                Part::Local(context, selection) => context.digest(&selection, self.store, self.clock.now())?,
+                Part::Download(key) => key,
+                Part::Tree(..) => continue,
+            };
+            own.put(format!("content of {name}"), digest.to_string());
+        }
+        Ok(own)
+    }
+
+    /// The keys of a step with these [`own_fields`](Self::own_fields). With a workshop, parts of trees are read where
+    /// their digest is not known.
+    ///
+    /// # Errors
+    /// If a tree cannot be read.
+    pub fn keys(
+        &self,
+        own: Fields,
+        op: &Op,
+        inputs: &[Option<Made>],
+        workshop: Option<&Workshop>,
+    ) -> Result<Keys, Failure> {
         let mut trees = Fields::new();
         let mut contents = Some(Fields::new());
-        let mut reads_parts = false;
         for (name, part) in parts(op, inputs) {
-            match part {
-                Part::Local(context, selection) => {
-                    let digest = context.digest(&selection, self.store, self.clock.now())?;
-                    own.put(format!("content of {name}"), digest.to_string());
-                }
-                Part::Download(key) => own.put(format!("content of {name}"), key.to_string()),
-                Part::Tree(tree, selection) => {
-                    reads_parts = true;
-                    trees.put(format!("tree of {name}"), tree.identity().to_string());
-                    let digest = match &contents {
-                        Some(_) => self.content(tree, &selection, workshop)?,
-                        None => None,
-                    };
-                    match (digest, &mut contents) {
-                        (Some(digest), Some(contents)) => {
-                            contents.put(format!("content of {name}"), digest.to_string());
-                        }
-                        _ => contents = None,
-                    }
-                }
+            let Part::Tree(tree, selection) = part else { continue };
+            trees.put(format!("tree of {name}"), tree.identity().to_string());
+            let digest = match &contents {
+                Some(_) => self.content(tree, &selection, workshop)?,
+                None => None,
+            };
+            match (digest, &mut contents) {
+                (Some(digest), Some(contents)) => contents.put(format!("content of {name}"), digest.to_string()),
+                _ => contents = None,
             }
         }
-        let root = inputs.first().and_then(Made::tree).map(|tree| tree.identity().to_string()).unwrap_or_default();
+        let root = inputs.first().and_then(Option::as_ref).and_then(Made::tree).map(|tree| tree.identity().to_string());
         let joined = |more: &Fields| {
             let mut fields = own.clone();
             for (name, value) in more.iter() {
                 fields.put(name, value);
             }
-            fields.put("root", root.clone());
+            fields.put("root", root.clone().unwrap_or_default());
             fields
         };
-        let content = contents.filter(|_| reads_parts).map(|contents| joined(&contents));
+        let content = contents.filter(|_| trees.iter().next().is_some()).map(|contents| joined(&contents));
         Ok(Keys { definition: joined(&trees), content, own })
     }
 
@@ -134,8 +146,8 @@ impl Session<'_> {
 }
 
 /// What a step reads of its inputs beside its root, by a name that a person understands.
-fn parts<'a>(op: &Op, inputs: &'a [Made]) -> Vec<(String, Part<'a>)> {
-    let mut rest = inputs.iter().skip(1);
+fn parts<'a>(op: &Op, inputs: &'a [Option<Made>]) -> Vec<(String, Part<'a>)> {
+    let mut rest = inputs.iter().skip(1).map(Option::as_ref);
     let mut parts = Vec::new();
     let mut put = |name: String, made: Option<&'a Made>, selection: Selection| {
         let part = match made {
@@ -150,8 +162,8 @@ fn parts<'a>(op: &Op, inputs: &'a [Made]) -> Vec<(String, Part<'a>)> {
         Op::Copy(copy) => {
             for source in &copy.sources {
                 match source {
-                    CopySource::Path { path, .. } => put(path.clone(), rest.next(), Selection::of_copy(copy, path)),
-                    CopySource::Download { .. } => put("download".to_owned(), rest.next(), Selection::everything()),
+                    CopySource::Path { path, .. } => put(path.clone(), rest.next().flatten(), Selection::of_copy(copy, path)),
+                    CopySource::Download { .. } => put("download".to_owned(), rest.next().flatten(), Selection::everything()),
                     CopySource::Inline(_) => {}
                 }
             }
@@ -166,7 +178,7 @@ fn parts<'a>(op: &Op, inputs: &'a [Made]) -> Vec<(String, Part<'a>)> {
                     },
                     Mount::Tmpfs(_) | Mount::Secret(_) => continue,
                 };
-                let made = rest.next();
+                let made = rest.next().flatten();
                 // What a cache mount starts with is no part of the key, as the rest of its content is none.
                 if matches!(mount, Mount::Bind(_)) {
                     put(source.path.clone(), made, Selection::of_path(&source.path));

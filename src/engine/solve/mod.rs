@@ -28,6 +28,7 @@ use super::plan::Planned;
 use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
+pub(in crate::engine) use session::store_failure;
 pub use session::{Session, Workshop};
 
 /// Makes the results `wanted` and all that they need.

@@ -4,17 +4,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::digest::Key;
+use super::look::Keys;
+use crate::digest::{Fields, Key};
 use crate::engine::clock::Clock;
 use crate::engine::exec::Sandbox;
 use crate::engine::exec::cancel::Cancel;
 use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::phases;
+use crate::engine::plan::Planned;
 use crate::engine::snapshot::Snapshots;
 use crate::engine::tree::context::Context;
 use crate::engine::work::{Place, Work};
 use crate::event::{BuildEvent, EventSink, StepOrigin};
 use crate::net::Client;
-use crate::store::{Store, StoreError};
+use crate::graph::NodeId;
+use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError};
 
 /// One build.
 pub struct Session<'a> {
@@ -27,6 +31,16 @@ pub struct Session<'a> {
     /// Who listens.
     pub events: &'a dyn EventSink,
     contexts: Mutex<HashMap<String, Arc<Context>>>,
+    noted: Mutex<HashMap<NodeId, Noted>>,
+}
+
+/// What turned out of a node while the build went on.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    /// What it depends on, apart from other nodes.
+    own: Option<Fields>,
+    /// What its key is made from, and its result.
+    result: Option<(Keys, OpRecord)>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -95,7 +109,7 @@ impl<'a> Session<'a> {
     /// A build of this work.
     #[must_use]
     pub fn new(work: &'a Work, store: &'a Store, clock: Clock, events: &'a dyn EventSink) -> Self {
-        Self { work, store, clock, events, contexts: Mutex::new(HashMap::new()) }
+        Self { work, store, clock, events, contexts: Mutex::default(), noted: Mutex::default() }
     }
 
     /// The context of that name; opened when first asked for.
@@ -123,6 +137,66 @@ impl<'a> Session<'a> {
         Ok(context)
     }
 
+    /// Notes what a node depends on, apart from other nodes.
+    pub(super) fn note_own(&self, id: NodeId, own: Fields) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().own = Some(own);
+    }
+
+    /// Notes the result of a step.
+    pub(super) fn note_result(&self, id: NodeId, keys: Keys, record: OpRecord) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.entry(id).or_default().result = Some((keys, record));
+    }
+
+    /// What a node depends on, apart from other nodes, as far as it is known.
+    pub(in crate::engine) fn own(&self, id: NodeId) -> Option<Fields> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(&id)?.own.clone()
+    }
+
+    /// The result of a step, and the snapshot that it added.
+    pub(in crate::engine) fn result_of(&self, id: NodeId) -> Option<(OpRecord, Key)> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, record) = noted.get(&id)?.result.as_ref()?;
+        Some((record.clone(), *record.layers.last()?))
+    }
+
+    /// Remembers what the steps were, so that the next build can say what changed.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn remember_steps(&self, planned: &Planned) -> Result<(), Failure> {
+        let index = self.index()?;
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut slots = Vec::new();
+        for (id, noted) in noted {
+            let (Some(origin), Some((keys, record))) = (&planned.lowered.graph.node(id).step, noted.result) else {
+                continue;
+            };
+            let slot = self.slot(origin);
+            let key = keys.best().key();
+            if index.slot(&slot).map_err(store_failure)?.is_some_and(|known| known.key == key) {
+                continue;
+            }
+            let record = SlotRecord {
+                key,
+                fields: keys.own,
+                built_ms: self.now_ms(),
+                duration_ms: record.duration_ms,
+                size_bytes: None,
+            };
+            slots.push((slot, record));
+        }
+        if !slots.is_empty() {
+            index.put_slots(&slots).map_err(store_failure)?;
+        }
+        phases::remember(self, planned)
+    }
+
+    /// The store's index.
+    pub(in crate::engine) fn index(&self) -> Result<&Index, Failure> {
+        self.store.index().map_err(store_failure)
+    }
+
     /// Milliseconds since 1970.
     pub(super) fn now_ms(&self) -> u64 {
         self.clock.now().as_millis() as u64
@@ -140,7 +214,7 @@ impl<'a> Session<'a> {
 }
 
 /// What the store says, as a failure of a build.
-pub(super) fn store_failure(error: StoreError) -> Failure {
+pub(in crate::engine) fn store_failure(error: StoreError) -> Failure {
     Failure::from_diagnostic(FailureKind::Machine, &error)
 }
 

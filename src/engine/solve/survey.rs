@@ -4,23 +4,17 @@
 use std::collections::HashMap;
 
 use super::inputs::Made;
-use super::look::Keys;
 use super::session::{Session, store_failure};
 use crate::digest::Fields;
 use crate::engine::failure::Failure;
 use crate::engine::plan::Planned;
 use crate::graph::{NodeId, Op};
-use crate::store::OpRecord;
 
 /// What was found of one node.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// What it would be.
     pub state: State,
-    /// Its keys, as far as they are known.
-    pub keys: Option<Keys>,
-    /// The result's record.
-    pub record: Option<OpRecord>,
 }
 
 /// Whether a node's result is there.
@@ -63,9 +57,9 @@ impl Survey {
         let mut failures = Vec::new();
         for id in graph.needed(wanted) {
             let node = graph.node(id);
-            let inputs: Option<Vec<Made>> =
+            let inputs: Vec<Option<Made>> =
                 node.op.inputs().iter().map(|input| survey.made.get(input).cloned()).collect();
-            match survey.look_at(session, planned, id, inputs.as_deref()) {
+            match survey.look_at(session, planned, id, &inputs) {
                 Ok(true) => {}
                 Ok(false) if thoroughness == Thoroughness::UntilSomethingIsMissing => break,
                 Ok(false) => {}
@@ -80,13 +74,22 @@ impl Survey {
         if failures.is_empty() { Ok(survey) } else { Err(failures) }
     }
 
+    /// Says that every step was found.
+    pub fn announce(&self, session: &Session<'_>, planned: &Planned) {
+        for (id, node) in planned.lowered.graph.iter() {
+            if let (Some(origin), true) = (&node.step, self.seen.contains_key(&id)) {
+                session.step_done(origin, true, 0);
+            }
+        }
+    }
+
     /// Whether the node's result is there.
     fn look_at(
         &mut self,
         session: &Session<'_>,
         planned: &Planned,
         id: NodeId,
-        inputs: Option<&[Made]>,
+        inputs: &[Option<Made>],
     ) -> Result<bool, Failure> {
         let node = planned.lowered.graph.node(id);
         let Some(origin) = &node.step else {
@@ -99,32 +102,33 @@ impl Survey {
             return Ok(there);
         };
         let forced = session.work.no_cache.forces(&origin.stage);
-        let keys = inputs.map(|inputs| session.keys(&node.op, inputs, None)).transpose()?;
+        let own = session.own_fields(&node.op, inputs)?;
+        session.note_own(id, own.clone());
+        let keys = match inputs.iter().all(Option::is_some) {
+            true => Some(session.keys(own.clone(), &node.op, inputs, None)?),
+            false => None,
+        };
         let hit = match &keys {
             Some(keys) if !forced => session.look(keys)?,
             _ => None,
         };
-        let record = hit.map(|hit| hit.record);
-        let state = match (&record, forced) {
-            (Some(record), _) => {
-                self.made.insert(id, Made::Tree(super::Tree::new(record.layers.clone())));
+        let state = match (hit, keys) {
+            (Some(hit), Some(keys)) => {
+                self.made.insert(id, Made::Tree(super::Tree::new(hit.record.layers.clone())));
+                session.note_result(id, keys, hit.record);
                 State::Cached
             }
-            (None, true) => State::Forced,
-            (None, false) => {
-                let slot = session.store.index().and_then(|index| index.slot(&session.slot(origin)));
-                let own = keys.as_ref().map_or_else(|| node.op.fields(), |keys| keys.own.clone());
-                match slot.map_err(store_failure)? {
-                    None => State::New,
-                    Some(slot) => match difference(&slot.fields, &own) {
-                        Some(reason) => State::Changed(reason),
-                        None => State::Stale,
-                    },
-                }
-            }
+            _ if forced => State::Forced,
+            _ => match session.index()?.slot(&session.slot(origin)).map_err(store_failure)? {
+                None => State::New,
+                Some(slot) => match difference(&slot.fields, &own) {
+                    Some(reason) => State::Changed(reason),
+                    None => State::Stale,
+                },
+            },
         };
         let there = state == State::Cached;
-        self.seen.insert(id, Seen { state, keys, record });
+        self.seen.insert(id, Seen { state });
         Ok(there)
     }
 }
@@ -138,13 +142,8 @@ pub enum Thoroughness {
     UntilSomethingIsMissing,
 }
 
-/// The first of a step's own fields that differs from what it was, in words. Fields that `own` could not know yet (what
-/// the trees before it hold) do not count.
-fn difference(old: &Fields, own: &Fields) -> Option<String> {
-    let mut was = Fields::new();
-    for (name, value) in old.iter().take(own.iter().count()) {
-        was.put(name, value);
-    }
+/// The first of a step's own fields that differs from what it was, in words.
+fn difference(was: &Fields, own: &Fields) -> Option<String> {
     let difference = was.first_difference(own)?;
     let quoted = |value: Option<&str>| match value {
         None => "nothing".to_owned(),
