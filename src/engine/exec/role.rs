@@ -14,11 +14,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::ids::{Ids, IdsError};
 use super::userns::{self, Restriction};
 use crate::sys::memfd::SealedSelf;
-use crate::sys::process;
 use crate::sys::socket::Socket;
 use crate::sys::spawn::{
     self, Command, MappedError, Namespaces, Program, SpawnError, Stage, WhenParentDies,
 };
+use crate::sys::{mount, process};
 
 /// What a child says first.
 pub(super) const GREETING: &[u8] = concat!("shmocker ", env!("CARGO_PKG_VERSION")).as_bytes();
@@ -68,7 +68,16 @@ impl Child {
     pub fn run(self, engine: impl FnOnce(Socket) -> ExitCode) -> ExitCode {
         // Others in the same user namespace must not trace this process or open its files through /proc.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
-        if self.socket.send(GREETING, &[]).is_err() {
+        // A step does the same, as the first of its table.
+        let private = match self.role {
+            Role::Engine => mount::make_all_private(),
+            Role::Step => Ok(()),
+        };
+        let greeted = match &private {
+            Ok(()) => self.socket.send(GREETING, &[]),
+            Err(error) => self.socket.send(error.to_string().as_bytes(), &[]),
+        };
+        if private.is_err() || greeted.is_err() {
             return ExitCode::FAILURE;
         }
         match self.role {
@@ -106,6 +115,16 @@ pub enum StartError {
     #[error("cannot talk to shmocker's engine process")]
     #[diagnostic(code(engine::no_socket))]
     Socket(#[from] io::Error),
+    /// Its namespace gives it no power over mounts, which is what AppArmor does on Ubuntu to programs without a profile.
+    #[error("the user namespace that this machine gives cannot mount anything: {said}")]
+    #[diagnostic(
+        code(engine::no_mounts),
+        help("a security module restricts it; `shmocker doctor` says what would lift that")
+    )]
+    NoMounts {
+        /// What the kernel said.
+        said: String,
+    },
     /// The child did not greet.
     #[error("the engine process did not greet")]
     #[diagnostic(
@@ -153,7 +172,8 @@ pub fn start_engine(
     drop(childs);
     match await_greeting(&socket) {
         Ok(()) => Ok(Engine { process, socket }),
-        Err(()) => Err(StartError::NoGreeting),
+        Err(None) => Err(StartError::NoGreeting),
+        Err(Some(said)) => Err(StartError::NoMounts { said }),
     }
 }
 
@@ -163,7 +183,8 @@ const GREETING_WITHIN: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-pub(super) fn await_greeting(socket: &Socket) -> Result<(), ()> {
+/// Waits for the greeting. The error is what the child said instead, if it said anything.
+pub(super) fn await_greeting(socket: &Socket) -> Result<(), Option<String>> {
     let mut poll = [PollFd::new(socket, PollFlags::IN)];
     let heard = loop {
         match rustix::event::poll(&mut poll, Some(&GREETING_WITHIN)) {
@@ -176,10 +197,10 @@ pub(super) fn await_greeting(socket: &Socket) -> Result<(), ()> {
     } else {
         None
     };
-    greeting
-        .filter(|greeting| greeting.payload == GREETING)
-        .map(|_| ())
-        .ok_or(())
+    match greeting {
+        Some(greeting) if greeting.payload == GREETING => Ok(()),
+        other => Err(other.map(|said| String::from_utf8_lossy(&said.payload).into_owned())),
+    }
 }
 
 pub(super) fn argv(role: Role) -> Vec<CString> {

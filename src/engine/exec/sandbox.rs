@@ -273,7 +273,7 @@ impl Sandbox {
             }
             None => [None, None],
         };
-        role::await_greeting(&socket).map_err(|()| ExecError::NoGreeting)?;
+        role::await_greeting(&socket).map_err(|_| ExecError::NoGreeting)?;
         let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         // A child that has died already is seen below.
         drop(socket.send(&payload, &borrowed));
