@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::LinkNameSpaceType;
 
 /// A new network namespace in which only `lo` is up.
 ///
@@ -27,6 +28,33 @@ pub fn new_namespace() -> io::Result<OwnedFd> {
                 "the thread that makes a network namespace panicked",
             ))
         })
+}
+
+/// Does something inside a network namespace, on a thread of its own.
+///
+/// # Errors
+/// What the kernel says; the caller must be root of the user namespace that it belongs to.
+pub fn in_namespace<T: Send>(
+    namespace: BorrowedFd<'_>,
+    act: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn_scoped(scope, || {
+                rustix::thread::move_into_link_name_space(
+                    namespace,
+                    Some(LinkNameSpaceType::Network),
+                )?;
+                Ok(act())
+            })?;
+        let joined = thread.join();
+        joined.unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the thread in a network namespace panicked",
+            ))
+        })
+    })
 }
 
 /// Moves this thread into a new network namespace.

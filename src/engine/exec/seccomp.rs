@@ -138,8 +138,7 @@ const fn jump(code: u16, k: u32, if_true: u8, if_false: u8) -> Instruction {
 }
 
 /// The filter.
-#[must_use]
-pub fn docker_default() -> Vec<Instruction> {
+pub(super) fn docker_default() -> Vec<Instruction> {
     let [native, compat] = ABIS.map(|abi| (abi.audit, search(&runs(abi.column))));
     let native_body = if cfg!(target_arch = "x86_64") {
         with_x32(native.1)
