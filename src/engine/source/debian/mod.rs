@@ -306,4 +306,6 @@ fn workshop(root: &Path) -> std::path::PathBuf {
 }
 
 #[cfg(test)]
+mod archive_tests;
+#[cfg(test)]
 mod tests;
