@@ -15,7 +15,9 @@ const HOPS_MAX: usize = 10;
 /// Text that is no address is returned up to its first `@`-part, so that nothing that looks like a password survives.
 #[must_use]
 pub fn redacted(url: &str) -> String {
-    if let Ok(mut parsed) = Url::parse(url) {
+    if let Ok(mut parsed) = Url::parse(url)
+        && parsed.has_host()
+    {
         if parsed.username().is_empty() && parsed.password().is_none() && parsed.query().is_none() {
             return url.to_owned();
         }

@@ -9,6 +9,11 @@ pub mod debian;
 pub mod git;
 pub mod http;
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
 /// What kind of failure it is, and so how the program ends (docs: exit codes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -30,6 +35,27 @@ impl Fault {
             Self::Machine
         } else {
             Self::Source
+        }
+    }
+}
+
+/// A new file in `tmp`, and its path; its name begins with `what`. Random, as process ids are not unique between pid
+/// namespaces that share a store.
+fn temporary(tmp: &Path, what: &str) -> io::Result<(File, PathBuf)> {
+    loop {
+        let mut name = [0; 8];
+        rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty())?;
+        let path = tmp.join(format!("{what}-{:016x}", u64::from_le_bytes(name)));
+        match File::options()
+            .write(true)
+            .read(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+        {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
     }
 }

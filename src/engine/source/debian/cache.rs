@@ -5,7 +5,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
@@ -46,7 +45,8 @@ impl Cache {
             progress(size_bytes);
             return Ok(path);
         }
-        let (mut file, unfinished) = self.temporary()?;
+        let (mut file, unfinished) = crate::engine::source::temporary(&self.tmp, "deb")
+            .map_err(|error| Error::io("cannot write in", &self.tmp, error))?;
         let what = Download {
             url,
             digest: Some(digest),
@@ -85,29 +85,6 @@ impl Cache {
         fs::remove_file(path)
             .map_err(|error| Error::io("cannot remove the damaged", path, error))?;
         Ok(false)
-    }
-
-    fn temporary(&self) -> Result<(File, PathBuf)> {
-        loop {
-            let mut name = [0; 8];
-            rustix::rand::getrandom(&mut name, rustix::rand::GetRandomFlags::empty()).map_err(
-                |error| Error::io("no name can be made for a file in", &self.tmp, error),
-            )?;
-            let path = self
-                .tmp
-                .join(format!("deb-{:016x}", u64::from_le_bytes(name)));
-            match File::options()
-                .write(true)
-                .read(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-            {
-                Ok(file) => return Ok((file, path)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::io("cannot make", path, error)),
-            }
-        }
     }
 }
 

@@ -30,7 +30,11 @@ fn dependencies(field: &str) -> impl Iterator<Item = (&str, Vec<Wanted<'_>>)> {
                     .trim()
                     .split_once([' ', '('])
                     .unwrap_or((alternative.trim(), ""));
-                let rest = rest.trim_matches([' ', '(', ')']);
+                let rest = rest
+                    .split(')')
+                    .next()
+                    .unwrap_or(rest)
+                    .trim_matches([' ', '(']);
                 let end = rest
                     .find(|c: char| !matches!(c, '<' | '>' | '='))
                     .unwrap_or(rest.len());

@@ -293,6 +293,11 @@ fn goarch(arch: &str) -> &str {
     }
 }
 
+/// Seconds since 1970 of a date as HTTP and Release files write it.
+pub(super) fn date_seconds(date: &str) -> Option<u64> {
+    release::seconds(date)
+}
+
 /// The directory in a tree that holds what the work needs there. Gone when it is done.
 const WORKSHOP: &str = ".shmocker-debian";
 
@@ -300,5 +305,7 @@ fn workshop(root: &Path) -> std::path::PathBuf {
     root.join(WORKSHOP)
 }
 
+#[cfg(test)]
+mod archive_tests;
 #[cfg(test)]
 mod tests;

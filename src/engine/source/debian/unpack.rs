@@ -155,7 +155,7 @@ impl Tree {
             return Err(invalid("it has no name"));
         };
         let parent = path.parent().unwrap_or(Path::new(""));
-        if !last.as_ref().is_some_and(|(known, _)| known == parent) {
+        if last.as_ref().is_none_or(|(known, _)| known != parent) {
             self.make_directories(parent)?;
             *last = Some((parent.to_owned(), self.directory(parent)?));
         }
