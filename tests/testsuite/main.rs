@@ -16,5 +16,7 @@ mod habitats;
 mod harness;
 mod parallel;
 mod peers;
+mod quickstart;
+mod rendered;
 mod tidy;
 mod users;
