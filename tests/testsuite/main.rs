@@ -14,6 +14,7 @@ mod crash;
 mod failures;
 mod habitats;
 mod harness;
+mod network;
 mod parallel;
 mod peers;
 mod quickstart;
