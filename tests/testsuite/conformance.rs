@@ -43,9 +43,9 @@ COPY --chown=worker:team tree /copied/
 COPY --chown=77:88 --chmod=640 tree/file /copied/other
 COPY tree/link tree/sub /flat/
 ADD tree.tar /unpacked/
-WORKDIR /new/work/dir
+WORKDIR /new/deep/dir
 USER worker
-WORKDIR /by/worker
+WORKDIR /by/hereer
 ";
 
 fn fill(bench: &Bench, dockerfile: &str) {
@@ -133,7 +133,7 @@ fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
 
     let by_user = built_by(&user, "debian-plain", DEBIAN, &context);
     let tree = without(&with_links_resolved(&listing::tree(&by_user)), &BY_CHANCE);
-    assert!(tree.contains_key("home/worker/by-su"));
+    assert!(tree.contains_key("home/hereer/by-su"));
 
     match buildkit() {
         Ok(buildkit) => {

@@ -308,7 +308,7 @@ fn phases_say_what_a_build_would_do_and_build_nothing() {
     );
 
     let forced = bench
-        .ok("habitat phases config.yaml --rebuild-from scripts --format json")
+        .ok("habitat build config.yaml --rebuild-from scripts --show-phases --format json")
         .json();
     let scripts = forced
         .as_array()

@@ -106,9 +106,30 @@ pub(crate) fn declared_modules(code: &str) -> Vec<String> {
         .collect()
 }
 
-/// What blanking of test modules must not hide here: `#[cfg(test)] mod tests;` is a file too.
-fn declared_with_tests(text: &str) -> Vec<String> {
-    declared_modules(&code(&text.replace("#[cfg(test)]", "")))
+/// The files that the modules declared in `file` are in: those of test modules, and those with a `#[path]`, too.
+fn declared_files(file: &Path) -> Vec<PathBuf> {
+    let text =
+        std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let beside = file.parent().expect("a file has a parent");
+    let stem = file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
+    let below = match stem {
+        "lib" | "main" | "mod" => beside.to_owned(),
+        _ => beside.join(stem),
+    };
+    let named: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]"))
+        .collect();
+    let mut files: Vec<PathBuf> = named.iter().map(|path| beside.join(path)).collect();
+    for module in declared_modules(&code(&text.replace("#[cfg(test)]", ""))) {
+        let flat = below.join(format!("{module}.rs"));
+        let deep = below.join(&module).join("mod.rs");
+        files.extend([flat, deep].into_iter().filter(|file| file.exists()));
+    }
+    files
 }
 
 #[test]
@@ -119,22 +140,7 @@ fn every_file_is_reached() {
         .map(|root| repository().join(root))
         .collect();
     while let Some(file) = todo.pop() {
-        let text = std::fs::read_to_string(&file)
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let stem = file
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .unwrap_or_default();
-        let dir = file.parent().expect("a file has a parent");
-        let dir = match stem {
-            "lib" | "main" | "mod" => dir.to_owned(),
-            _ => dir.join(stem),
-        };
-        for module in declared_with_tests(&text) {
-            let flat = dir.join(format!("{module}.rs"));
-            let deep = dir.join(&module).join("mod.rs");
-            todo.push(if deep.exists() { deep } else { flat });
-        }
+        todo.extend(declared_files(&file));
         reached.insert(file);
     }
     let mut files = Vec::new();
@@ -242,6 +248,58 @@ fn the_documents_are_there_and_name_what_is_there() {
             "ARCHITECTURE.md does not explain `{module}`"
         );
     }
+}
+
+/// The commands below `words`, and the long flags of each, as `--help` lists them.
+fn flags(words: &[&str], found: &mut BTreeSet<(String, String)>) {
+    let help = Command::new(env!("CARGO_BIN_EXE_shmocker"))
+        .args(words)
+        .arg("--help")
+        .output()
+        .expect("shmocker can be started");
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    let mut in_commands = false;
+    for line in help.lines() {
+        if line.ends_with(':') && !line.starts_with(' ') {
+            in_commands = line == "Commands:";
+        } else if in_commands && line.starts_with("  ") && !line.starts_with("   ") {
+            let command = line.split_whitespace().next().unwrap_or_default();
+            if command != "help" {
+                flags(&[words, &[command]].concat(), found);
+            }
+        } else if line.trim_start().starts_with('-') {
+            let names = line.trim_start().split("  ").next().unwrap_or_default();
+            for flag in names
+                .split([' ', ',', '=', '['])
+                .filter(|name| name.starts_with("--"))
+            {
+                found.insert((words.join(" "), flag.to_owned()));
+            }
+        }
+    }
+}
+
+/// A flag that no test uses may be parsed and ignored.
+#[test]
+fn every_flag_has_a_test() {
+    let mut found = BTreeSet::new();
+    flags(&[], &mut found);
+    assert!(!found.is_empty());
+    let mut files = Vec::new();
+    rust_files(&repository().join("tests/testsuite"), &mut files);
+    let tests: String = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).expect("a source can be read"))
+        .collect();
+    let untested: Vec<String> = found
+        .into_iter()
+        .filter(|(_, flag)| !["--help", "--version", "--store"].contains(&flag.as_str()))
+        .filter(|(_, flag)| {
+            !tests.contains(&format!("{flag} ")) && !tests.contains(&format!("{flag}\""))
+        })
+        .map(|(command, flag)| format!("shmocker {command} {flag}: no test uses it"))
+        .collect();
+    assert_none(&untested);
 }
 
 /// A link to a file of the repository leads somewhere.

@@ -117,7 +117,7 @@ fn images_are_listed_inspected_and_removed() {
 fn run_passes_the_commands_own_status_and_streams() {
     let bench = Bench::new(&need!(machine::plain_user()), "run");
     let base = need!(busybox::context());
-    bench.file("Dockerfile", "FROM base\nRUN adduser -D -u 1234 me && mkdir /work && chown me /work\nUSER me\nWORKDIR /work\nENV A=image\nCMD [\"echo\", \"hello\"]\n");
+    bench.file("Dockerfile", "FROM base\nRUN adduser -D -u 1234 me && mkdir /here && chown me /here\nUSER me\nWORKDIR /here\nENV A=image\nCMD [\"echo\", \"hello\"]\n");
     bench.ok(&format!("build {base} -t mine ."));
 
     assert_eq!(bench.ok("run --rm mine").out(), "hello\n");
@@ -143,8 +143,8 @@ fn run_passes_the_commands_own_status_and_streams() {
     assert_eq!(bench.shmocker("run no-such-image true").status, 125);
 
     // What it writes is gone with it; the image is as it was.
-    bench.ok("run mine touch /work/left");
-    assert_eq!(bench.ok("run mine ls /work").out(), "");
+    bench.ok("run mine touch /here/left");
+    assert_eq!(bench.ok("run mine ls /here").out(), "");
 
     // Mounted files belong to the image's user inside and to the caller outside.
     bench.file("shared/from-host", "h\n");

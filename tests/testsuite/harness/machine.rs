@@ -304,31 +304,43 @@ pub(crate) fn fixture(path: &str) -> Result<PathBuf, Lack> {
     }
 }
 
-/// The place of everything that the tests of this process make: readable by every user that they run as.
+/// The place of everything that the tests of this process make: readable by every user that they run as. `tests/run`
+/// gives one and takes it away; otherwise the next run removes what this one left.
 pub(crate) fn workshop() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
-        let mine = format!("shmocker-tests-{}-", process_uid());
-        // What an earlier run left behind when it was killed.
-        for old in std::fs::read_dir(std::env::temp_dir())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = old.file_name().to_string_lossy().into_owned();
-            let dead = name
-                .strip_prefix(&mine)
-                .is_some_and(|pid| !Path::new("/proc").join(pid).exists());
-            if dead {
-                remove_tree(&old.path());
-            }
-        }
-        let place = std::env::temp_dir().join(format!("{mine}{}", std::process::id()));
+        let place = std::env::var_os("SHMOCKER_TEST_DIR").map_or_else(own_place, PathBuf::from);
         for dir in ["bin", "root-home", "runs"] {
             std::fs::create_dir_all(place.join(dir)).expect("a directory can be made");
         }
         place
     })
+}
+
+fn own_place() -> PathBuf {
+    let mine = format!("shmocker-tests-{}-", process_uid());
+    let siblings = std::fs::read_dir(std::env::temp_dir());
+    for sibling in siblings.into_iter().flatten().flatten() {
+        let name = sibling.file_name().to_string_lossy().into_owned();
+        let is_left = name
+            .strip_prefix(&mine)
+            .is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+        if is_left {
+            remove_tree(&sibling.path());
+        }
+    }
+    std::env::temp_dir().join(format!("{mine}{}", std::process::id()))
+}
+
+/// A directory of the user's own in the workshop.
+pub(crate) fn place_for(user: &User, name: &str) -> PathBuf {
+    let place = workshop().join(name);
+    std::fs::create_dir_all(&place).expect("a directory can be made");
+    if process_uid() == 0 {
+        std::os::unix::fs::chown(&place, Some(user.uid), Some(user.gid))
+            .expect("root can give files away");
+    }
+    place
 }
 
 /// Removes a tree whose files may belong to ids of the user's subordinate range.

@@ -47,12 +47,7 @@ fn start() -> Result<BuildKit, Lack> {
     for program in ["rootlesskit", "runc"] {
         machine::program(Capability::BuildKit, program)?;
     }
-    let place = machine::workshop().join("bk");
-    std::fs::create_dir_all(&place).expect("a directory can be made");
-    if machine::process_uid() == 0 {
-        std::os::unix::fs::chown(&place, Some(user.uid), Some(user.gid))
-            .expect("root can give files away");
-    }
+    let place = machine::place_for(&user, "bk");
     let buildkitd = machine::executable(&dir.join("buildkitd"), "buildkitd");
     let buildctl = machine::executable(&dir.join("buildctl"), "buildctl");
     let log = std::fs::File::create(machine::workshop().join("buildkitd.log"))

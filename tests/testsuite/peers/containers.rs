@@ -2,12 +2,8 @@
 
 use std::path::Path;
 
-use crate::harness::machine::{Capability, program};
+use crate::harness::machine::{self, Capability, program};
 use crate::harness::{Bench, Lack, Run};
-
-/// What podman needs to run where no system manager gives it a session.
-const PODMAN: &str = "podman --cgroup-manager=cgroupfs --runtime=runc --events-backend=file --log-level=error \
-                      --root=$PWD/podman/root --runroot=$PWD/podman/run --tmpdir=$PWD/podman/tmp";
 
 /// Copies an OCI archive with skopeo, which reads every blob and checks it; gives what `skopeo inspect` says.
 pub(crate) fn skopeo(bench: &Bench, archive: &str) -> Result<serde_json::Value, Lack> {
@@ -36,15 +32,18 @@ pub(crate) fn umoci(bench: &Bench, archive: &str) -> Result<(), Lack> {
 pub(crate) fn podman(bench: &Bench, archive: &Path, command: &str) -> Result<Run, Lack> {
     program(Capability::Podman, "podman")?;
     program(Capability::Podman, "runc")?;
-    let load = bench.sh(&format!("{PODMAN} load -q -i {}", archive.display()));
-    let out = load.out();
-    let image = out
-        .trim()
-        .rsplit(": ")
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    // One store for all tests, at a short path: podman refuses long ones.
+    let place = machine::place_for(bench.user(), "podman");
+    let place = place.display();
+    let podman = format!(
+        "podman --cgroup-manager=cgroupfs --runtime=runc --events-backend=file --log-level=error \
+         --root={place}/root --runroot={place}/run --tmpdir={place}/tmp"
+    );
+    let loaded = bench
+        .sh(&format!("{podman} load -q -i {}", archive.display()))
+        .out();
+    let image = loaded.trim().rsplit(": ").next().unwrap_or_default();
     Ok(bench.sh(&format!(
-        "{PODMAN} run --rm --network=host --cgroups=disabled --security-opt=seccomp=unconfined {image} {command}"
+        "{podman} run --rm --network=host --security-opt=seccomp=unconfined {image} {command}"
     )))
 }
