@@ -241,7 +241,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// `<<` keeps the blanks behind it, so that `<< EOF` stays one word.
+    /// `<<` and `<<-` keep the blanks behind them, so that `<< EOF` stays one word.
     fn heredoc_mark(&mut self) -> String {
         self.at += 1;
         if self.peek() != Some('<') {
@@ -249,6 +249,10 @@ impl Lexer<'_> {
         }
         self.at += 1;
         let mut mark = "<<".to_owned();
+        if self.peek() == Some('-') && matches!(self.input.get(self.at + 1), Some('\t' | '\r' | ' ')) {
+            mark.push('-');
+            self.at += 1;
+        }
         while let Some(blank @ ('\t' | '\r' | ' ')) = self.peek() {
             mark.push(blank);
             self.at += 1;

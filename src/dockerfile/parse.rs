@@ -136,16 +136,16 @@ impl<'a> Parser<'a> {
                 continue;
             }
             if line.text.trim_start().is_empty() {
-                empty = Some(line.span());
+                empty.get_or_insert(line.span());
                 continue;
             }
-            if let Some(span) = empty.take() {
-                self.problems.push(
-                    Problem::warning("NoEmptyContinuation", "Empty continuation line", span)
-                        .help("take the empty line away, or make it a comment"),
-                );
-            }
             continued = self.take(&mut logical, line.text, line, escape);
+        }
+        if let Some(span) = empty {
+            self.problems.push(
+                Problem::warning("NoEmptyContinuation", "Empty continuation line", span)
+                    .help("take the empty line away, or make it a comment"),
+            );
         }
         logical
     }
