@@ -1,1 +1,4 @@
-//! .
+//! Does the work of a build.
+
+pub mod snapshot;
+pub mod tree;
