@@ -3,3 +3,4 @@
 pub mod snapshot;
 pub mod exec;
 pub mod source;
+pub mod tree;
