@@ -117,6 +117,12 @@ impl Key {
         Self(bytes)
     }
 
+    /// The 32 raw bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The first 12 hex digits: enough for a person.
     #[must_use]
     pub fn short(&self) -> String {

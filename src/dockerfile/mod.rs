@@ -1,1 +1,38 @@
-//! .
+//! Dockerfiles as values: text to [`Dockerfile`] and back. Lossless, with a span on everything; a file with mistakes is
+//! read to its end, and all of them are reported at once.
+//!
+//! Also here is what Dockerfiles use of other small languages: variables in words ([`expand`]), wildcards ([`glob`]),
+//! ignore files ([`ignore`]) and lengths of time ([`duration`]).
+//!
+//! Leaves out what instructions do; that is `frontend`'s business. No I/O.
+
+mod ast;
+pub mod duration;
+pub mod expand;
+mod flags;
+pub mod glob;
+mod heredoc;
+pub mod ignore;
+mod instruction;
+mod line;
+mod mount;
+mod parse;
+mod pattern;
+mod problem;
+mod split;
+pub mod suggest;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod tests;
+
+pub use ast::{
+    Argument, Arguments, Command, Directives, Dockerfile, Extras, From, Healthcheck, Heredoc,
+    Instruction, Kind, MountFlag, MountOption, OnBuild, Pair, PairForm, Run, Transfer,
+    TransferSource, Word,
+};
+pub use heredoc::is_heredoc_mark;
+pub use mount::{Mount, MountKind, Sharing};
+pub use parse::{Parsed, parse};
+pub use problem::{Problem, Severity, Span};

@@ -1,1 +1,239 @@
-//! .
+//! [`Dockerfile`] to [`Graph`]: what has to be done, and what the image's configuration will be. No I/O: where the
+//! configuration of a base image is needed, [`lower`] says so ([`Lowering::Needs`]); the caller finds it out, puts it
+//! into [`Resolved`] and asks again.
+//!
+//! Only stages that the target needs are lowered. What this version cannot do yet is refused by name, never skipped.
+
+mod copy;
+mod git;
+mod history;
+mod image_name;
+mod lint;
+mod metadata;
+mod path;
+mod ports;
+mod run;
+mod stage;
+mod stages;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use indexmap::IndexMap;
+
+use crate::dockerfile::{Dockerfile, Problem, Span};
+use crate::graph::{Graph, NodeId, Source};
+use crate::image::ImageConfig;
+
+pub use image_name::{BadImageName, familiar_name, normalised_name};
+pub use path::download_name;
+
+/// What the person who builds has asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The stage to build, by name or index; `None`: the last.
+    pub target: Option<String>,
+    /// `--build-arg`, in order.
+    pub build_args: IndexMap<String, String>,
+    /// Named contexts.
+    pub contexts: BTreeMap<String, Source>,
+    /// What is built for.
+    pub platform: Platform,
+    /// What is built on.
+    pub build_platform: Platform,
+    /// `--label`
+    pub labels: BTreeMap<String, String>,
+    /// Proxies of this machine, such as `http_proxy`: a RUN sees them, but its key does not.
+    pub proxies: BTreeMap<String, String>,
+    /// SOURCE_DATE_EPOCH of the environment; a build argument of that name goes before it.
+    pub source_date_epoch: Option<i64>,
+    /// What the Dockerfile is called in messages and events.
+    pub file: String,
+    /// Where the lines of a rendered Dockerfile come from.
+    pub origins: Origins,
+}
+
+/// `os/arch[/variant]`, in the words of GOOS and GOARCH.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Platform {
+    /// `linux`
+    pub os: String,
+    /// `amd64`, `arm64` …
+    pub arch: String,
+    /// `v7` …
+    pub variant: Option<String>,
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self {
+            os: "linux".to_owned(),
+            arch: "amd64".to_owned(),
+            variant: None,
+        }
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.arch)?;
+        self.variant
+            .iter()
+            .try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+/// Where lines of a rendered Dockerfile come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origins(Vec<Origin>);
+
+/// Some lines of a rendered Dockerfile, and the line of another file that they were made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The first line, from 1.
+    pub first: u32,
+    /// The last line.
+    pub last: u32,
+    /// The file that they were made from.
+    pub file: String,
+    /// The line in it.
+    pub line: u32,
+}
+
+impl Origins {
+    /// Later entries go before earlier ones where lines are in several.
+    #[must_use]
+    pub fn new(origins: Vec<Origin>) -> Self {
+        Self(origins)
+    }
+
+    /// File and line that a line was made from.
+    #[must_use]
+    pub fn of(&self, line: u32) -> Option<(&str, u32)> {
+        let found = self
+            .0
+            .iter()
+            .rev()
+            .find(|origin| (origin.first..=origin.last).contains(&line))?;
+        Some((&found.file, found.line))
+    }
+}
+
+/// What is known of the sources that builds start from.
+#[derive(Debug, Clone, Default)]
+pub struct Resolved {
+    found: HashMap<Source, Result<ImageConfig, String>>,
+}
+
+impl Resolved {
+    /// The source exists, and this is its configuration.
+    pub fn found(&mut self, source: Source, config: ImageConfig) {
+        self.found.insert(source, Ok(config));
+    }
+
+    /// The source cannot be had; the reason is shown at the line that asks for it.
+    pub fn missing(&mut self, source: Source, reason: impl Into<String>) {
+        self.found.insert(source, Err(reason.into()));
+    }
+
+    fn get(&self, source: &Source) -> Option<Result<&ImageConfig, &str>> {
+        self.found
+            .get(source)
+            .map(|found| found.as_ref().map_err(String::as_str))
+    }
+}
+
+/// How far the lowering got.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lowering {
+    /// These have to be in [`Resolved`] first.
+    Needs(Vec<Source>),
+    /// All of it.
+    Done(Box<Lowered>),
+}
+
+/// A Dockerfile as a graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lowered {
+    /// What has to be done.
+    pub graph: Graph,
+    /// The node whose tree is the image's.
+    pub target: NodeId,
+    /// The image's configuration, without layers, history and time of creation.
+    pub config: ImageConfig,
+    /// The history of the stages, in order; that of the base comes before it.
+    pub history: Vec<LoweredHistory>,
+    /// The image that the target starts from, if it starts from one.
+    pub base: Option<Base>,
+    /// Every stage that the target needs, in the order of the file.
+    pub stages: Vec<Stage>,
+    /// What should be mended.
+    pub warnings: Vec<Problem>,
+    /// Build arguments that no ARG asked for.
+    pub unused_build_args: Vec<String>,
+    /// The secrets that steps ask for.
+    pub secrets: Vec<NeededSecret>,
+    /// SOURCE_DATE_EPOCH, wherever it was given.
+    pub source_date_epoch: Option<i64>,
+}
+
+/// The image that a build starts from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Base {
+    /// Its configuration, as it is.
+    pub config: ImageConfig,
+    /// Its tree.
+    pub node: NodeId,
+}
+
+/// One stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    /// Its name, or its index as text.
+    pub name: String,
+    /// Its index in the file.
+    pub index: usize,
+    /// The line of its FROM.
+    pub first_line: u32,
+    /// Its steps, in order.
+    pub nodes: Vec<NodeId>,
+    /// The node whose tree is the stage's.
+    pub result: NodeId,
+    /// Its image's configuration.
+    pub config: ImageConfig,
+}
+
+/// One entry of an image's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoweredHistory {
+    /// The instruction, as BuildKit words it.
+    pub created_by: String,
+    /// The node that makes its layer; `None` where it makes none.
+    pub node: Option<NodeId>,
+}
+
+/// `comment` of every entry of the history, as BuildKit has it.
+pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// A secret that a step asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeededSecret {
+    /// Its id.
+    pub id: String,
+    /// Whether the build fails without it.
+    pub required: bool,
+    /// The instruction that asks for it.
+    pub span: Span,
+}
+
+/// Makes a graph of a Dockerfile that was parsed without errors.
+pub fn lower(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    resolved: &Resolved,
+) -> Result<Lowering, Vec<Problem>> {
+    let plan = stages::Plan::of(dockerfile, options)?;
+    stage::lower_all(&plan, dockerfile, options, resolved)
+}
