@@ -5,6 +5,7 @@
 //! The bytes depend on the version of the libraries: a compressed digest is never part of a cache key, and the key under
 //! which a compressed blob is remembered has [`Compression::id`] in it.
 
+use super::pipe;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -353,59 +354,21 @@ impl<R: BufRead> BufRead for Restored<R> {
     }
 }
 
-/// Reads `input` on a thread of its own, up to 4 MiB ahead, so that unpacking and what is done with the content go on
-/// side by side. Dropping what is returned ends the thread.
+/// Reads `input` on a thread of its own, some MiB ahead, so that unpacking and what is done with the content go on side
+/// by side. Dropping what is returned ends the thread.
 pub fn read_ahead<'scope, R: Read + Send + 'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     mut input: R,
-) -> io::Result<impl Read + use<R>> {
-    let (filled, chunks) = sync_channel::<io::Result<Vec<u8>>>(4);
-    let read = move || {
-        loop {
-            let mut chunk = Vec::with_capacity(CHUNK);
-            let result = (&mut input).take(CHUNK as u64).read_to_end(&mut chunk);
-            let is_last = !matches!(result, Ok(1..));
-            if !chunk.is_empty() && filled.send(Ok(chunk)).is_err() {
-                return;
-            }
-            if let Err(error) = result {
-                // Nobody may want it any more.
-                drop(filled.send(Err(error)));
-            }
-            if is_last {
-                return;
-            }
-        }
+) -> io::Result<pipe::Reader> {
+    let (mut writer, reader) = pipe::new();
+    let read = move || match io::copy(&mut input, &mut writer) {
+        Ok(_) => writer.finish(),
+        Err(error) => writer.fail(error),
     };
     std::thread::Builder::new()
         .name("decompress".to_owned())
         .spawn_scoped(scope, read)?;
-    Ok(Ahead {
-        chunks,
-        chunk: io::Cursor::default(),
-    })
-}
-
-/// How much is read ahead at once.
-const CHUNK: usize = 1 << 20;
-
-struct Ahead {
-    chunks: Receiver<io::Result<Vec<u8>>>,
-    chunk: io::Cursor<Vec<u8>>,
-}
-
-impl Read for Ahead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.chunk.read(buffer)? {
-                0 if !buffer.is_empty() => match self.chunks.recv() {
-                    Ok(chunk) => self.chunk = io::Cursor::new(chunk?),
-                    Err(_) => return Ok(0),
-                },
-                got => return Ok(got),
-            }
-        }
-    }
+    Ok(reader)
 }
 
 #[cfg(test)]

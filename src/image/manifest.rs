@@ -264,7 +264,7 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several.
     Index(Index),
 }
@@ -342,7 +342,7 @@ impl Content {
 
     fn manifest(bytes: &[u8]) -> Result<Self, ManifestError> {
         serde_json::from_slice(bytes)
-            .map(Self::Manifest)
+            .map(|manifest| Self::Manifest(Box::new(manifest)))
             .map_err(ManifestError::Malformed)
     }
 

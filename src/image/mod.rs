@@ -7,14 +7,16 @@ mod config;
 pub mod layer;
 mod manifest;
 mod name;
+pub mod pipe;
 mod platform;
 mod time;
 
-pub use assemble::{Assembled, AssembleError, Base, Instruction, Layer, assemble};
+pub use assemble::{AssembleError, Assembled, Base, Instruction, Layer, assemble};
 pub use compress::Compression;
 pub use config::{Empty, Healthcheck, History, ImageConfig, RootFs, RunConfig};
 pub use manifest::{
-    Content, Descriptor, Index, Manifest, ManifestError, MediaTypes, annotation, layer_compression, media_type,
+    Content, Descriptor, Index, Manifest, ManifestError, MediaTypes, annotation, layer_compression,
+    media_type,
 };
 pub use name::{Name, NotAName};
 pub use platform::{NotAPlatform, Platform};

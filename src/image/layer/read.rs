@@ -84,10 +84,13 @@ pub struct LayerReader<R: Read> {
     ended: bool,
 }
 
+/// Names and values as bytes.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What the extended headers before an entry said.
 #[derive(Default)]
 struct Extension {
-    records: Vec<(Vec<u8>, Vec<u8>)>,
+    records: Pairs,
     has_pax: bool,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
@@ -275,7 +278,7 @@ impl<R: Read> LayerReader<R> {
                 "it is a sparse file, which layers do not have".to_owned()
             ));
         }
-        let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = extension
+        let mut xattrs: Pairs = extension
             .records
             .into_iter()
             .filter_map(|(key, value)| Some((key.strip_prefix(b"SCHILY.xattr.")?.to_vec(), value)))
@@ -401,11 +404,7 @@ impl<R: Read> LayerReader<R> {
     }
 
     /// The records of a PAX header; none may come twice.
-    fn records(
-        &mut self,
-        header: &[u8; BLOCK],
-        at: u64,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
+    fn records(&mut self, header: &[u8; BLOCK], at: u64) -> Result<Pairs, Malformed> {
         let bad = |reason: &str| Malformed::Header {
             offset: at,
             reason: reason.to_owned(),

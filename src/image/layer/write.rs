@@ -75,6 +75,30 @@ impl<W: Write> LayerWriter<W> {
         self.pad(size)
     }
 
+    /// Writes a file whose content `fill` writes, of which there must be exactly as much as the entry says.
+    pub fn filled(
+        &mut self,
+        entry: &Entry,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Kind::File { size } = entry.kind else {
+            return self.entry(entry);
+        };
+        self.header(entry)?;
+        let mut exact = Exact {
+            out: &mut self.out,
+            left: size,
+        };
+        fill(&mut exact)?;
+        if exact.left > 0 {
+            return Err(io::Error::other(format!(
+                "the content is {} bytes shorter than was said",
+                exact.left
+            )));
+        }
+        self.pad(size)
+    }
+
     /// Says that what `path` named in lower layers is gone.
     pub fn whiteout(&mut self, path: &[u8]) -> io::Result<()> {
         let name_at = path
@@ -228,6 +252,27 @@ impl<W: Write> LayerWriter<W> {
         } else {
             self.out.write_all(&[0; BLOCK][over..])
         }
+    }
+}
+
+/// Takes no more than was said.
+struct Exact<'a, W> {
+    out: &'a mut W,
+    left: u64,
+}
+
+impl<W: Write> Write for Exact<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            return Err(io::Error::other("the content is longer than was said"));
+        }
+        let written = self.out.write(bytes)?;
+        self.left -= written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
