@@ -10,7 +10,10 @@ pub(super) struct CacheDirectory {
 }
 
 const fn shared(path: &'static str) -> CacheDirectory {
-    CacheDirectory { path, locked: false }
+    CacheDirectory {
+        path,
+        locked: false,
+    }
 }
 
 const fn locked(path: &'static str) -> CacheDirectory {
@@ -21,7 +24,10 @@ const CACHES: &[(&str, &[CacheDirectory])] = &[
     ("apk", &[locked("/var/cache/apk")]),
     ("apt", &[locked("/var/cache/apt"), locked("/var/lib/apt")]),
     ("bundler", &[shared("~/.bundle/cache")]),
-    ("cargo", &[shared("~/.cargo/registry"), shared("~/.cargo/git")]),
+    (
+        "cargo",
+        &[shared("~/.cargo/registry"), shared("~/.cargo/git")],
+    ),
     ("ccache", &[shared("~/.cache/ccache")]),
     ("composer", &[shared("~/.cache/composer")]),
     ("dnf", &[locked("/var/cache/dnf")]),
@@ -37,7 +43,10 @@ const CACHES: &[(&str, &[CacheDirectory])] = &[
 
 /// The directories of a tool.
 pub(super) fn find(name: &str) -> Option<&'static [CacheDirectory]> {
-    CACHES.iter().find(|(known, _)| *known == name).map(|(_, directories)| *directories)
+    CACHES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, directories)| *directories)
 }
 
 /// The tools that are known.

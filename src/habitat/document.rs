@@ -4,7 +4,9 @@
 use schemars::JsonSchema;
 
 use super::env::{EnvBlock, Scope};
-use super::keys::{Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys};
+use super::keys::{
+    Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
+};
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::report::Report;
@@ -27,6 +29,7 @@ keys! {
         /// Not supported yet: parents of this habitat.
         extends: Option<Later> = "extends",
         /// Environment entries, read from top to bottom. `${NAME}` is the value so far, or the base image's.
+        #[schemars(default)]
         env: EnvBlock = "env",
         /// Files and directories that are copied in.
         #[schemars(default)]
@@ -51,11 +54,13 @@ keys! {
         /// What runs when the habitat is started.
         entry: Option<Entry> = "entry",
         /// How long steps may take.
+        #[schemars(default)]
         timeout: Timeouts = "timeout",
         /// Secrets that scripts may name. They are mounted, never stored.
         #[schemars(default)]
         secrets: List<Secret> = "secrets",
         /// Labels of the image.
+        #[schemars(default)]
         labels: Labels = "labels",
         /// Not supported yet: the platforms to build for.
         platforms: Option<Later> = "platforms",
@@ -68,19 +73,47 @@ impl Document {
     /// Keys that are there but not honoured yet, each with why.
     pub(super) fn later(&self) -> impl Iterator<Item = (&'static str, Span, &'static str)> {
         let top = [
-            ("image", &self.image, "a Dockerfile as the base comes with a later version"),
+            (
+                "image",
+                &self.image,
+                "a Dockerfile as the base comes with a later version",
+            ),
             ("extends", &self.extends, "layers come with a later version"),
-            ("tools", &self.tools, "tools come with a later version; a script can fetch them meanwhile"),
-            ("volumes", &self.volumes, "volumes come with a later version; give `shmocker run -v` meanwhile"),
-            ("services", &self.services, "services come with a later version"),
-            ("platforms", &self.platforms, "builds for other platforms come with a later version"),
-            ("container", &self.container, "this spelling of an older program has no meaning here"),
+            (
+                "tools",
+                &self.tools,
+                "tools come with a later version; a script can fetch them meanwhile",
+            ),
+            (
+                "volumes",
+                &self.volumes,
+                "volumes come with a later version; give `shmocker run -v` meanwhile",
+            ),
+            (
+                "services",
+                &self.services,
+                "services come with a later version",
+            ),
+            (
+                "platforms",
+                &self.platforms,
+                "builds for other platforms come with a later version",
+            ),
+            (
+                "container",
+                &self.container,
+                "this spelling of an older program has no meaning here",
+            ),
         ];
-        let top = top.into_iter().filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
+        let top = top
+            .into_iter()
+            .filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
         let base = match &self.base {
-            Some(Base::Dockerfile(later)) => {
-                Some(("dockerfile", later.span, "a Dockerfile as the base comes with a later version"))
-            }
+            Some(Base::Dockerfile(later)) => Some((
+                "dockerfile",
+                later.span,
+                "a Dockerfile as the base comes with a later version",
+            )),
             _ => None,
         };
         let scripts = self.scripts.0.iter().flat_map(|script| {
@@ -91,13 +124,33 @@ impl Document {
         });
         let repos = self.repos.0.iter().flat_map(|repo| {
             [
-                ("lfs", repo.lfs, "large files of git come with a later version"),
-                ("before", repo.before, "repositories are checked out in the repos phase only, for now"),
-                ("after", repo.after, "repositories are checked out in the repos phase only, for now"),
-                ("secret", repo.secret, "credentials for repositories come with a later version"),
+                (
+                    "lfs",
+                    repo.lfs,
+                    "large files of git come with a later version",
+                ),
+                (
+                    "before",
+                    repo.before,
+                    "repositories are checked out in the repos phase only, for now",
+                ),
+                (
+                    "after",
+                    repo.after,
+                    "repositories are checked out in the repos phase only, for now",
+                ),
+                (
+                    "secret",
+                    repo.secret,
+                    "credentials for repositories come with a later version",
+                ),
             ]
         });
-        let tests = self.tests.0.iter().map(|test| ("needs", test.needs, "services come with a later version"));
+        let tests = self
+            .tests
+            .0
+            .iter()
+            .map(|test| ("needs", test.needs, "services come with a later version"));
         let rest = scripts.chain(repos).chain(tests);
         let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
         top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
@@ -159,10 +212,18 @@ impl Key for Base {
                 .help("write `base: {debian: bookworm}`; an image of a registry is named by `base_image`");
             return None;
         };
-        let forms = || entries.iter().filter(|(key, _)| key.as_scalar().is_some_and(|key| FORMS.contains(&key)));
+        let forms = || {
+            entries
+                .iter()
+                .filter(|(key, _)| key.as_scalar().is_some_and(|key| FORMS.contains(&key)))
+        };
         if let Some((second, _)) = forms().nth(1) {
             report
-                .error("habitat::several_bases", second.span, "base names several bases")
+                .error(
+                    "habitat::several_bases",
+                    second.span,
+                    "base names several bases",
+                )
                 .label("this is the second")
                 .help("keep one of debian, dockerfile and oci");
             return None;
@@ -172,11 +233,15 @@ impl Key for Base {
             Some("oci") => OciBase::read(node, report).map(Self::Oci),
             Some(_) => Some(Self::Dockerfile(Later { span: node.span })),
             None => {
-                let (span, written) = entries
-                    .first()
-                    .map_or((node.span, ""), |(key, _)| (key.span, key.as_scalar().unwrap_or_default()));
+                let (span, written) = entries.first().map_or((node.span, ""), |(key, _)| {
+                    (key.span, key.as_scalar().unwrap_or_default())
+                });
                 report
-                    .error("habitat::no_base", span, "base does not say what kind it is")
+                    .error(
+                        "habitat::no_base",
+                        span,
+                        "base does not say what kind it is",
+                    )
                     .label("one of debian, dockerfile and oci is required")
                     .near(written, FORMS, "write `base: {debian: bookworm}`");
                 None
@@ -285,6 +350,7 @@ keys! {
         /// `none`, `default` or `host`.
         network: Option<Network> = "network",
         /// Environment of this script alone.
+        #[schemars(default)]
         env: Labels = "env",
         /// Paths beside this file that are mounted while it runs: `SRC:DEST`, `SRC:DEST:rw` (what is written is
         /// dropped), or `tmpfs:DEST`.
@@ -513,11 +579,21 @@ impl Key for Labels {
         if let Value::Mapping(entries) = &node.value {
             let pairs = entries.iter().filter_map(|(key, value)| {
                 let Some(name) = key.as_scalar() else {
-                    report.error("habitat::wrong_type", key.span, format!("{} stands where a name belongs", key.kind()));
+                    report.error(
+                        "habitat::wrong_type",
+                        key.span,
+                        format!("{} stands where a name belongs", key.kind()),
+                    );
                     return None;
                 };
                 let Scalar(value) = Scalar::read(value, report)?;
-                Some((Text { value: name.to_owned(), span: key.span }, value))
+                Some((
+                    Text {
+                        value: name.to_owned(),
+                        span: key.span,
+                    },
+                    value,
+                ))
             });
             return Some(Self(pairs.collect()));
         }
@@ -529,7 +605,9 @@ impl Key for Labels {
     }
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
-        self.0.iter_mut().for_each(|(_, value)| value.expand(scope, report));
+        self.0
+            .iter_mut()
+            .for_each(|(_, value)| value.expand(scope, report));
     }
 }
 
@@ -542,8 +620,14 @@ impl JsonSchema for Labels {
         true
     }
 
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        EnvBlock::json_schema(generator)
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "anyOf": [
+                { "type": "array", "items": { "type": "string", "pattern": "=" } },
+                { "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } },
+                { "type": "null" },
+            ],
+        })
     }
 }
 
@@ -559,7 +643,9 @@ pub enum Words {
 impl Key for Words {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         match &node.value {
-            Value::Sequence(_) => List::<Text>::read(node, report).map(|List(words)| Self::List(words)),
+            Value::Sequence(_) => {
+                List::<Text>::read(node, report).map(|List(words)| Self::List(words))
+            }
             _ => Text::read(node, report).map(Self::Line),
         }
     }
@@ -567,7 +653,9 @@ impl Key for Words {
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         match self {
             Self::Line(line) => line.value = scope.command(line, report),
-            Self::List(words) => words.iter_mut().for_each(|word| word.value = scope.command(word, report)),
+            Self::List(words) => words
+                .iter_mut()
+                .for_each(|word| word.value = scope.command(word, report)),
         }
     }
 }
@@ -636,16 +724,29 @@ impl Key for Mount {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         let text = Text::read(node, report)?;
         let parts: Vec<&str> = text.value.split(':').collect();
-        let at = |value: &str| Text { value: value.to_owned(), span: text.span };
+        let at = |value: &str| Text {
+            value: value.to_owned(),
+            span: text.span,
+        };
         match parts.as_slice() {
             ["tmpfs", target] => Some(Self::Tmpfs { target: at(target) }),
-            [source, target] | [source, target, "ro"] => {
-                Some(Self::Bind { source: at(source), target: (*target).to_owned(), writable: false })
-            }
-            [source, target, "rw"] => Some(Self::Bind { source: at(source), target: (*target).to_owned(), writable: true }),
+            [source, target] | [source, target, "ro"] => Some(Self::Bind {
+                source: at(source),
+                target: (*target).to_owned(),
+                writable: false,
+            }),
+            [source, target, "rw"] => Some(Self::Bind {
+                source: at(source),
+                target: (*target).to_owned(),
+                writable: true,
+            }),
             _ => {
                 report
-                    .error("habitat::bad_mount", node.span, format!("`{}` is no mount", text.value))
+                    .error(
+                        "habitat::bad_mount",
+                        node.span,
+                        format!("`{}` is no mount", text.value),
+                    )
                     .label("SRC:DEST, SRC:DEST:rw or tmpfs:DEST");
                 None
             }
@@ -656,7 +757,10 @@ impl Key for Mount {
         match self {
             Self::Tmpfs { target } => target.expand(scope, report),
             Self::Bind { source, target, .. } => {
-                let mut at = Text { value: std::mem::take(target), span: source.span };
+                let mut at = Text {
+                    value: std::mem::take(target),
+                    span: source.span,
+                };
                 at.expand(scope, report);
                 *target = at.value;
                 source.expand(scope, report);
@@ -692,7 +796,11 @@ impl Timeouts {
     /// The limit of a phase's steps.
     #[must_use]
     pub fn of(&self, phase: PhaseId) -> Option<Duration> {
-        let own = self.phases.iter().find(|(id, _)| *id == phase).map(|(_, limit)| *limit);
+        let own = self
+            .phases
+            .iter()
+            .find(|(id, _)| *id == phase)
+            .map(|(_, limit)| *limit);
         own.or(self.per_phase)
     }
 }
@@ -735,8 +843,9 @@ impl JsonSchema for Timeouts {
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let limit = generator.subschema_for::<Duration>();
         let names = std::iter::once("per-phase").chain(PHASES.iter().map(|row| row.name));
-        let properties: serde_json::Map<String, serde_json::Value> =
-            names.map(|name| (name.to_owned(), limit.clone().to_value())).collect();
+        let properties: serde_json::Map<String, serde_json::Value> = names
+            .map(|name| (name.to_owned(), limit.clone().to_value()))
+            .collect();
         schemars::json_schema!({
             "anyOf": [limit, { "type": "object", "properties": properties, "additionalProperties": false }, { "type": "null" }],
         })

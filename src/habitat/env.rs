@@ -102,13 +102,25 @@ impl Environment {
     fn put(&mut self, name: &Text, value: &Text, report: &mut Report) {
         if !is_name(&name.value) {
             report
-                .error("habitat::bad_env_name", name.span, format!("`{}` cannot be the name of a variable", name.value))
+                .error(
+                    "habitat::bad_env_name",
+                    name.span,
+                    format!("`{}` cannot be the name of a variable", name.value),
+                )
                 .label("letters, digits and `_`, and no digit first");
             return;
         }
-        if let Some(control) = value.value.chars().find(|letter| letter.is_control() && *letter != '\t') {
+        if let Some(control) = value
+            .value
+            .chars()
+            .find(|letter| letter.is_control() && *letter != '\t')
+        {
             report
-                .error("habitat::bad_env_value", value.span, format!("the value of `{}` has {}", name.value, spoken(control)))
+                .error(
+                    "habitat::bad_env_value",
+                    value.span,
+                    format!("the value of `{}` has {}", name.value, spoken(control)),
+                )
                 .label("an image's environment holds single lines only")
                 .help("put the text into a file, and its path here");
             return;
@@ -126,8 +138,16 @@ impl Environment {
                 },
             }
         }
-        let entry = EnvEntry { name: name.value.clone(), parts, span: Some(value.span) };
-        match self.entries.iter_mut().find(|known| known.name == name.value) {
+        let entry = EnvEntry {
+            name: name.value.clone(),
+            parts,
+            span: Some(value.span),
+        };
+        match self
+            .entries
+            .iter_mut()
+            .find(|known| known.name == name.value)
+        {
             Some(known) if known.span.is_some() => *known = entry,
             _ => {
                 // A default that is named takes the place where it is named.
@@ -189,12 +209,22 @@ impl Scope<'_> {
                 None if self.unknown == UnknownNames::Leave => out.push_str(written),
                 None if entry.is_some() => {
                     report
-                        .error("habitat::unknown_name", text.span, format!("the value of `{name}` is not known before the build"))
-                        .label(format!("`{name}` takes a part of its value from the base image"))
+                        .error(
+                            "habitat::unknown_name",
+                            text.span,
+                            format!("the value of `{name}` is not known before the build"),
+                        )
+                        .label(format!(
+                            "`{name}` takes a part of its value from the base image"
+                        ))
                         .help("write the value out");
                 }
                 None => {
-                    let names = self.environment.entries.iter().map(|entry| entry.name.as_str());
+                    let names = self
+                        .environment
+                        .entries
+                        .iter()
+                        .map(|entry| entry.name.as_str());
                     report
                         .error("habitat::unknown_name", text.span, format!("`{name}` is not in env"))
                         .label(format!("`{written}` has no value"))
@@ -221,7 +251,11 @@ impl Scope<'_> {
                 Some(value) => out.push_str(&value),
                 None => {
                     report
-                        .warning("habitat::unknown_name", command.span, format!("`{name}` is not known before the build"))
+                        .warning(
+                            "habitat::unknown_name",
+                            command.span,
+                            format!("`{name}` is not known before the build"),
+                        )
                         .label(format!("`{written}` reaches the shell as it stands"))
                         .help(format!("write `${{{name}}}` to have the shell look it up"));
                     out.push_str(written);
@@ -257,7 +291,10 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
         {
             pieces.push(Piece::Text(&text[literal_from..at]));
             let end = at + around + name.len();
-            pieces.push(Piece::Name { written: &text[at..end], name });
+            pieces.push(Piece::Name {
+                written: &text[at..end],
+                name,
+            });
             literal_from = end;
             at = end;
         } else {
@@ -284,7 +321,9 @@ fn env_name(text: &str) -> Option<&str> {
 fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|first: char| first.is_ascii_digit())
-        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+        && name
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
 }
 
 impl EnvBlock {
@@ -301,28 +340,56 @@ impl Key for EnvBlock {
         match &node.value {
             Value::Mapping(map) => {
                 for (key, value) in map {
-                    let Some(name) = key.as_scalar() else { continue };
+                    let Some(name) = key.as_scalar() else {
+                        continue;
+                    };
                     let text = value.as_scalar().or(value.is_null().then_some(""));
                     let Some(text) = text else {
                         report
-                            .error("habitat::wrong_type", value.span, format!("the value of `{name}` is {}", value.kind()))
+                            .error(
+                                "habitat::wrong_type",
+                                value.span,
+                                format!("the value of `{name}` is {}", value.kind()),
+                            )
                             .label("this must be a string");
                         continue;
                     };
-                    let name = Text { value: name.to_owned(), span: key.span };
-                    entries.push((name, Text { value: text.to_owned(), span: Span { start: key.span.start, ..value.span } }));
+                    let name = Text {
+                        value: name.to_owned(),
+                        span: key.span,
+                    };
+                    entries.push((
+                        name,
+                        Text {
+                            value: text.to_owned(),
+                            span: Span {
+                                start: key.span.start,
+                                ..value.span
+                            },
+                        },
+                    ));
                 }
             }
             Value::Sequence(items) => {
                 for item in items {
                     match item.as_string().and_then(|text| text.split_once('=')) {
                         Some((name, value)) => entries.push((
-                            Text { value: name.to_owned(), span: item.span },
-                            Text { value: value.to_owned(), span: item.span },
+                            Text {
+                                value: name.to_owned(),
+                                span: item.span,
+                            },
+                            Text {
+                                value: value.to_owned(),
+                                span: item.span,
+                            },
                         )),
                         None => {
                             report
-                                .error("habitat::bad_env_entry", item.span, "an entry of env has no `=`")
+                                .error(
+                                    "habitat::bad_env_entry",
+                                    item.span,
+                                    "an entry of env has no `=`",
+                                )
                                 .label("this must be NAME=value")
                                 .help("write `- NAME=value`, or make env a map: `NAME: value`");
                         }
@@ -332,7 +399,11 @@ impl Key for EnvBlock {
             Value::Scalar { .. } if node.is_null() => {}
             Value::Scalar { .. } => {
                 report
-                    .error("habitat::wrong_type", node.span, format!("env is {}", node.kind()))
+                    .error(
+                        "habitat::wrong_type",
+                        node.span,
+                        format!("env is {}", node.kind()),
+                    )
                     .label("this must be a list of NAME=value or a map");
             }
         }
@@ -373,8 +444,14 @@ mod tests {
     use super::*;
 
     fn environment(entries: &[(&str, &str)]) -> Environment {
-        let text = |value: &str| Text { value: value.to_owned(), span: Span::default() };
-        let entries = entries.iter().map(|(name, value)| (text(name), text(value))).collect();
+        let text = |value: &str| Text {
+            value: value.to_owned(),
+            span: Span::default(),
+        };
+        let entries = entries
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect();
         let mut report = Report::default();
         let environment = Environment::of(&EnvBlock { entries }, &mut report);
         assert_eq!(report.finish(), Ok(Vec::new()));
@@ -382,43 +459,109 @@ mod tests {
     }
 
     fn expand(environment: &Environment, text: &str) -> Result<String, String> {
-        let scope = Scope { environment, unknown: UnknownNames::Refuse };
+        let scope = Scope {
+            environment,
+            unknown: UnknownNames::Refuse,
+        };
         let mut report = Report::default();
-        let text = scope.text(&Text { value: text.to_owned(), span: Span::default() }, &mut report);
-        report.finish().map(|_| text).map_err(|found| found[0].message.clone())
+        let text = scope.text(
+            &Text {
+                value: text.to_owned(),
+                span: Span::default(),
+            },
+            &mut report,
+        );
+        report
+            .finish()
+            .map(|_| text)
+            .map_err(|found| found[0].message.clone())
     }
 
     #[test]
     fn a_name_is_replaced_by_what_is_known_so_far() {
-        let environment = environment(&[("P", "1"), ("Q", "${P}-{env.P}"), ("P", "${P}:2"), ("R", "$${P} $P ${p-x}")]);
-        assert_eq!(expand(&environment, "${P} ${Q} ${R}"), Ok("1:2 1-1 ${P} $P ${p-x}".to_owned()));
+        let environment = environment(&[
+            ("P", "1"),
+            ("Q", "${P}-{env.P}"),
+            ("P", "${P}:2"),
+            ("R", "$${P} $P ${p-x}"),
+        ]);
+        assert_eq!(
+            expand(&environment, "${P} ${Q} ${R}"),
+            Ok("1:2 1-1 ${P} $P ${p-x}".to_owned())
+        );
     }
 
     #[test]
     fn a_name_of_the_base_image_is_left_to_the_dockerfile() {
-        let environment = environment(&[("OLD", "${PATH}"), ("PATH", "${PATH}:/a"), ("PATH", "${PATH}:/b")]);
+        let environment = environment(&[
+            ("OLD", "${PATH}"),
+            ("PATH", "${PATH}:/a"),
+            ("PATH", "${PATH}:/b"),
+        ]);
         let path = environment.get("PATH").expect("it was put");
-        assert_eq!(path.parts, [Part::Base("PATH".to_owned()), Part::Text(":/a:/b".to_owned())]);
-        assert_eq!(environment.get("OLD").expect("it was put").parts, [Part::Base("PATH".to_owned())]);
-        assert_eq!(expand(&environment, "${PATH}"), Err("the value of `PATH` is not known before the build".to_owned()));
-        assert_eq!(expand(&environment, "${HOSTNAME}"), Err("`HOSTNAME` is not in env".to_owned()));
+        assert_eq!(
+            path.parts,
+            [
+                Part::Base("PATH".to_owned()),
+                Part::Text(":/a:/b".to_owned())
+            ]
+        );
+        assert_eq!(
+            environment.get("OLD").expect("it was put").parts,
+            [Part::Base("PATH".to_owned())]
+        );
+        assert_eq!(
+            expand(&environment, "${PATH}"),
+            Err("the value of `PATH` is not known before the build".to_owned())
+        );
+        assert_eq!(
+            expand(&environment, "${HOSTNAME}"),
+            Err("`HOSTNAME` is not in env".to_owned())
+        );
     }
 
     #[test]
     fn a_command_keeps_what_belongs_to_the_shell() {
         let environment = environment(&[("TOOL", "make")]);
-        let scope = Scope { environment: &environment, unknown: UnknownNames::Refuse };
+        let scope = Scope {
+            environment: &environment,
+            unknown: UnknownNames::Refuse,
+        };
         let command = "for i in 1; do {env.TOOL} ${TOOL} $${TOOL} {env.GONE}; done";
-        let text = Text { value: command.to_owned(), span: Span::default() };
+        let text = Text {
+            value: command.to_owned(),
+            span: Span::default(),
+        };
         let mut report = Report::default();
-        assert_eq!(scope.command(&text, &mut report), "for i in 1; do make ${TOOL} $${TOOL} {env.GONE}; done");
+        assert_eq!(
+            scope.command(&text, &mut report),
+            "for i in 1; do make ${TOOL} $${TOOL} {env.GONE}; done"
+        );
     }
 
     #[test]
     fn a_default_that_is_named_moves_to_where_it_is_named() {
         let environment = environment(&[("A", "${WORKDIR}"), ("WORKDIR", "${WORKDIR}/app")]);
-        let names: Vec<&str> = environment.entries().iter().map(|entry| entry.name.as_str()).collect();
-        assert_eq!(names, ["USER", "HABITAT_PATH", "SYSTEM_PATH", "SHARED_PATH", "LOCAL_PATH", "A", "WORKDIR"]);
-        assert_eq!(expand(&environment, "${A} ${WORKDIR}"), Ok("/workspace /workspace/app".to_owned()));
+        let names: Vec<&str> = environment
+            .entries()
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "USER",
+                "HABITAT_PATH",
+                "SYSTEM_PATH",
+                "SHARED_PATH",
+                "LOCAL_PATH",
+                "A",
+                "WORKDIR"
+            ]
+        );
+        assert_eq!(
+            expand(&environment, "${A} ${WORKDIR}"),
+            Ok("/workspace /workspace/app".to_owned())
+        );
     }
 }

@@ -42,7 +42,10 @@ pub struct Facts {
 /// A path as it is written, in the form in which it is asked for: without `./` and a `/` at its end.
 #[must_use]
 pub(super) fn clean(path: &str) -> String {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     parts.join("/")
 }
 
@@ -53,8 +56,13 @@ pub(super) fn exclude_patterns(ignore: &str, directory: &str) -> Vec<String> {
         .map(|line| line.trim_end())
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .filter_map(|line| {
-            let (not, rule) = line.strip_prefix('!').map_or(("", line), |rule| ("!", rule));
-            let rule = rule.strip_prefix('\\').unwrap_or(rule).trim_end_matches('/');
+            let (not, rule) = line
+                .strip_prefix('!')
+                .map_or(("", line), |rule| ("!", rule));
+            let rule = rule
+                .strip_prefix('\\')
+                .unwrap_or(rule)
+                .trim_end_matches('/');
             let anchored = rule.contains('/');
             let rule = rule.trim_start_matches('/');
             if !anchored {
@@ -63,7 +71,8 @@ pub(super) fn exclude_patterns(ignore: &str, directory: &str) -> Vec<String> {
             let inside = if directory.is_empty() || rule.starts_with("**/") {
                 Some(rule)
             } else {
-                rule.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/'))
+                rule.strip_prefix(directory)
+                    .and_then(|rest| rest.strip_prefix('/'))
             };
             inside.map(|rule| format!("{not}{rule}"))
         })
@@ -77,8 +86,14 @@ mod tests {
     #[test]
     fn ignore_rules_become_patterns_of_the_directory_that_is_copied() {
         let ignore = "# notes\n*.md\n/build/\nfiles/etc/secret\n!keep.md\n";
-        assert_eq!(exclude_patterns(ignore, ""), ["**/*.md", "build", "files/etc/secret", "!**/keep.md"]);
-        assert_eq!(exclude_patterns(ignore, "files/etc"), ["**/*.md", "secret", "!**/keep.md"]);
+        assert_eq!(
+            exclude_patterns(ignore, ""),
+            ["**/*.md", "build", "files/etc/secret", "!**/keep.md"]
+        );
+        assert_eq!(
+            exclude_patterns(ignore, "files/etc"),
+            ["**/*.md", "secret", "!**/keep.md"]
+        );
     }
 
     #[test]

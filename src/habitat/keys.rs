@@ -7,8 +7,10 @@ use schemars::JsonSchema;
 
 use super::env::Scope;
 use super::node::{Node, Value};
+use super::phase::PHASES;
 use super::report::Report;
 use crate::dockerfile::Span;
+use crate::dockerfile::suggest::nearest;
 
 /// A kind of value that a key can have.
 pub(super) trait Key: Sized {
@@ -47,7 +49,7 @@ pub struct Command(pub Text);
 
 /// A string, or a number or truth value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scalar(pub Text);
+pub(super) struct Scalar(pub Text);
 
 /// `true` or `false`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,17 +104,28 @@ pub struct Later {
 
 fn wrong_type(node: &Node, wanted: &str, report: &mut Report) {
     report
-        .error("habitat::wrong_type", node.span, format!("{} stands where {wanted} belongs", node.kind()))
+        .error(
+            "habitat::wrong_type",
+            node.span,
+            format!("{} stands where {wanted} belongs", node.kind()),
+        )
         .label(format!("this must be {wanted}"));
 }
 
 impl Key for Text {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         match (node.as_string(), node.as_scalar()) {
-            (Some(value), _) => Some(Self { value: value.to_owned(), span: node.span }),
+            (Some(value), _) => Some(Self {
+                value: value.to_owned(),
+                span: node.span,
+            }),
             (None, Some(written)) => {
                 report
-                    .error("habitat::wrong_type", node.span, format!("{} stands where a string belongs", node.kind()))
+                    .error(
+                        "habitat::wrong_type",
+                        node.span,
+                        format!("{} stands where a string belongs", node.kind()),
+                    )
                     .label("YAML does not read this as a string")
                     .help(format!("put it in quotes: \"{written}\""));
                 None
@@ -131,7 +144,7 @@ impl Key for Text {
 
 impl Key for Command {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        Text::read(node, report).map(Self)
+        Scalar::read(node, report).map(|Scalar(command)| Self(command))
     }
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
@@ -145,7 +158,10 @@ impl Key for Scalar {
             wrong_type(node, "a string", report);
             return None;
         };
-        Some(Self(Text { value: value.to_owned(), span: node.span }))
+        Some(Self(Text {
+            value: value.to_owned(),
+            span: node.span,
+        }))
     }
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
@@ -163,17 +179,26 @@ impl Key for Flag {
                 return None;
             }
         };
-        Some(Self { value, span: node.span })
+        Some(Self {
+            value,
+            span: node.span,
+        })
     }
 }
 
 impl Key for Count {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        let value = node.as_scalar().filter(|_| node.as_string().is_none()).and_then(|text| text.parse().ok());
+        let value = node
+            .as_scalar()
+            .filter(|_| node.as_string().is_none())
+            .and_then(|text| text.parse().ok());
         if value.is_none() {
             wrong_type(node, "a whole number", report);
         }
-        Some(Self { value: value?, span: node.span })
+        Some(Self {
+            value: value?,
+            span: node.span,
+        })
     }
 }
 
@@ -181,14 +206,23 @@ impl Key for Mode {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         let written = node.as_scalar().unwrap_or_default();
         let digits = written.strip_prefix("0o").unwrap_or(written);
-        let bits = u32::from_str_radix(digits, 8).ok().filter(|bits| *bits <= 0o7777 && !digits.starts_with('+'));
+        let bits = u32::from_str_radix(digits, 8)
+            .ok()
+            .filter(|bits| *bits <= 0o7777 && !digits.starts_with('+'));
         if bits.is_none() {
             report
-                .error("habitat::bad_mode", node.span, format!("`{written}` is no mode"))
+                .error(
+                    "habitat::bad_mode",
+                    node.span,
+                    format!("`{written}` is no mode"),
+                )
                 .label("a mode has three or four octal digits")
                 .help("write it as chmod takes it: 644, \"0755\" or 0o600");
         }
-        Some(Self { bits: bits?, span: node.span })
+        Some(Self {
+            bits: bits?,
+            span: node.span,
+        })
     }
 }
 
@@ -198,11 +232,18 @@ impl Key for Duration {
         let ms = milliseconds(written);
         if ms.is_none() {
             report
-                .error("habitat::bad_duration", node.span, format!("`{written}` is no length of time"))
+                .error(
+                    "habitat::bad_duration",
+                    node.span,
+                    format!("`{written}` is no length of time"),
+                )
                 .label("a number with its unit: ms, s, m or h")
                 .help("for example 90s, 10m or 1h");
         }
-        Some(Self { ms: ms?, span: node.span })
+        Some(Self {
+            ms: ms?,
+            span: node.span,
+        })
     }
 }
 
@@ -216,12 +257,20 @@ fn milliseconds(written: &str) -> Option<u64> {
         "h" => 3_600_000,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(factor).filter(|ms| *ms > 0)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(factor)
+        .filter(|ms| *ms > 0)
 }
 
 impl<T: Key> Key for Option<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        if node.is_null() { Some(None) } else { Some(T::read(node, report)) }
+        if node.is_null() {
+            Some(None)
+        } else {
+            Some(T::read(node, report))
+        }
     }
 
     fn absent() -> Option<Self> {
@@ -238,11 +287,20 @@ impl<T: Key> Key for Option<T> {
 impl<T: Key> Key for List<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         match &node.value {
-            Value::Sequence(items) => Some(Self(items.iter().filter_map(|item| T::read(item, report)).collect())),
+            Value::Sequence(items) => Some(Self(
+                items
+                    .iter()
+                    .filter_map(|item| T::read(item, report))
+                    .collect(),
+            )),
             _ if node.is_null() => Some(Self(Vec::new())),
             _ => {
                 report
-                    .error("habitat::wrong_type", node.span, format!("{} stands where a list belongs", node.kind()))
+                    .error(
+                        "habitat::wrong_type",
+                        node.span,
+                        format!("{} stands where a list belongs", node.kind()),
+                    )
                     .label("this must be a list")
                     .help("begin each item with `- `");
                 Some(Self(Vec::new()))
@@ -255,7 +313,9 @@ impl<T: Key> Key for List<T> {
     }
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
-        self.0.iter_mut().for_each(|item| item.expand(scope, report));
+        self.0
+            .iter_mut()
+            .for_each(|item| item.expand(scope, report));
     }
 }
 
@@ -268,13 +328,20 @@ impl<T> Default for List<T> {
 impl<T: Key> Key for OneOrMore<T> {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         match &node.value {
-            Value::Sequence(items) => Some(Self(items.iter().filter_map(|item| T::read(item, report)).collect())),
+            Value::Sequence(items) => Some(Self(
+                items
+                    .iter()
+                    .filter_map(|item| T::read(item, report))
+                    .collect(),
+            )),
             _ => T::read(node, report).map(|one| Self(vec![one])),
         }
     }
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
-        self.0.iter_mut().for_each(|item| item.expand(scope, report));
+        self.0
+            .iter_mut()
+            .for_each(|item| item.expand(scope, report));
     }
 }
 
@@ -293,7 +360,12 @@ pub(super) struct Entries<'n> {
 
 impl<'n> Entries<'n> {
     /// The node as a map; keys that are not `known` are reported.
-    pub(super) fn of(node: &'n Node, what: &'static str, known: &[&'static str], report: &mut Report) -> Option<Self> {
+    pub(super) fn of(
+        node: &'n Node,
+        what: &'static str,
+        known: &[&'static str],
+        report: &mut Report,
+    ) -> Option<Self> {
         let Value::Mapping(entries) = &node.value else {
             wrong_type(node, &format!("{what} (a map)"), report);
             return None;
@@ -301,27 +373,60 @@ impl<'n> Entries<'n> {
         for (key, value) in entries {
             let written = key.as_scalar().unwrap_or_default();
             if !known.contains(&written) {
+                let phase = PHASES
+                    .iter()
+                    .find(|row| nearest(written, [row.name]).is_some() || row.name == written);
+                let otherwise = match phase {
+                    Some(row) => format!(
+                        "did you mean the phase `{}`? what it does is said by {}",
+                        row.name,
+                        row.keys.join(", ")
+                    ),
+                    None => format!("the keys of {what} are {}", known.join(", ")),
+                };
                 report
-                    .error("habitat::unknown_key", key.span, format!("unknown key `{written}` in {what}"))
+                    .error(
+                        "habitat::unknown_key",
+                        key.span,
+                        format!("unknown key `{written}` in {what}"),
+                    )
                     .label("this key has no meaning here")
-                    .near(written, known.iter().copied(), format!("the keys of {what} are {}", known.join(", ")));
+                    .near(written, known.iter().copied(), otherwise);
             }
             if let Some(tag) = &value.tag {
                 refuse_tag(tag, value.span, report);
             }
         }
-        Some(Self { entries, span: node.span, what })
+        Some(Self {
+            entries,
+            span: node.span,
+            what,
+        })
     }
 
     /// The value of a key, read as a `T`. An `Err` is one that is reported already.
     pub(super) fn take<T: Key>(&self, key: &'static str, report: &mut Report) -> Option<T> {
-        let Some((_, node)) = self.entries.iter().find(|(name, _)| name.as_scalar() == Some(key)) else {
+        let Some((_, node)) = self
+            .entries
+            .iter()
+            .find(|(name, _)| name.as_scalar() == Some(key))
+        else {
             let absent = T::absent();
             if absent.is_none() {
                 let start = self.span.start;
-                let first = self.entries.first().map_or(start, |(name, _)| name.span.end);
+                let first = self
+                    .entries
+                    .first()
+                    .map_or(start, |(name, _)| name.span.end);
                 report
-                    .error("habitat::missing_key", Span { end: first, ..self.span }, format!("{} has no `{key}`", self.what))
+                    .error(
+                        "habitat::missing_key",
+                        Span {
+                            end: first,
+                            ..self.span
+                        },
+                        format!("{} has no `{key}`", self.what),
+                    )
                     .label(format!("`{key}` is required"))
                     .help(format!("add `{key}:`"));
             }
@@ -332,13 +437,19 @@ impl<'n> Entries<'n> {
 }
 
 fn refuse_tag(tag: &str, span: Span, report: &mut Report) {
-    let entry = report.error("habitat::tag", span, format!("the tag `{tag}` cannot be used here"));
+    let entry = report.error(
+        "habitat::tag",
+        span,
+        format!("the tag `{tag}` cannot be used here"),
+    );
     if tag == "!reset" {
         entry
             .label("there is no layer before this file whose value it could drop")
             .help("leave it out until layers are supported");
     } else {
-        entry.label("a habitat has no tags but !reset").help("leave it out, or put the value in quotes");
+        entry
+            .label("a habitat has no tags but !reset")
+            .help("leave it out, or put the value in quotes");
     }
 }
 
@@ -397,7 +508,7 @@ macro_rules! schema {
     };
 }
 schema!(Text, "Text", { "type": "string" });
-schema!(Command, "Command", { "type": "string" });
+schema!(Command, "Command", { "type": ["string", "number", "boolean"] });
 schema!(Scalar, "Scalar", { "type": ["string", "number", "boolean"] });
 schema!(Flag, "Flag", { "type": "boolean" });
 schema!(Count, "Count", { "type": "integer", "minimum": 0 });

@@ -23,6 +23,7 @@ mod plan;
 mod quote;
 mod render;
 mod report;
+mod steps;
 mod users;
 
 pub use check::Habitat;
@@ -36,7 +37,9 @@ pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.
 #[must_use]
 pub fn schema() -> serde_json::Value {
-    schemars::SchemaGenerator::default().into_root_schema_for::<Document>().to_value()
+    schemars::SchemaGenerator::default()
+        .into_root_schema_for::<Document>()
+        .to_value()
 }
 
 #[cfg(test)]

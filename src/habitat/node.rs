@@ -71,7 +71,8 @@ impl Node {
 
 /// Numbers as the core schema of YAML 1.2.2 (section 10.3.2) has them.
 fn is_number(text: &str) -> bool {
-    let all = |digits: &str, allowed: fn(char) -> bool| !digits.is_empty() && digits.chars().all(allowed);
+    let all =
+        |digits: &str, allowed: fn(char) -> bool| !digits.is_empty() && digits.chars().all(allowed);
     if let Some(digits) = text.strip_prefix("0o") {
         return all(digits, |digit| digit.is_digit(8));
     }
@@ -82,7 +83,9 @@ fn is_number(text: &str) -> bool {
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
         return true;
     }
-    let begins_with_digit = unsigned.trim_start_matches('.').starts_with(|first: char| first.is_ascii_digit());
+    let begins_with_digit = unsigned
+        .trim_start_matches('.')
+        .starts_with(|first: char| first.is_ascii_digit());
     begins_with_digit && unsigned.parse::<f64>().is_ok()
 }
 
@@ -102,9 +105,18 @@ pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     };
     match composer.document() {
         Ok(root) => root,
-        Err(Stop { span, message, help }) => {
-            let help = help.unwrap_or_else(|| "mend this first; what stands after it has not been looked at".to_owned());
-            report.error("habitat::yaml", span, message).label("the file cannot be read from here on").help(help);
+        Err(Stop {
+            span,
+            message,
+            help,
+        }) => {
+            let help = help.unwrap_or_else(|| {
+                "mend this first; what stands after it has not been looked at".to_owned()
+            });
+            report
+                .error("habitat::yaml", span, message)
+                .label("the file cannot be read from here on")
+                .help(help);
             None
         }
     }
@@ -129,22 +141,52 @@ struct Stop {
     help: Option<String>,
 }
 
-type Item<'t> = Result<(Event<'t>, serde_saphyr::granit_parser::Span), serde_saphyr::granit_parser::ScanError>;
+type Item<'t> =
+    Result<(Event<'t>, serde_saphyr::granit_parser::Span), serde_saphyr::granit_parser::ScanError>;
 
 impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
     fn next(&mut self) -> Result<Option<(Event<'t>, Span)>, Stop> {
         match self.events.next() {
             None => Ok(None),
             Some(Ok((event, span))) => {
-                let (start, end) = (span.start.byte_offset().unwrap_or(0), span.end.byte_offset().unwrap_or(0));
+                let (start, end) = (
+                    span.start.byte_offset().unwrap_or(0),
+                    span.end.byte_offset().unwrap_or(0),
+                );
                 // The end of a block scalar may lie after the blank lines that follow it.
-                let end = start + self.text.get(start..end).map_or(0, |source| source.trim_end().len());
-                Ok(Some((event, Span { start, end, line: line_number(span.start.line()) })))
+                let end = start
+                    + self
+                        .text
+                        .get(start..end)
+                        .map_or(0, |source| source.trim_end().len());
+                Ok(Some((
+                    event,
+                    Span {
+                        start,
+                        end,
+                        line: line_number(span.start.line()),
+                    },
+                )))
             }
             Some(Err(error)) => {
-                let at = error.marker().byte_offset().unwrap_or(self.text.len()).min(self.text.len());
-                let end = self.text[at..].chars().next().map_or(at, |first| at + first.len_utf8());
-                Err(Stop { span: Span { start: at, end, line: line_number(error.marker().line()) }, message: format!("this is no YAML: {}", error.info()), help: None })
+                let at = error
+                    .marker()
+                    .byte_offset()
+                    .unwrap_or(self.text.len())
+                    .min(self.text.len());
+                let end = self.text[at..]
+                    .chars()
+                    .next()
+                    .map_or(at, |first| at + first.len_utf8());
+                Err(Stop {
+                    span: Span {
+                        start: at,
+                        end,
+                        line: line_number(error.marker().line()),
+                    },
+                    message: format!("this is no YAML: {}", error.info()),
+                    help: None,
+                })
             }
         }
     }
@@ -171,17 +213,34 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
     fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Stop> {
         self.count(1, span)?;
         if depth > DEPTH_MAX {
-            return Err(too_much(span, format!("collections lie more than {DEPTH_MAX} deep in each other")));
+            return Err(too_much(
+                span,
+                format!("collections lie more than {DEPTH_MAX} deep in each other"),
+            ));
         }
         let own_tag = |tag: &Option<std::borrow::Cow<'t, serde_saphyr::granit_parser::Tag>>| {
-            tag.as_ref().filter(|tag| tag.handle() != "tag:yaml.org,2002:").map(|tag| format!("!{}", tag.suffix()))
+            tag.as_ref()
+                .filter(|tag| tag.handle() != "tag:yaml.org,2002:")
+                .map(|tag| format!("!{}", tag.suffix()))
         };
         let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let is_str = tag.as_ref().is_some_and(|tag| tag.handle() == "tag:yaml.org,2002:" && tag.suffix() == "str");
+                let is_str = tag.as_ref().is_some_and(|tag| {
+                    tag.handle() == "tag:yaml.org,2002:" && tag.suffix() == "str"
+                });
                 let plain = style == ScalarStyle::Plain && !is_str;
                 let tag = own_tag(&tag);
-                (anchor, Node { span, value: Value::Scalar { text: text.into_owned(), plain }, tag })
+                (
+                    anchor,
+                    Node {
+                        span,
+                        value: Value::Scalar {
+                            text: text.into_owned(),
+                            plain,
+                        },
+                        tag,
+                    },
+                )
             }
             Event::SequenceStart(_, anchor, tag) => {
                 let tag = own_tag(&tag);
@@ -192,8 +251,18 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
                     }
                     items.push(self.node(event, at, depth + 1)?);
                 }
-                let end = items.last().map_or(span.end, |item| item.span.end).max(span.end);
-                (anchor, Node { span: Span { end, ..span }, value: Value::Sequence(items), tag })
+                let end = items
+                    .last()
+                    .map_or(span.end, |item| item.span.end)
+                    .max(span.end);
+                (
+                    anchor,
+                    Node {
+                        span: Span { end, ..span },
+                        value: Value::Sequence(items),
+                        tag,
+                    },
+                )
             }
             Event::MappingStart(_, anchor, tag) => {
                 let tag = own_tag(&tag);
@@ -203,23 +272,47 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
                         break;
                     }
                     let key = self.node(event, at, depth + 1)?;
-                    let Some((event, at)) = self.next()? else { break };
+                    let Some((event, at)) = self.next()? else {
+                        break;
+                    };
                     let value = self.node(event, at, depth + 1)?;
                     entries.push((key, value));
                 }
-                let end = entries.last().map_or(span.end, |(key, value)| value.span.end.max(key.span.end));
+                let end = entries
+                    .last()
+                    .map_or(span.end, |(key, value)| value.span.end.max(key.span.end));
                 let end = end.max(span.end);
                 let entries = self.merged(entries)?;
-                (anchor, Node { span: Span { end, ..span }, value: Value::Mapping(entries), tag })
+                (
+                    anchor,
+                    Node {
+                        span: Span { end, ..span },
+                        value: Value::Mapping(entries),
+                        tag,
+                    },
+                )
             }
             Event::Alias(id) => {
                 let Some(target) = self.anchors.get(&id).cloned() else {
-                    return Err(too_much(span, "an alias lies within what it names".to_owned()));
+                    return Err(too_much(
+                        span,
+                        "an alias lies within what it names".to_owned(),
+                    ));
                 };
                 self.count(size(&target), span)?;
                 (0, target)
             }
-            _ => (0, Node { span, value: Value::Scalar { text: String::new(), plain: true }, tag: None }),
+            _ => (
+                0,
+                Node {
+                    span,
+                    value: Value::Scalar {
+                        text: String::new(),
+                        plain: true,
+                    },
+                    tag: None,
+                },
+            ),
         };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
@@ -247,10 +340,18 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
                     }
                     Value::Scalar { .. } => self.not_mergeable(value.span),
                 }
-            } else if name.is_some() && own.iter().any(|(other, _)| other.as_scalar() == name.as_deref()) {
+            } else if name.is_some()
+                && own
+                    .iter()
+                    .any(|(other, _)| other.as_scalar() == name.as_deref())
+            {
                 let name = name.unwrap_or_default();
                 self.report
-                    .error("habitat::duplicate_key", key.span, format!("`{name}` is given twice"))
+                    .error(
+                        "habitat::duplicate_key",
+                        key.span,
+                        format!("`{name}` is given twice"),
+                    )
                     .label("this is the second time")
                     .help("leave one of the two out");
             } else {
@@ -258,7 +359,10 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
             }
         }
         for (key, value) in inherited {
-            if !own.iter().any(|(other, _)| other.as_scalar() == key.as_scalar()) {
+            if !own
+                .iter()
+                .any(|(other, _)| other.as_scalar() == key.as_scalar())
+            {
                 own.push((key, value));
             }
         }
@@ -267,27 +371,41 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
 
     fn not_mergeable(&mut self, span: Span) {
         self.report
-            .error("habitat::wrong_type", span, "`<<` takes a map or a list of maps")
+            .error(
+                "habitat::wrong_type",
+                span,
+                "`<<` takes a map or a list of maps",
+            )
             .label("this is neither");
     }
 
     fn count(&mut self, nodes: usize, span: Span) -> Result<(), Stop> {
         self.nodes += nodes;
         if self.nodes > NODES_MAX {
-            return Err(too_much(span, format!("with its aliases expanded the file has more than {NODES_MAX} values")));
+            return Err(too_much(
+                span,
+                format!("with its aliases expanded the file has more than {NODES_MAX} values"),
+            ));
         }
         Ok(())
     }
 }
 
 fn too_much(span: Span, message: String) -> Stop {
-    Stop { span, message, help: Some("write out what is meant, without nesting aliases".to_owned()) }
+    Stop {
+        span,
+        message,
+        help: Some("write out what is meant, without nesting aliases".to_owned()),
+    }
 }
 
 fn size(node: &Node) -> usize {
     1 + match &node.value {
         Value::Scalar { .. } => 0,
         Value::Sequence(items) => items.iter().map(size).sum(),
-        Value::Mapping(entries) => entries.iter().map(|(key, value)| size(key) + size(value)).sum(),
+        Value::Mapping(entries) => entries
+            .iter()
+            .map(|(key, value)| size(key) + size(value))
+            .sum(),
     }
 }

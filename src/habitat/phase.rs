@@ -19,18 +19,78 @@ pub struct PhaseRow {
 
 /// The phases in their order.
 pub const PHASES: &[PhaseRow] = &[
-    PhaseRow { id: 1, name: "base", title: "the base image", keys: &["base_image", "base", "image"] },
-    PhaseRow { id: 2, name: "users", title: "the user, its home and its groups", keys: &["env"] },
-    PhaseRow { id: 3, name: "env", title: "the environment", keys: &["env"] },
-    PhaseRow { id: 4, name: "workdir", title: "the working directory", keys: &["env"] },
-    PhaseRow { id: 5, name: "habitat", title: "the directories of the layers", keys: &["env"] },
-    PhaseRow { id: 6, name: "files", title: "files and the layers' own content", keys: &["files", "entry"] },
-    PhaseRow { id: 7, name: "repos", title: "the repositories", keys: &["repos"] },
-    PhaseRow { id: 8, name: "tools", title: "the tools", keys: &["tools"] },
-    PhaseRow { id: 9, name: "scripts", title: "the scripts", keys: &["scripts"] },
-    PhaseRow { id: 10, name: "verify", title: "the check of the file system", keys: &["verify-fs"] },
-    PhaseRow { id: 11, name: "test", title: "the tests", keys: &["tests"] },
-    PhaseRow { id: 12, name: "final", title: "the image as it is used", keys: &["entry", "labels"] },
+    PhaseRow {
+        id: 1,
+        name: "base",
+        title: "the base image",
+        keys: &["base_image", "base", "image"],
+    },
+    PhaseRow {
+        id: 2,
+        name: "users",
+        title: "the user, its home and its groups",
+        keys: &["env"],
+    },
+    PhaseRow {
+        id: 3,
+        name: "env",
+        title: "the environment",
+        keys: &["env"],
+    },
+    PhaseRow {
+        id: 4,
+        name: "workdir",
+        title: "the working directory",
+        keys: &["env"],
+    },
+    PhaseRow {
+        id: 5,
+        name: "habitat",
+        title: "the directories of the layers",
+        keys: &["env"],
+    },
+    PhaseRow {
+        id: 6,
+        name: "files",
+        title: "files and the layers' own content",
+        keys: &["files", "entry"],
+    },
+    PhaseRow {
+        id: 7,
+        name: "repos",
+        title: "the repositories",
+        keys: &["repos"],
+    },
+    PhaseRow {
+        id: 8,
+        name: "tools",
+        title: "the tools",
+        keys: &["tools"],
+    },
+    PhaseRow {
+        id: 9,
+        name: "scripts",
+        title: "the scripts",
+        keys: &["scripts"],
+    },
+    PhaseRow {
+        id: 10,
+        name: "verify",
+        title: "the check of the file system",
+        keys: &["verify-fs"],
+    },
+    PhaseRow {
+        id: 11,
+        name: "test",
+        title: "the tests",
+        keys: &["tests"],
+    },
+    PhaseRow {
+        id: 12,
+        name: "final",
+        title: "the image as it is used",
+        keys: &["entry", "labels"],
+    },
 ];
 
 /// Names a phase.
@@ -68,7 +128,10 @@ impl PhaseId {
     /// The phase of this name or number.
     #[must_use]
     pub fn find(name_or_id: &str) -> Option<Self> {
-        PHASES.iter().find(|row| row.name == name_or_id || row.id.to_string() == name_or_id).map(|row| Self(row.id))
+        PHASES
+            .iter()
+            .find(|row| row.name == name_or_id || row.id.to_string() == name_or_id)
+            .map(|row| Self(row.id))
     }
 
     /// Its row.
@@ -88,7 +151,11 @@ impl Key for PhaseId {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         let Some(written) = node.as_scalar() else {
             report
-                .error("habitat::wrong_type", node.span, format!("a phase is named here, not {}", node.kind()))
+                .error(
+                    "habitat::wrong_type",
+                    node.span,
+                    format!("a phase is named here, not {}", node.kind()),
+                )
                 .label("a name or a number from 1 to 12")
                 .help("`shmocker habitat phases` lists them all");
             return None;
@@ -96,7 +163,11 @@ impl Key for PhaseId {
         let found = Self::find(written);
         if found.is_none() {
             report
-                .error("habitat::unknown_phase", node.span, format!("unknown phase `{written}`"))
+                .error(
+                    "habitat::unknown_phase",
+                    node.span,
+                    format!("unknown phase `{written}`"),
+                )
                 .label("a build has a fixed set of phases, and this is not one")
                 .near(written, PHASES.iter().map(|row| row.name), known());
         }

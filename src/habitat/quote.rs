@@ -3,7 +3,14 @@
 use super::env::Part;
 
 /// Variables that bash does not let a script set.
-pub(super) const READ_ONLY: &[&str] = &["BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"];
+pub(super) const READ_ONLY: &[&str] = &[
+    "BASHOPTS",
+    "BASH_VERSINFO",
+    "EUID",
+    "PPID",
+    "SHELLOPTS",
+    "UID",
+];
 
 /// As a word of a POSIX shell.
 pub(super) fn shell(value: &str) -> String {
@@ -16,7 +23,10 @@ pub(super) fn shell(value: &str) -> String {
 
 /// As a list of strings, as JSON has it.
 pub(super) fn json(words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|word| serde_json::Value::from(word.as_str()).to_string()).collect();
+    let words: Vec<String> = words
+        .iter()
+        .map(|word| serde_json::Value::from(word.as_str()).to_string())
+        .collect();
     format!("[{}]", words.join(", "))
 }
 
@@ -31,7 +41,10 @@ fn needs_no_quotes(value: &str) -> bool {
 }
 
 fn escaped(value: &str) -> String {
-    value.replace('\\', r"\\").replace('"', r#"\""#).replace('$', r"\$")
+    value
+        .replace('\\', r"\\")
+        .replace('"', r#"\""#)
+        .replace('$', r"\$")
 }
 
 /// As the value of a label.
@@ -83,8 +96,12 @@ pub(super) fn run(command: &str) -> String {
     }
     // A first line that names an interpreter would make the builder run the text as a file.
     let guard = if command.starts_with("#!") { "\n" } else { "" };
-    let names = std::iter::once("COMMAND".to_owned()).chain((1..).map(|number| format!("COMMAND_{number}")));
-    let end = names.into_iter().find(|name| command.lines().all(|line| line != name)).unwrap_or_default();
+    let names = std::iter::once("COMMAND".to_owned())
+        .chain((1..).map(|number| format!("COMMAND_{number}")));
+    let end = names
+        .into_iter()
+        .find(|name| command.lines().all(|line| line != name))
+        .unwrap_or_default();
     format!("<<'{end}'\n{guard}{command}\n{end}")
 }
 
@@ -97,8 +114,14 @@ mod tests {
         assert_eq!(shell("plain/word-1"), "plain/word-1");
         assert_eq!(shell("it's $(id)"), r"'it'\''s $(id)'");
         assert_eq!(env_value(&[Part::Text("a".into())]), "a");
-        assert_eq!(env_value(&[Part::Text(r#"$(id) "\"#.into())]), r#""\$(id) \"\\""#);
-        assert_eq!(env_value(&[Part::Base("PATH".into()), Part::Text(":/opt".into())]), r#""${PATH}:/opt""#);
+        assert_eq!(
+            env_value(&[Part::Text(r#"$(id) "\"#.into())]),
+            r#""\$(id) \"\\""#
+        );
+        assert_eq!(
+            env_value(&[Part::Base("PATH".into()), Part::Text(":/opt".into())]),
+            r#""${PATH}:/opt""#
+        );
         assert_eq!(copy_paths("a", "/b/"), "a /b/");
         assert_eq!(copy_paths("a [1]", "/b $c"), r#"["a [[]1]", "/b \\$c"]"#);
     }
@@ -108,6 +131,9 @@ mod tests {
         assert_eq!(run("make -j2"), "make -j2");
         assert_eq!(run("-x"), "<<'COMMAND'\n-x\nCOMMAND");
         assert_eq!(run("a\nCOMMAND"), "<<'COMMAND_1'\na\nCOMMAND\nCOMMAND_1");
-        assert_eq!(run("#!/bin/sh\ntrue"), "<<'COMMAND'\n\n#!/bin/sh\ntrue\nCOMMAND");
+        assert_eq!(
+            run("#!/bin/sh\ntrue"),
+            "<<'COMMAND'\n\n#!/bin/sh\ntrue\nCOMMAND"
+        );
     }
 }

@@ -52,7 +52,12 @@ pub struct Templates(BTreeMap<String, String>);
 
 impl Default for Templates {
     fn default() -> Self {
-        Self(BUILT_IN.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect())
+        Self(
+            BUILT_IN
+                .iter()
+                .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+                .collect(),
+        )
     }
 }
 
@@ -70,7 +75,10 @@ pub enum TemplateError {
     },
     /// It cannot be read or filled in.
     #[error("the template `{name}` fails at line {line}: {message}")]
-    #[diagnostic(code(habitat::bad_template), help("mend the template, or build without `--templates`"))]
+    #[diagnostic(
+        code(habitat::bad_template),
+        help("mend the template, or build without `--templates`")
+    )]
     Failed {
         /// The template.
         name: String,
@@ -88,14 +96,19 @@ impl Templates {
     ///
     /// # Errors
     /// A name that no template has.
-    pub fn with(replaced: impl IntoIterator<Item = (String, String)>) -> Result<Self, TemplateError> {
+    pub fn with(
+        replaced: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, TemplateError> {
         let mut templates = Self::default();
         for (name, text) in replaced {
             if !templates.0.contains_key(&name) {
                 let names = || BUILT_IN.iter().map(|(name, _)| *name);
                 let help = match nearest(&name, names()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("the templates are {}", names().collect::<Vec<_>>().join(", ")),
+                    None => format!(
+                        "the templates are {}",
+                        names().collect::<Vec<_>>().join(", ")
+                    ),
                 };
                 return Err(TemplateError::Unknown { name, help });
             }
@@ -130,7 +143,9 @@ impl Rendered {
     /// Where a line of the Dockerfile comes from.
     #[must_use]
     pub fn origin(&self, line: u32) -> Option<&Origin> {
-        self.origins.iter().find(|origin| (origin.first..=origin.last).contains(&line))
+        self.origins
+            .iter()
+            .find(|origin| (origin.first..=origin.last).contains(&line))
     }
 }
 
@@ -176,7 +191,10 @@ impl Plan {
     pub fn render(&self, templates: &Templates) -> Result<Rendered, TemplateError> {
         let mut environment = Environment::new();
         let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
+        syntax
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .keep_trailing_newline(true);
         if let Ok(syntax) = syntax.build() {
             environment.set_syntax(syntax);
         }
@@ -186,31 +204,46 @@ impl Plan {
         environment.set_fuel(Some(FUEL));
         environment.add_filter("sh", |value: String| quote::shell(&value));
         for (name, text) in &templates.0 {
-            environment.add_template(name, text).map_err(|error| failed(&error))?;
+            environment
+                .add_template(name, text)
+                .map_err(|error| failed(&error))?;
         }
 
         let mut spans = Vec::new();
-        let phases: Vec<Value> = self.phases.iter().map(|phase| self.phase_values(phase, &mut spans)).collect();
+        let phases: Vec<Value> = self
+            .phases
+            .iter()
+            .map(|phase| self.phase_values(phase, &mut spans))
+            .collect();
         let values = json!({
             "name": self.name,
             "file": one_line(&self.file),
             "contexts": self.contexts.iter().map(context_values).collect::<Vec<_>>(),
             "phases": phases,
         });
-        let marked = environment.get_template("Dockerfile.j2").and_then(|main| main.render(minijinja::value::Serde(values))).map_err(|error| failed(&error))?;
+        let marked = environment
+            .get_template("Dockerfile.j2")
+            .and_then(|main| main.render(minijinja::value::Serde(values)))
+            .map_err(|error| failed(&error))?;
         let (dockerfile, origins) = self.without_marks(&marked, &spans);
         Ok(Rendered {
             dockerfile,
             contexts: self.contexts.clone(),
             origins,
-            phases: self.phases.iter().map(|phase| phase_plan(phase, templates)).collect(),
+            phases: self
+                .phases
+                .iter()
+                .map(|phase| phase_plan(phase, templates))
+                .collect(),
             secrets: self.secrets.clone(),
         })
     }
 
     /// The values of a phase for the main template; the lines its steps come from are added to `lines`.
     fn phase_values(&self, phase: &Phase, lines: &mut Vec<u32>) -> Value {
-        let PhaseRow { id, name, title, .. } = phase.id.row();
+        let PhaseRow {
+            id, name, title, ..
+        } = phase.id.row();
         let stages: Vec<Value> = phase
             .stages
             .iter()
@@ -240,9 +273,15 @@ impl Plan {
         let mut line = 0;
         let mut from = 0;
         for content in marked.lines() {
-            let mark = content.strip_prefix(MARK).and_then(|number| number.parse::<usize>().ok());
+            let mark = content
+                .strip_prefix(MARK)
+                .and_then(|number| number.parse::<usize>().ok());
             if let Some(number) = mark {
-                from = number.checked_sub(1).and_then(|index| lines.get(index)).copied().unwrap_or(0);
+                from = number
+                    .checked_sub(1)
+                    .and_then(|index| lines.get(index))
+                    .copied()
+                    .unwrap_or(0);
                 continue;
             }
             // One blank line is enough between two parts.
@@ -255,9 +294,17 @@ impl Plan {
             if from == 0 || content.is_empty() {
                 continue;
             }
-            match origins.last_mut().filter(|origin| origin.line == from && origin.last + 2 >= line) {
+            match origins
+                .last_mut()
+                .filter(|origin| origin.line == from && origin.last + 2 >= line)
+            {
                 Some(origin) => origin.last = line,
-                None => origins.push(Origin { first: line, last: line, file: self.file.clone(), line: from }),
+                None => origins.push(Origin {
+                    first: line,
+                    last: line,
+                    file: self.file.clone(),
+                    line: from,
+                }),
             }
         }
         (text, origins)
@@ -273,31 +320,63 @@ fn step_values(step: &Step) -> Value {
     values.insert("template".to_owned(), json!(step.template));
     values.insert("said".to_owned(), json!(one_line(&step.said)));
     values.insert("user".to_owned(), json!(step.user));
-    values.insert("workdir".to_owned(), json!(step.workdir.as_deref().map(quote::word)));
-    values.insert("shell".to_owned(), json!(step.shell.as_deref().map(quote::json)));
+    values.insert(
+        "workdir".to_owned(),
+        json!(step.workdir.as_deref().map(quote::word)),
+    );
+    values.insert(
+        "shell".to_owned(),
+        json!(step.shell.as_deref().map(quote::json)),
+    );
     values.insert("extras".to_owned(), json!(step.extras));
     Value::Object(values)
 }
 
 fn phase_plan(phase: &Phase, templates: &Templates) -> PhasePlan {
     let row = phase.id.row();
-    let steps = || phase.stages.iter().flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)));
+    let steps = || {
+        phase
+            .stages
+            .iter()
+            .flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)))
+    };
     let mut fields = Fields::new();
     fields.put("phase", row.name);
-    fields.put("from", phase.stages.first().map(|stage| stage.from.clone()).unwrap_or_default());
+    fields.put(
+        "from",
+        phase
+            .stages
+            .first()
+            .map(|stage| stage.from.clone())
+            .unwrap_or_default(),
+    );
     for (stage, step) in steps() {
-        let template = step.template.and_then(|name| templates.0.get(name)).map(|text| Key::of(text.as_bytes()).to_string());
-        fields.put(format!("{} {}", stage.name, step.said), step_values(step).to_string());
-        fields.put(format!("{} {} template", stage.name, step.said), template.unwrap_or_default());
+        let template = step
+            .template
+            .and_then(|name| templates.0.get(name))
+            .map(|text| Key::of(text.as_bytes()).to_string());
+        fields.put(
+            format!("{} {}", stage.name, step.said),
+            step_values(step).to_string(),
+        );
+        fields.put(
+            format!("{} {} template", stage.name, step.said),
+            template.unwrap_or_default(),
+        );
     }
     PhasePlan {
         id: row.id,
         name: row.name,
         title: row.title,
-        stages: phase.stages.iter().map(|stage| stage.name.clone()).collect(),
+        stages: phase
+            .stages
+            .iter()
+            .map(|stage| stage.name.clone())
+            .collect(),
         hooks_before: phase.before,
         hooks_after: phase.after,
-        empty: row.id != 1 && !steps().any(|(_, step)| step.template.is_some() || step.workdir.is_some()),
+        empty: row.id != 1
+            && !steps().any(|(_, step)| step.template.is_some() || step.workdir.is_some()),
         fields,
     }
 }
@@ -305,16 +384,36 @@ fn phase_plan(phase: &Phase, templates: &Templates) -> PhasePlan {
 fn context_values(context: &NamedContext) -> Value {
     let name = &context.name;
     let (flag, said) = match &context.kind {
-        ContextKind::Debian { suite, packages, .. } if packages.is_empty() => (format!("oci-layout://./{name}:latest"), format!("Debian {suite}")),
-        ContextKind::Debian { suite, packages, .. } => {
-            (format!("oci-layout://./{name}:latest"), format!("Debian {suite} with {}", packages.join(", ")))
-        }
-        ContextKind::OciLayout { path, .. } => (format!("oci-layout://./{name}:latest"), format!("the image in {path}")),
+        ContextKind::Debian {
+            suite, packages, ..
+        } if packages.is_empty() => (
+            format!("oci-layout://./{name}:latest"),
+            format!("Debian {suite}"),
+        ),
+        ContextKind::Debian {
+            suite, packages, ..
+        } => (
+            format!("oci-layout://./{name}:latest"),
+            format!("Debian {suite} with {}", packages.join(", ")),
+        ),
+        ContextKind::OciLayout { path, .. } => (
+            format!("oci-layout://./{name}:latest"),
+            format!("the image in {path}"),
+        ),
         ContextKind::Repository { url, reference, .. } => {
-            let reference = reference.as_ref().map(|reference| format!(" at {reference}")).unwrap_or_default();
-            (format!("./{name}"), format!("{}{reference}", super::plan::without_credentials(url)))
+            let reference = reference
+                .as_ref()
+                .map(|reference| format!(" at {reference}"))
+                .unwrap_or_default();
+            (
+                format!("./{name}"),
+                format!("{}{reference}", super::steps::without_credentials(url)),
+            )
         }
-        ContextKind::Directory(Place::Beside) => (format!("./{name}"), "the directory of the configuration".to_owned()),
+        ContextKind::Directory(Place::Beside) => (
+            format!("./{name}"),
+            "the directory of the configuration".to_owned(),
+        ),
         ContextKind::Directory(Place::Root) => (format!("./{name}"), "ROOT".to_owned()),
         ContextKind::Directory(Place::Home) => (format!("./{name}"), "the host's home".to_owned()),
     };
@@ -329,13 +428,17 @@ fn one_line(text: &str) -> String {
 fn failed(error: &minijinja::Error) -> TemplateError {
     // The innermost error is the one that names the place.
     let mut innermost = error;
-    while let Some(source) = std::error::Error::source(innermost).and_then(|source| source.downcast_ref::<minijinja::Error>()) {
+    while let Some(source) = std::error::Error::source(innermost)
+        .and_then(|source| source.downcast_ref::<minijinja::Error>())
+    {
         innermost = source;
     }
     TemplateError::Failed {
         name: innermost.name().unwrap_or("Dockerfile.j2").to_owned(),
         line: innermost.line().unwrap_or(0),
-        message: innermost.detail().map_or_else(|| innermost.kind().to_string(), str::to_owned),
+        message: innermost
+            .detail()
+            .map_or_else(|| innermost.kind().to_string(), str::to_owned),
         range: innermost.range().map(|range| (range.start, range.end)),
     }
 }

@@ -10,12 +10,22 @@ pub(super) struct Report {
 
 impl Report {
     /// Adds an error and hands it out for its label and help.
-    pub(super) fn error(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> Entry<'_> {
+    pub(super) fn error(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+    ) -> Entry<'_> {
         self.entry(Problem::error(code, message, span))
     }
 
     /// Adds a warning and hands it out for its label and help.
-    pub(super) fn warning(&mut self, code: &'static str, span: Span, message: impl Into<String>) -> Entry<'_> {
+    pub(super) fn warning(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+    ) -> Entry<'_> {
         self.entry(Problem::warning(code, message, span))
     }
 
@@ -32,9 +42,17 @@ impl Report {
 
     /// All problems in the order of the file: as `Ok` if they are warnings only.
     pub(super) fn finish(mut self) -> Result<Vec<Problem>, Vec<Problem>> {
-        self.found.sort_by_key(|problem| problem.span.map(|span| (span.start, span.end)));
-        let errors = self.found.iter().any(|problem| problem.severity == Severity::Error);
-        if errors { Err(self.found) } else { Ok(self.found) }
+        self.found
+            .sort_by_key(|problem| problem.span.map(|span| (span.start, span.end)));
+        let errors = self
+            .found
+            .iter()
+            .any(|problem| problem.severity == Severity::Error);
+        if errors {
+            Err(self.found)
+        } else {
+            Ok(self.found)
+        }
     }
 }
 
@@ -55,7 +73,12 @@ impl Entry<'_> {
     }
 
     /// Asks "did you mean …?" where a right name is near; else says `otherwise`.
-    pub(super) fn near<'a>(self, written: &str, right: impl IntoIterator<Item = &'a str>, otherwise: impl Into<String>) -> Self {
+    pub(super) fn near<'a>(
+        self,
+        written: &str,
+        right: impl IntoIterator<Item = &'a str>,
+        otherwise: impl Into<String>,
+    ) -> Self {
         let near = self.0.clone().near(written, right);
         self.0.help = near.help.or_else(|| Some(otherwise.into()));
         self

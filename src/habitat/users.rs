@@ -9,7 +9,12 @@ pub(super) fn step(habitat: &Habitat) -> Option<Value> {
     if habitat.user == "root" {
         return None;
     }
-    let number = |name: &str| habitat.environment.get(name).and_then(|entry| entry.known());
+    let number = |name: &str| {
+        habitat
+            .environment
+            .get(name)
+            .and_then(|entry| entry.known())
+    };
     Some(json!({
         "user_name": habitat.user,
         "home": habitat.home,
