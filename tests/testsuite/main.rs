@@ -9,6 +9,7 @@
 
 mod architecture;
 mod build;
+mod cases;
 mod conformance;
 mod crash;
 mod failures;
