@@ -234,18 +234,18 @@ fn breaches(file: &str, text: &str) -> Vec<Breach> {
                 breach(position, format!("{module} may not import {imported}"));
             }
         }
-        if PURE.contains(&module) && !VALUES.contains(&path.as_str()) {
-            if let Some(name) = OUTSIDE_WORLD
+        if PURE.contains(&module)
+            && !VALUES.contains(&path.as_str())
+            && let Some(name) = OUTSIDE_WORLD
                 .iter()
                 .find(|name| is_or_is_below(&path, name))
-            {
-                breach(position, format!("{module} may not name {name}"));
-            }
+        {
+            breach(position, format!("{module} may not name {name}"));
         }
-        if !["cli", "main"].contains(&module) {
-            if let Some(name) = TERMINAL.iter().find(|name| path == **name) {
-                breach(position, format!("only cli may name {name}"));
-            }
+        if !["cli", "main"].contains(&module)
+            && let Some(name) = TERMINAL.iter().find(|name| path == **name)
+        {
+            breach(position, format!("only cli may name {name}"));
         }
     }
     if module != "sys" {
@@ -344,10 +344,8 @@ pub(crate) fn code(text: &str) -> String {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             block_comment(rest)
-        } else if let Some(length) = literal(rest, at.checked_sub(1).map(|before| bytes[before])) {
-            length
         } else {
-            0
+            literal(rest, at.checked_sub(1).map(|before| bytes[before])).unwrap_or_default()
         };
         if length == 0 {
             let c = rest.chars().next().expect("not at the end");

@@ -250,7 +250,7 @@ fn the_documents_are_there_and_name_what_is_there() {
     }
 }
 
-/// The commands below `words`, and the long flags of each, as `--help` lists them.
+/// The commands below `words`, and the names of each flag (`-t --tag`), as `--help` lists them.
 fn flags(words: &[&str], found: &mut BTreeSet<(String, String)>) {
     let help = Command::new(env!("CARGO_BIN_EXE_shmocker"))
         .args(words)
@@ -268,13 +268,13 @@ fn flags(words: &[&str], found: &mut BTreeSet<(String, String)>) {
                 flags(&[words, &[command]].concat(), found);
             }
         } else if line.trim_start().starts_with('-') {
-            let names = line.trim_start().split("  ").next().unwrap_or_default();
-            for flag in names
+            let names: Vec<&str> = line
+                .trim_start()
                 .split([' ', ',', '=', '['])
-                .filter(|name| name.starts_with("--"))
-            {
-                found.insert((words.join(" "), flag.to_owned()));
-            }
+                .take_while(|word| word.is_empty() || word.starts_with('-'))
+                .filter(|word| !word.is_empty())
+                .collect();
+            found.insert((words.join(" "), names.join(" ")));
         }
     }
 }
@@ -293,11 +293,20 @@ fn every_flag_has_a_test() {
         .collect();
     let untested: Vec<String> = found
         .into_iter()
-        .filter(|(_, flag)| !["--help", "--version", "--store"].contains(&flag.as_str()))
-        .filter(|(_, flag)| {
-            !tests.contains(&format!("{flag} ")) && !tests.contains(&format!("{flag}\""))
+        .filter(|(_, names)| {
+            !["--help", "--version", "--store"]
+                .iter()
+                .any(|known| names.contains(known))
         })
-        .map(|(command, flag)| format!("shmocker {command} {flag}: no test uses it"))
+        .filter(|(_, names)| {
+            !names.split(' ').any(|name| {
+                [" ", "\"", "="].iter().any(|end| {
+                    tests.contains(&format!(" {name}{end}"))
+                        || tests.contains(&format!("\"{name}{end}"))
+                })
+            })
+        })
+        .map(|(command, flag)| format!("shmocker {command}: no test uses {flag}"))
         .collect();
     assert_none(&untested);
 }
