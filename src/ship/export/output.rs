@@ -456,9 +456,8 @@ impl Values {
         let allowed = || allowed.iter().flat_map(|keys| keys.iter().copied());
         let takes_annotations = allowed().any(|key| key == "name");
         for key in self.values.keys() {
-            if !allowed().any(|known| known == key)
-                && !(takes_annotations && key.starts_with(ANNOTATION))
-            {
+            let is_annotation = takes_annotations && key.starts_with(ANNOTATION);
+            if !is_annotation && !allowed().any(|known| known == key) {
                 return Err(OutputError::UnknownKey {
                     kind: self.kind.clone(),
                     key: key.clone(),
