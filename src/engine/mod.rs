@@ -2,3 +2,4 @@
 
 pub mod snapshot;
 pub mod source;
+pub mod tree;

@@ -644,7 +644,7 @@ mod tests {
             what: "RUN make".to_owned(),
         };
         record.write(tmp.dir()).unwrap();
-        tmp.publish(store.snapshots_dir(), &id.to_string()).unwrap();
+        store.publish_snapshot(&id, tmp).unwrap().unwrap();
         let damages: [fn(&Path); 4] = [
             |path| std::fs::remove_file(path).unwrap(),
             |path| std::fs::write(path, "this was no database, ever").unwrap(),

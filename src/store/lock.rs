@@ -20,13 +20,20 @@ pub struct Lease {
     fd: OwnedFd,
 }
 
+impl Lease {
+    /// A lock that is held on something which is not in `locks/`.
+    pub(super) fn of(fd: OwnedFd) -> Self {
+        Self { file: None, fd }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some((locks, name)) = &self.file {
             // Still locked here: whoever waits finds that the name is gone, and makes it anew.
             drop(locks.remove_file(name));
         }
-        // An fd of a child process that is just being started may outlive ours.
+        // An fd of a child process that is just being started, or of another part of this one, may outlive ours.
         let _ = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
     }
 }
@@ -63,7 +70,7 @@ impl Store {
         attempt().doing("take a lock", self.path().join("locks").join(&file))
     }
 
-    /// Keeps a published snapshot from being deleted. `None`: it is not there, or is just being deleted.
+    /// Keeps a published snapshot from being deleted. `None`: it is not there, or has just been deleted.
     pub fn lease_snapshot(&self, id: &Key) -> Result<Option<Lease>, StoreError> {
         let name = id.to_string();
         let snapshots = &self.inner.snapshots;
@@ -72,8 +79,8 @@ impl Store {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 opened => OwnedFd::from(opened?),
             };
-            let held = flock(&fd, FlockOperation::NonBlockingLockShared)?
-                && is_still(snapshots, name.as_ref(), &fd)?;
+            let held =
+                flock(&fd, FlockOperation::LockShared)? && is_still(snapshots, name.as_ref(), &fd)?;
             Ok(held.then_some(Lease { file: None, fd }))
         };
         attempt().doing("hold a snapshot", self.snapshot_path(id))

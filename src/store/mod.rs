@@ -8,6 +8,7 @@
 //! images/<name>.json     name -> manifest
 //! git/ http/ caches/     of engine and net
 //! locks/ tmp/            flocks; what is being made
+//! empty/                 directories in which nothing ever is, for mounts
 //! ```
 //!
 //! Everything is made in `tmp/`, synced, and then renamed to its place, which never replaces anything but an image's name.
@@ -53,6 +54,7 @@ const DIRECTORIES: &[&str] = &[
     "git",
     "http",
     "caches",
+    "empty",
     "locks",
     "tmp",
 ];
@@ -66,6 +68,7 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    top: Dir,
     blobs: Dir,
     snapshots: Dir,
     images: Dir,
@@ -115,6 +118,7 @@ impl Store {
             locks: open("locks")?,
             tmp: open("tmp")?,
             index: OnceLock::new(),
+            top,
             path,
         };
         Ok(Self {
@@ -178,8 +182,55 @@ impl Store {
         Ok(record.filter(|record| record.layers.iter().all(|id| self.has_snapshot(id))))
     }
 
-    pub(crate) fn snapshots_dir(&self) -> &Dir {
-        &self.inner.snapshots
+    /// Puts a snapshot's record beside its files, before both are published.
+    pub(crate) fn write_record(&self, record: &Record, scratch: &TmpDir) -> Result<(), StoreError> {
+        record
+            .write(scratch.dir())
+            .doing("write the record of a snapshot", scratch.path())
+    }
+
+    /// Moves a snapshot, synced before, to its place, and keeps it from being deleted. What finds another one in its
+    /// place comes back.
+    pub(crate) fn publish_snapshot(
+        &self,
+        id: &Key,
+        scratch: TmpDir,
+    ) -> Result<Result<Lease, TmpDir>, StoreError> {
+        scratch
+            .publish(&self.inner.snapshots, &id.to_string())
+            .doing("publish a snapshot", self.snapshot_path(id))
+    }
+
+    /// Makes sure that everything written to the store's file system survives a power loss.
+    pub(crate) fn sync_all(&self) -> Result<(), StoreError> {
+        self.inner
+            .snapshots
+            .sync_file_system()
+            .doing("sync the store", self.path())
+    }
+
+    /// Makes sure that the names of published snapshots survive a power loss.
+    pub(crate) fn sync_snapshots(&self) -> Result<(), StoreError> {
+        self.inner
+            .snapshots
+            .sync()
+            .doing("sync the snapshots", self.path().join("snapshots"))
+    }
+
+    /// The directory of the store.
+    pub(crate) fn top(&self) -> &Dir {
+        &self.inner.top
+    }
+
+    /// One of the directories in which nothing ever is, made if it is not there.
+    pub(crate) fn empty_dir(&self, name: &str) -> Result<Dir, StoreError> {
+        let make = || {
+            self.inner
+                .top
+                .ensure_dir("empty", 0o700)?
+                .ensure_dir(name, 0o755)
+        };
+        make().doing("make an empty directory", self.path().join("empty"))
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 
-use super::lock::{flock, is_still};
+use super::lock::{Lease, flock, is_still};
 use super::{Doing, Store, StoreError};
 use crate::sys::dir::{Dir, Kind};
 
@@ -137,11 +137,17 @@ impl TmpDir {
         self.store.path().join("tmp").join(&self.name)
     }
 
-    /// Moves it to its place, where nothing may be yet (`EEXIST`). What is in it must be synced before.
-    pub(crate) fn publish(mut self, to: &Dir, name: &str) -> io::Result<()> {
-        self.store.inner.tmp.rename_new(&self.name, to, name)?;
+    /// Moves it to its place and keeps it from being deleted there; it comes back if something is there already. What is
+    /// in it must be synced before.
+    pub(super) fn publish(mut self, to: &Dir, name: &str) -> io::Result<Result<Lease, Self>> {
+        match self.store.inner.tmp.rename_new(&self.name, to, name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Err(self)),
+            moved => moved?,
+        }
         self.kept = true;
-        Ok(())
+        // The lock that kept it from being swept becomes one that others can share.
+        flock(&self.dir, FlockOperation::LockShared)?;
+        Ok(Ok(Lease::of(self.dir.try_clone()?.into())))
     }
 }
 

@@ -91,14 +91,10 @@ pub fn mount_in(
     }
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", "shmocker")?;
+    // With it come neither metacopy nor redirect_dir: programs expect a chown to copy the file, and a rename of a lower
+    // directory to be EXDEV; and an upper must make sense without the layers that it was made on.
     fsconfig_set_flag(&context, "userxattr")?;
-    for (name, value) in OPTIONS {
-        match fsconfig_set_string(&context, *name, *value) {
-            // What the kernel does not know is off.
-            Ok(()) | Err(Errno::INVAL) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    fsconfig_set_string(&context, "index", "off")?;
     for lower in lowers {
         match dialect {
             Dialect::Fds => fsconfig_set_fd(&context, "lowerdir+", lower)?,
@@ -128,15 +124,6 @@ pub fn mount_in(
         attributes,
     )?)
 }
-
-/// Programs expect a chown to copy the file and a rename of a lower directory to be `EXDEV`, and uppers must make sense
-/// without the layers that they were made on.
-const OPTIONS: &[(&str, &str)] = &[
-    ("metacopy", "off"),
-    ("redirect_dir", "off"),
-    ("index", "off"),
-    ("xino", "off"),
-];
 
 /// Adds what the kernel wrote into the context's log, which says more than the error number.
 fn explained(context: &OwnedFd, error: Errno) -> io::Error {
@@ -170,16 +157,7 @@ fn mount_one_string(
                 .map(|lower| reopened(*lower))
                 .collect::<io::Result<Vec<OwnedFd>>>()?;
             let numbers: Vec<String> = own.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
-            let mut options =
-                OPTIONS
-                    .iter()
-                    .fold("userxattr".to_owned(), |options, (name, value)| {
-                        if *name == "xino" {
-                            options
-                        } else {
-                            format!("{options},{name}={value}")
-                        }
-                    });
+            let mut options = "userxattr,index=off".to_owned();
             options.push_str(&format!(",lowerdir={}", numbers.join(":")));
             let mut flags = MountFlags::RDONLY;
             let mut pinned = Vec::new();
