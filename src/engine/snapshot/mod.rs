@@ -1,8 +1,3 @@
-//! File trees in layers.
-
-pub mod apply;
-pub mod diff;
-pub mod lower;
 //! File trees in layers. A snapshot is one layer: the directory `fs/` of what one step changed, in the form of an overlay's
 //! upper directory. A tree is a list of snapshots, the bottom first.
 //!
@@ -17,7 +12,10 @@ pub mod lower;
 //! Two ways to put a tree together implement [`Snapshots`]: [`overlay`], and [`copy`] for places where there is no overlay
 //! to be had. Nothing outside needs to know which it is.
 
+pub mod apply;
 pub mod copy;
+pub mod diff;
+pub mod lower;
 pub mod overlay;
 mod publish;
 
