@@ -53,42 +53,44 @@ impl Helper {
         }
     }
 
-    fn arguments(self, namespace: &str) -> Vec<String> {
+    /// The name servers that a step is told of, and the arguments that make the helper answer or let through.
+    fn name_servers(self) -> (Vec<String>, &'static [&'static str]) {
+        match self {
+            Self::Slirp4netns => (vec![SLIRP_DNS.to_owned()], &[]),
+            Self::Pasta => {
+                let files = ["/etc/resolv.conf", BEHIND_THE_STUB];
+                let servers = files.map(|file| reachable_servers(&text_of(file)));
+                match servers.into_iter().find(|servers| !servers.is_empty()) {
+                    Some(servers) => (servers, &[]),
+                    // With this, pasta would drop the answers of all other servers.
+                    None => (vec![PASTA_DNS.to_owned()], &["--dns-forward", PASTA_DNS]),
+                }
+            }
+        }
+    }
+
+    fn arguments(self, namespace: &str, more: &[&str]) -> Vec<String> {
+        // pasta: ports are forwarded in neither direction, the gateway's address is not the host, and the place of the
+        // namespace goes away once it is open.
         let fixed: &[&str] = match self {
-            // Ports are forwarded in neither direction, and the gateway's address is not the host.
             Self::Pasta => &[
-                "--foreground",
-                "--quiet",
-                "--config-net",
-                "--no-map-gw",
-                "--dns-forward",
-                PASTA_DNS,
-                "-t",
-                "none",
-                "-u",
-                "none",
-                "-T",
-                "none",
-                "-U",
-                "none",
-                "--netns-only",
-                "--netns",
-                namespace,
+                "--foreground --quiet --config-net --no-map-gw --no-netns-quit --netns-only",
+                "-t none -u none -T none -U none --netns",
             ],
-            Self::Slirp4netns => &[
-                "--configure",
-                "--mtu=65520",
-                "--disable-host-loopback",
-                "--netns-type=path",
-                namespace,
-                "tap0",
-            ],
+            Self::Slirp4netns => {
+                &["--configure --mtu=65520 --disable-host-loopback --netns-type=path"]
+            }
         };
-        [self.name()]
-            .iter()
-            .chain(fixed)
-            .map(|text| (*text).to_owned())
-            .collect()
+        let last: &[&str] = match self {
+            Self::Pasta => &[namespace],
+            Self::Slirp4netns => &[namespace, "tap0"],
+        };
+        let fixed = fixed.iter().flat_map(|words| words.split(' '));
+        let all = [self.name()]
+            .into_iter()
+            .chain(more.iter().copied())
+            .chain(fixed);
+        all.chain(last.iter().copied()).map(str::to_owned).collect()
     }
 }
 
@@ -105,8 +107,14 @@ pub(super) struct Lease<'a> {
 #[derive(Debug)]
 struct Namespace {
     fd: OwnedFd,
-    /// The helper lives as long as the namespace is used.
-    helper: Option<(Helper, spawn::Child)>,
+    way_out: Option<Connection>,
+}
+
+/// A helper at work. It lives as long as the namespace that it connects.
+#[derive(Debug)]
+struct Connection {
+    process: spawn::Child,
+    name_servers: Vec<String>,
 }
 
 impl Lease<'_> {
@@ -182,27 +190,11 @@ impl Networks {
             Network::None => Some(self.isolated()?),
             Network::Default => self.connected(),
         };
-        let host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let resolv_conf = match namespace
-            .as_ref()
-            .map(|namespace| namespace.helper.as_ref())
-        {
-            None => host("/etc/resolv.conf"),
+        let host = text_of("/etc/resolv.conf");
+        let resolv_conf = match namespace.as_ref().map(|namespace| &namespace.way_out) {
+            None => host,
             Some(None) => String::new(),
-            Some(Some((Helper::Slirp4netns, _))) => {
-                resolv_conf(&host("/etc/resolv.conf"), &[SLIRP_DNS.to_owned()])
-            }
-            Some(Some((Helper::Pasta, _))) => {
-                let own = host("/etc/resolv.conf");
-                let mut servers = reachable_servers(&own);
-                if servers.is_empty() {
-                    servers = reachable_servers(&host(BEHIND_THE_STUB));
-                }
-                if servers.is_empty() {
-                    servers.push(PASTA_DNS.to_owned());
-                }
-                resolv_conf(&own, &servers)
-            }
+            Some(Some(connection)) => resolv_conf(&host, &connection.name_servers),
         };
         Ok(Lease {
             networks: self,
@@ -223,7 +215,7 @@ impl Networks {
             Some(namespace) => Ok(namespace),
             None => Ok(Namespace {
                 fd: new_namespace()?,
-                helper: None,
+                way_out: None,
             }),
         }
     }
@@ -231,10 +223,9 @@ impl Networks {
     fn connected(&self) -> Option<Namespace> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(mut namespace) = state.connected.pop() {
-            let alive = namespace
-                .helper
-                .as_mut()
-                .is_some_and(|(_, process)| matches!(process.try_wait(), Ok(None)));
+            let connection = namespace.way_out.as_mut();
+            let alive = connection
+                .is_some_and(|connection| matches!(connection.process.try_wait(), Ok(None)));
             if alive {
                 return Some(namespace);
             }
@@ -289,7 +280,8 @@ fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
             .map_err(failed)?,
     );
     let null = null().map_err(failed)?;
-    let arguments = helper.arguments(&place.0.display().to_string());
+    let (name_servers, more) = helper.name_servers();
+    let arguments = helper.arguments(&place.0.display().to_string(), more);
     let command = Command {
         program: Program::Path(&path),
         argv: arguments
@@ -323,7 +315,10 @@ fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
     ready.map_err(failed)??;
     Ok(Namespace {
         fd,
-        helper: Some((helper, process)),
+        way_out: Some(Connection {
+            process,
+            name_servers,
+        }),
     })
 }
 
@@ -354,9 +349,8 @@ impl Drop for Place {
 
 /// Whether this thread's network namespace has a default route.
 fn has_way_out() -> bool {
-    let lines = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let v4 = lines("/proc/thread-self/net/route");
-    let v6 = lines("/proc/thread-self/net/ipv6_route");
+    let v4 = text_of("/proc/thread-self/net/route");
+    let v6 = text_of("/proc/thread-self/net/ipv6_route");
     v4.lines()
         .skip(1)
         .any(|line| line.split_whitespace().nth(1) == Some("00000000"))
@@ -382,6 +376,10 @@ fn complaint(said: &File) -> String {
     } else {
         lines.join(", ")
     }
+}
+
+fn text_of(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
 }
 
 /// The name servers that are not on a loopback address, which would be the step's own.

@@ -552,3 +552,112 @@ proptest! {
         prop_assert!(again == blob);
     }
 }
+
+/// What the kernel makes of a step, read and applied again, is the same tree to the kernel.
+#[test]
+fn a_step_in_a_real_overlay_survives_diff_and_apply() {
+    use std::os::fd::AsFd;
+    let bench = TempDir::new();
+    let place = |name: &str| {
+        let path = bench.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let [first, second, upper, again, work, other_work] =
+        ["first", "second", "upper", "again", "work", "other-work"].map(place);
+    for (path, content) in [
+        ("a/x", "1"),
+        ("a/y", "2"),
+        ("b/c/z", "3"),
+        ("d/old", "4"),
+        ("e/f/g", "5"),
+        ("h", "6"),
+    ] {
+        std::fs::create_dir_all(first.join(path).parent().unwrap()).unwrap();
+        std::fs::write(first.join(path), content).unwrap();
+    }
+    std::fs::create_dir(second.join("a")).unwrap();
+    std::fs::write(second.join("a/y"), "22").unwrap();
+    let (first, second) = (open(&first), open(&second));
+    let stack = [second.as_fd(), first.as_fd()];
+    let mount = |upper: &Dir, work: &Path| {
+        let work = open(work);
+        let writable = overlay::Writable {
+            upper: upper.as_fd(),
+            work: work.as_fd(),
+        };
+        overlay::mount(&stack, Some(writable))
+    };
+    let upper = open(&upper);
+    let merged = match mount(&upper, &work) {
+        Ok(merged) => merged,
+        Err(error) => {
+            println!("skip: no overlay here: {error}");
+            return;
+        }
+    };
+    let root = dir::path_of_fd(&merged);
+    std::fs::remove_file(root.join("a/x")).unwrap();
+    std::fs::remove_dir_all(root.join("b")).unwrap();
+    std::fs::write(root.join("b"), "a file now").unwrap();
+    std::fs::remove_dir_all(root.join("d")).unwrap();
+    std::fs::create_dir_all(root.join("d/new/deep")).unwrap();
+    std::fs::create_dir(root.join("fresh")).unwrap();
+    std::fs::hard_link(root.join("h"), root.join("fresh/h2")).unwrap();
+    std::fs::set_permissions(root.join("e/f"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink("/d", root.join("fresh/link")).unwrap();
+
+    let lowers = || {
+        Lowers::new(vec![
+            second.try_clone().unwrap(),
+            first.try_clone().unwrap(),
+        ])
+    };
+    let mut layer = Vec::new();
+    let written = diff::write_tar(
+        &upper,
+        &Tree::Upper(&lowers()),
+        TimeRewrite::Keep,
+        &mut layer,
+    )
+    .unwrap();
+    let mut reader = LayerReader::new(&layer[..], Limits::default());
+    let mut names = Vec::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        names.push(String::from_utf8(entry.path).unwrap());
+    }
+    assert_eq!(
+        names,
+        [
+            "a",
+            "a/.wh.x",
+            "b",
+            "d",
+            "d/.wh..wh..opq",
+            "d/new",
+            "d/new/deep",
+            "e",
+            "e/f",
+            "fresh",
+            "fresh/h2",
+            "fresh/link",
+            "h"
+        ]
+    );
+
+    let again = open(&again);
+    apply(
+        &layer[..],
+        Some(written.diff_id),
+        &again,
+        &lowers(),
+        Limits::default(),
+    )
+    .unwrap();
+    let merged_again = mount(&again, &other_work).unwrap();
+    let whole = |mount| {
+        let mut tar = Vec::new();
+        diff::write_tar(&Dir::from(mount), &Tree::Whole, TimeRewrite::Keep, &mut tar).unwrap()
+    };
+    assert_eq!(whole(merged), whole(merged_again));
+}
