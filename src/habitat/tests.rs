@@ -411,6 +411,10 @@ fn a_template_can_be_replaced_and_a_wrong_one_is_named() {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test asks whether it should write the schema"
+)]
 fn the_schema_is_fresh_and_every_habitat_keeps_to_it() {
     let path = repository().join("schemas/habitat.json");
     let schema = schema();
@@ -445,6 +449,10 @@ fn the_schema_is_fresh_and_every_habitat_keeps_to_it() {
 
 /// The published habitats of another program: those that need nothing of a later version render unchanged.
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test asks where the fixtures are"
+)]
 fn published_habitats_load() {
     let beside = repository().join("../shared/fixtures");
     let fixtures = std::env::var_os("SHMOCKER_FIXTURES")
