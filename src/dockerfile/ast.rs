@@ -135,7 +135,10 @@ impl Heredoc {
         if !self.chomp {
             return self.body.clone();
         }
-        self.body.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
+        self.body
+            .split_inclusive('\n')
+            .map(|line| line.trim_start_matches('\t'))
+            .collect()
     }
 }
 

@@ -5,8 +5,15 @@
 #[error("`{0}` is not a length of time; one is `2m`, `90s`, `1h30m` or `500ms`")]
 pub struct NotADuration(pub String);
 
-const UNITS: [(&str, f64); 7] =
-    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
+const UNITS: [(&str, f64); 7] = [
+    ("ns", 1.0),
+    ("us", 1e3),
+    ("µs", 1e3),
+    ("ms", 1e6),
+    ("s", 1e9),
+    ("m", 60e9),
+    ("h", 3600e9),
+];
 
 /// Reads a length of time, in nanoseconds.
 pub fn parse_ns(text: &str) -> Result<u64, NotADuration> {
@@ -20,17 +27,27 @@ pub fn parse_ns(text: &str) -> Result<u64, NotADuration> {
     }
     let mut total: u64 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
         let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
         rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let (_, unit) = UNITS.iter().find(|(name, _)| *name == &rest[..end]).ok_or_else(wrong)?;
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        let (_, unit) = UNITS
+            .iter()
+            .find(|(name, _)| *name == &rest[..end])
+            .ok_or_else(wrong)?;
         rest = &rest[end..];
         let length = number * unit;
         if length >= i64::MAX as f64 {
             return Err(wrong());
         }
-        total = total.checked_add(length as u64).filter(|total| i64::try_from(*total).is_ok()).ok_or_else(wrong)?;
+        total = total
+            .checked_add(length as u64)
+            .filter(|total| i64::try_from(*total).is_ok())
+            .ok_or_else(wrong)?;
     }
     Ok(total)
 }

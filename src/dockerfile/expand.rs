@@ -97,7 +97,12 @@ pub enum Keep {
 }
 
 /// Expands one word. `escape` is the file's escape character.
-pub fn expand(word: &str, escape: char, variables: &dyn Variables, keep: Keep) -> Result<Expansion, ExpandError> {
+pub fn expand(
+    word: &str,
+    escape: char,
+    variables: &dyn Variables,
+    keep: Keep,
+) -> Result<Expansion, ExpandError> {
     let raw_escapes = keep == Keep::QuotesAndEscapes;
     let mut lexer = Lexer {
         input: word.chars().collect(),
@@ -110,8 +115,19 @@ pub fn expand(word: &str, escape: char, variables: &dyn Variables, keep: Keep) -
         used: BTreeSet::new(),
         unset: BTreeSet::new(),
     };
-    let (text, words) = lexer.until(None, Escapes { raw: raw_escapes, pattern: false })?;
-    Ok(Expansion { text, words, used: lexer.used, unset: lexer.unset })
+    let (text, words) = lexer.until(
+        None,
+        Escapes {
+            raw: raw_escapes,
+            pattern: false,
+        },
+    )?;
+    Ok(Expansion {
+        text,
+        words,
+        used: lexer.used,
+        unset: lexer.unset,
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -170,7 +186,11 @@ impl Lexer<'_> {
         c
     }
 
-    fn until(&mut self, stop: Option<char>, escapes: Escapes) -> Result<(String, Vec<String>), ExpandError> {
+    fn until(
+        &mut self,
+        stop: Option<char>,
+        escapes: Escapes,
+    ) -> Result<(String, Vec<String>), ExpandError> {
         let mut result = String::new();
         let mut words = Words::default();
         while let Some(c) = self.peek() {
@@ -185,7 +205,11 @@ impl Lexer<'_> {
                     result.push_str(&value);
                 }
                 '\'' | '"' if !self.quotes_are_text => {
-                    let quoted = if c == '"' { self.double_quote(escapes)? } else { self.single_quote(escapes)? };
+                    let quoted = if c == '"' {
+                        self.double_quote(escapes)?
+                    } else {
+                        self.single_quote(escapes)?
+                    };
                     words.open.push_str(&quoted);
                     result.push_str(&quoted);
                 }
@@ -217,7 +241,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// `<<` keeps the blanks behind it, so that `<< EOF` stays one word.
+    /// `<<` and `<<-` keep the blanks behind them, so that `<< EOF` stays one word.
     fn heredoc_mark(&mut self) -> String {
         self.at += 1;
         if self.peek() != Some('<') {
@@ -225,6 +249,10 @@ impl Lexer<'_> {
         }
         self.at += 1;
         let mut mark = "<<".to_owned();
+        if self.peek() == Some('-') && matches!(self.input.get(self.at + 1), Some('\t' | '\r' | ' ')) {
+            mark.push('-');
+            self.at += 1;
+        }
         while let Some(blank @ ('\t' | '\r' | ' ')) = self.peek() {
             mark.push(blank);
             self.at += 1;
@@ -278,7 +306,9 @@ impl Lexer<'_> {
                     self.at += 1;
                     match self.peek() {
                         None => {}
-                        Some(escaped) if escaped == '"' || escaped == '$' || escaped == self.escape => {
+                        Some(escaped)
+                            if escaped == '"' || escaped == '$' || escaped == self.escape =>
+                        {
                             if escapes.raw {
                                 result.push(c);
                             }
@@ -320,7 +350,9 @@ impl Lexer<'_> {
             Some(_) => {}
         }
         let name = self.name();
-        let Some(mut operator) = self.next() else { return Err(ExpandError::OpenBrace('}')) };
+        let Some(mut operator) = self.next() else {
+            return Err(ExpandError::OpenBrace('}'));
+        };
         if operator == '}' {
             return Ok(match self.value(&name) {
                 None if self.keep_unset => format!("${{{name}}}"),
@@ -340,18 +372,36 @@ impl Lexer<'_> {
         if !matches!(operator, '+' | '-' | '?' | '#' | '%') || (pattern && empty_is_unset) {
             return Err(ExpandError::Modifier(written));
         }
-        let word = self.until(Some('}'), Escapes { raw: pattern, pattern })?.0;
+        let word = self
+            .until(
+                Some('}'),
+                Escapes {
+                    raw: pattern,
+                    pattern,
+                },
+            )?
+            .0;
         let value = self.value(&name);
         if value.is_none() && self.keep_unset {
             return Ok(format!("${{{name}{written}{word}}}"));
         }
-        let present = value.clone().filter(|value| !(empty_is_unset && value.is_empty()));
+        let present = value
+            .clone()
+            .filter(|value| !(empty_is_unset && value.is_empty()));
         match operator {
             '-' => Ok(present.unwrap_or(word)),
             '+' => Ok(present.map(|_| word).unwrap_or_default()),
             '?' => present.ok_or_else(|| {
-                let lack = if value.is_none() { "is not allowed to be unset" } else { "is not allowed to be empty" };
-                let message = if word.is_empty() { lack.to_owned() } else { word };
+                let lack = if value.is_none() {
+                    "is not allowed to be unset"
+                } else {
+                    "is not allowed to be empty"
+                };
+                let message = if word.is_empty() {
+                    lack.to_owned()
+                } else {
+                    word
+                };
                 ExpandError::Required { name, message }
             }),
             _ => {
@@ -361,7 +411,11 @@ impl Lexer<'_> {
                     None => (word.as_str(), pattern::Reach::Shortest),
                 };
                 let glob = pattern::Pattern::parse(glob)?;
-                Ok(if operator == '%' { glob.without_suffix(&value, reach) } else { glob.without_prefix(&value, reach) })
+                Ok(if operator == '%' {
+                    glob.without_suffix(&value, reach)
+                } else {
+                    glob.without_prefix(&value, reach)
+                })
             }
         }
     }
@@ -370,13 +424,37 @@ impl Lexer<'_> {
     fn replace(&mut self, name: &str) -> Result<String, ExpandError> {
         let all = self.peek() == Some('/');
         self.at += usize::from(all);
-        let glob = self.until(Some('/'), Escapes { raw: true, pattern: true })?.0;
-        let replacement = self.until(Some('}'), Escapes { raw: true, pattern: false })?.0;
+        let glob = self
+            .until(
+                Some('/'),
+                Escapes {
+                    raw: true,
+                    pattern: true,
+                },
+            )?
+            .0;
+        let replacement = self
+            .until(
+                Some('}'),
+                Escapes {
+                    raw: true,
+                    pattern: false,
+                },
+            )?
+            .0;
         let Some(value) = self.value(name) else {
-            return Ok(if self.keep_unset { format!("${{{name}/{glob}/{replacement}}}") } else { String::new() });
+            return Ok(if self.keep_unset {
+                format!("${{{name}/{glob}/{replacement}}}")
+            } else {
+                String::new()
+            });
         };
         let pattern = pattern::Pattern::parse(&glob)?;
-        Ok(if all { pattern.replace_all(&value, &replacement) } else { pattern.replace_first(&value, &replacement) })
+        Ok(if all {
+            pattern.replace_all(&value, &replacement)
+        } else {
+            pattern.replace_first(&value, &replacement)
+        })
     }
 
     fn name(&mut self) -> String {
@@ -404,7 +482,11 @@ impl Lexer<'_> {
 
     fn value(&mut self, name: &str) -> Option<String> {
         let value = self.variables.get(name).map(str::to_owned);
-        let seen = if value.is_some() { &mut self.used } else { &mut self.unset };
+        let seen = if value.is_some() {
+            &mut self.used
+        } else {
+            &mut self.unset
+        };
         seen.insert(name.to_owned());
         value
     }

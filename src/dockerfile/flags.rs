@@ -31,10 +31,15 @@ impl<'a> Flags<'a> {
     }
 
     fn take(&mut self, name: &str) -> Vec<(Option<String>, Span)> {
-        let (found, left) = std::mem::take(&mut self.given).into_iter().partition(|(given, ..)| *given == name);
+        let (found, left) = std::mem::take(&mut self.given)
+            .into_iter()
+            .partition(|(given, ..)| *given == name);
         self.given = left;
         let found: Vec<(&str, Option<String>, Span)> = found;
-        found.into_iter().map(|(_, value, span)| (value, span)).collect()
+        found
+            .into_iter()
+            .map(|(_, value, span)| (value, span))
+            .collect()
     }
 
     fn once(&mut self, name: &str, problems: &mut Vec<Problem>) -> Option<(Option<String>, Span)> {
@@ -54,7 +59,10 @@ impl<'a> Flags<'a> {
 
     /// A flag with a value, any number of times.
     pub(super) fn all(&mut self, name: &str, problems: &mut Vec<Problem>) -> Vec<Word> {
-        self.take(name).into_iter().filter_map(|(value, span)| with_value(name, value, span, problems)).collect()
+        self.take(name)
+            .into_iter()
+            .filter_map(|(value, span)| with_value(name, value, span, problems))
+            .collect()
     }
 
     /// A flag that is on, or off: `--link`, `--link=false`.
@@ -72,9 +80,18 @@ impl<'a> Flags<'a> {
     }
 }
 
-fn with_value(name: &str, value: Option<String>, span: Span, problems: &mut Vec<Problem>) -> Option<Word> {
+fn with_value(
+    name: &str,
+    value: Option<String>,
+    span: Span,
+    problems: &mut Vec<Problem>,
+) -> Option<Word> {
     if value.is_none() {
-        let problem = Problem::error("dockerfile::flag_value", format!("the flag `--{name}` has no value"), span);
+        let problem = Problem::error(
+            "dockerfile::flag_value",
+            format!("the flag `--{name}` has no value"),
+            span,
+        );
         problems.push(problem.help(format!("write `--{name}=value`")));
     }
     value.map(|text| Word { text, span })

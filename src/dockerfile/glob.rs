@@ -3,7 +3,6 @@
 //!
 //! Matching follows all possibilities at once, so no pattern takes more than pattern × path steps.
 
-
 /// A parsed pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
@@ -44,7 +43,10 @@ struct Class {
 
 impl Class {
     fn has(&self, c: char) -> bool {
-        self.ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != self.negated
+        self.ranges
+            .iter()
+            .any(|(low, high)| (*low..=*high).contains(&c))
+            != self.negated
     }
 }
 
@@ -66,7 +68,10 @@ impl Glob {
     }
 
     fn parse_as(pattern: &str, dialect: Dialect) -> Result<Self, BadPattern> {
-        let wrong = |reason| BadPattern { pattern: pattern.to_owned(), reason };
+        let wrong = |reason| BadPattern {
+            pattern: pattern.to_owned(),
+            reason,
+        };
         let mut parts = Vec::new();
         let mut rest = pattern.chars().peekable();
         while let Some(c) = rest.next() {
@@ -74,7 +79,11 @@ impl Glob {
                 '*' if dialect == Dialect::DoubleStar && rest.peek() == Some(&'*') => {
                     rest.next();
                     rest.next_if_eq(&'/');
-                    if rest.peek().is_none() { Part::Anything } else { Part::Directories }
+                    if rest.peek().is_none() {
+                        Part::Anything
+                    } else {
+                        Part::Directories
+                    }
                 }
                 '*' => Part::Run,
                 '?' => Part::One,
@@ -150,12 +159,18 @@ fn parse_class(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Cl
             return Ok(Class { negated, ranges });
         }
         let low = class_character(rest)?;
-        let high = if rest.next_if_eq(&'-').is_some() { class_character(rest)? } else { low };
+        let high = if rest.next_if_eq(&'-').is_some() {
+            class_character(rest)?
+        } else {
+            low
+        };
         ranges.push((low, high));
     }
 }
 
-fn class_character(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<char, &'static str> {
+fn class_character(
+    rest: &mut std::iter::Peekable<std::str::Chars<'_>>,
+) -> Result<char, &'static str> {
     match rest.next() {
         None => Err("a bracket is not closed"),
         Some('-' | ']') => Err("a bracket holds no characters, or a range without its end"),
@@ -163,7 +178,6 @@ fn class_character(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Resul
         Some(c) => Ok(c),
     }
 }
-
 
 /// Whether a path of COPY holds a wildcard that is not escaped.
 #[must_use]
@@ -199,7 +213,11 @@ mod tests {
             ("[^a-c]x", "bx", false),
             ("\\*", "*", true),
         ] {
-            assert_eq!(Glob::parse_double_star(pattern).unwrap().matches(path), matches, "{pattern} {path}");
+            assert_eq!(
+                Glob::parse_double_star(pattern).unwrap().matches(path),
+                matches,
+                "{pattern} {path}"
+            );
         }
     }
 

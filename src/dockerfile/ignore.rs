@@ -53,7 +53,11 @@ impl IgnoreFile {
         let mut problems = Vec::new();
         let mut start = text.len() - text.trim_start_matches('\u{feff}').len();
         for (index, line) in text[start..].split('\n').enumerate() {
-            let span = Span { start, end: start + line.trim_end().len(), line: index as u32 + 1 };
+            let span = Span {
+                start,
+                end: start + line.trim_end().len(),
+                line: index as u32 + 1,
+            };
             start += line.len() + 1;
             if line.starts_with('#') {
                 continue;
@@ -65,7 +69,11 @@ impl IgnoreFile {
                 );
             }
         }
-        if problems.is_empty() { Ok(file) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(file)
+        } else {
+            Err(problems)
+        }
     }
 
     /// From single patterns, such as those of `--exclude`; they are numbered from 1.
@@ -84,7 +92,11 @@ impl IgnoreFile {
             None => (false, written),
         };
         if pattern.is_empty() {
-            return if exception { Err("`!` takes nothing back: no pattern follows".to_owned()) } else { Ok(()) };
+            return if exception {
+                Err("`!` takes nothing back: no pattern follows".to_owned())
+            } else {
+                Ok(())
+            };
         }
         let mut pattern = clean(pattern);
         if pattern.len() > 1 && pattern.starts_with('/') {
@@ -94,7 +106,12 @@ impl IgnoreFile {
         Glob::parse(&pattern).map_err(|error| error.to_string())?;
         let form = Form::of(&pattern)?;
         self.has_exceptions |= exception;
-        self.rules.push(Rule { line, exception, pattern, form });
+        self.rules.push(Rule {
+            line,
+            exception,
+            pattern,
+            form,
+        });
         Ok(())
     }
 
@@ -114,17 +131,23 @@ impl IgnoreFile {
     #[must_use]
     pub fn patterns(&self) -> Vec<String> {
         let sign = |rule: &Rule| if rule.exception { "!" } else { "" };
-        self.rules.iter().map(|rule| format!("{}{}", sign(rule), rule.pattern)).collect()
+        self.rules
+            .iter()
+            .map(|rule| format!("{}{}", sign(rule), rule.pattern))
+            .collect()
     }
 
     /// Whether a path, relative to the context's root and with slashes, is left out. The root itself never is.
     #[must_use]
     pub fn decide(&self, path: &str) -> Verdict {
         if path == "." || path.is_empty() {
-            return Verdict { excluded: false, line: None };
+            return Verdict {
+                excluded: false,
+                line: None,
+            };
         }
         let mut above = Matched::default();
-        for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0 && at + 1 < path.len()) {
+        for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0) {
             above = self.decide_below(&above, &path[..at]).1;
         }
         self.decide_below(&above, path).0
@@ -134,12 +157,18 @@ impl IgnoreFile {
     /// what lies directly in the root.
     #[must_use]
     pub fn decide_below(&self, above: &Matched, path: &str) -> (Verdict, Matched) {
-        let mut verdict = Verdict { excluded: false, line: None };
+        let mut verdict = Verdict {
+            excluded: false,
+            line: None,
+        };
         let mut matched = Vec::with_capacity(self.rules.len());
         for (index, rule) in self.rules.iter().enumerate() {
             let hit = above.0.get(index) == Some(&true) || rule.matches(path);
             if hit && rule.exception == verdict.excluded {
-                verdict = Verdict { excluded: !rule.exception, line: Some(rule.line) };
+                verdict = Verdict {
+                    excluded: !rule.exception,
+                    line: Some(rule.line),
+                };
             }
             matched.push(hit);
         }
@@ -149,7 +178,9 @@ impl IgnoreFile {
     /// Whether something below an excluded directory may be taken back. Where this says no, the walk need not go in.
     #[must_use]
     pub fn may_contain_exceptions(&self, directory: &str) -> bool {
-        self.rules.iter().any(|rule| rule.exception && rule.may_match_below(directory))
+        self.rules
+            .iter()
+            .any(|rule| rule.exception && rule.may_match_below(directory))
     }
 }
 
@@ -165,7 +196,9 @@ impl Form {
         if let Some(rest) = pattern.strip_suffix("**").filter(|rest| plain(rest)) {
             return Ok(Self::Prefix(rest.to_owned()));
         }
-        Glob::parse_double_star(pattern).map(Self::Wild).map_err(|error| error.to_string())
+        Glob::parse_double_star(pattern)
+            .map(Self::Wild)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -174,7 +207,9 @@ impl Rule {
         match &self.form {
             Form::Exact => path == self.pattern,
             Form::Prefix(text) => path.starts_with(text.as_str()),
-            Form::Suffix(text) => path.ends_with(text.as_str()) || text.strip_prefix('/') == Some(path),
+            Form::Suffix(text) => {
+                path.ends_with(text.as_str()) || text.strip_prefix('/') == Some(path)
+            }
             Form::Wild(glob) => glob.matches(path),
         }
     }
@@ -186,7 +221,9 @@ impl Rule {
                 // The pattern is no deeper than the directory.
                 None => return false,
                 // Brackets and escapes may hold a slash; then nothing is certain.
-                Some(part) if part.contains("**") || part.contains(['[', ']', '\\']) => return true,
+                Some(part) if part.contains("**") || part.contains(['[', ']', '\\']) => {
+                    return true;
+                }
                 Some(part) => {
                     if !Glob::parse(part).is_ok_and(|glob| glob.matches(component)) {
                         return false;
@@ -232,7 +269,13 @@ mod tests {
         ] {
             assert_eq!(file.decide(path), Verdict { excluded, line }, "{path}");
         }
-        assert_eq!(file.decide("."), Verdict { excluded: false, line: None });
+        assert_eq!(
+            file.decide("."),
+            Verdict {
+                excluded: false,
+                line: None
+            }
+        );
     }
 
     #[test]
@@ -243,14 +286,23 @@ mod tests {
             for (at, _) in path.match_indices('/') {
                 above = file.decide_below(&above, &path[..at]).1;
             }
-            assert_eq!(file.decide_below(&above, path).0, file.decide(path), "{path}");
+            assert_eq!(
+                file.decide_below(&above, path).0,
+                file.decide(path),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn a_directory_is_entered_only_where_something_may_be_taken_back() {
         let file = IgnoreFile::parse("*\n!docs/README.md\n!x*/y\n").unwrap();
-        for (directory, enter) in [("docs", true), ("docs/deep", false), ("node_modules", false), ("xa", true)] {
+        for (directory, enter) in [
+            ("docs", true),
+            ("docs/deep", false),
+            ("node_modules", false),
+            ("xa", true),
+        ] {
             assert_eq!(file.may_contain_exceptions(directory), enter, "{directory}");
         }
         let file = IgnoreFile::parse("*\n!**/README.md\n").unwrap();
@@ -260,7 +312,11 @@ mod tests {
     #[test]
     fn every_bad_pattern_is_reported_at_its_line() {
         let problems = IgnoreFile::parse("ok\n[\n!\n[z-a]\n").unwrap_err();
-        let lines: Vec<u32> = problems.iter().filter_map(|problem| problem.span).map(|span| span.line).collect();
+        let lines: Vec<u32> = problems
+            .iter()
+            .filter_map(|problem| problem.span)
+            .map(|span| span.line)
+            .collect();
         assert_eq!(lines, [2, 3, 4]);
     }
 }

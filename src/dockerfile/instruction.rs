@@ -1,8 +1,8 @@
 //! What the arguments of each instruction mean.
 
 use super::ast::{
-    Argument, Arguments, Command, Extras, From, Healthcheck, Instruction, Kind, MountFlag, MountOption, OnBuild, Pair,
-    PairForm, Run, Transfer, TransferSource, Word,
+    Argument, Arguments, Command, Extras, From, Healthcheck, Instruction, Kind, MountFlag,
+    MountOption, OnBuild, Pair, PairForm, Run, Transfer, TransferSource, Word,
 };
 use super::duration;
 use super::flags::Flags;
@@ -35,10 +35,19 @@ pub(super) const NAMES: [&str; 18] = [
 ];
 
 /// Splits the arguments as the instruction's form asks.
-pub(super) fn split_arguments(keyword: &str, rest: Part<'_>, escape: char, problems: &mut Vec<Problem>) -> Arguments {
+pub(super) fn split_arguments(
+    keyword: &str,
+    rest: Part<'_>,
+    escape: char,
+    problems: &mut Vec<Problem>,
+) -> Arguments {
     match keyword.to_ascii_uppercase().as_str() {
-        "ADD" | "COPY" | "VOLUME" => json_or(rest, problems, |rest| Arguments::Words(split::words(rest))),
-        "CMD" | "ENTRYPOINT" | "RUN" | "SHELL" => json_or(rest, problems, |rest| Arguments::Line(rest.word())),
+        "ADD" | "COPY" | "VOLUME" => {
+            json_or(rest, problems, |rest| Arguments::Words(split::words(rest)))
+        }
+        "CMD" | "ENTRYPOINT" | "RUN" | "SHELL" => {
+            json_or(rest, problems, |rest| Arguments::Line(rest.word()))
+        }
         "ENV" | "LABEL" => pairs(keyword, rest, escape, problems),
         "ARG" => Arguments::Words(split::quoted_words(rest, escape)),
         "EXPOSE" | "FROM" => Arguments::Words(split::words(rest)),
@@ -47,13 +56,19 @@ pub(super) fn split_arguments(keyword: &str, rest: Part<'_>, escape: char, probl
             let command = json_or(rest, problems, |rest| Arguments::Line(rest.word()));
             Arguments::Typed(kind.word(), Box::new(command))
         }
-        "ONBUILD" if !rest.is_empty() => Arguments::Instruction(Box::new(split_instruction(rest, escape, problems))),
+        "ONBUILD" if !rest.is_empty() => {
+            Arguments::Instruction(Box::new(split_instruction(rest, escape, problems)))
+        }
         _ if rest.is_empty() => Arguments::None,
         _ => Arguments::Line(rest.word()),
     }
 }
 
-fn json_or(rest: Part<'_>, problems: &mut Vec<Problem>, other: impl Fn(Part<'_>) -> Arguments) -> Arguments {
+fn json_or(
+    rest: Part<'_>,
+    problems: &mut Vec<Problem>,
+    other: impl Fn(Part<'_>) -> Arguments,
+) -> Arguments {
     if rest.is_empty() {
         return Arguments::None;
     }
@@ -62,8 +77,12 @@ fn json_or(rest: Part<'_>, problems: &mut Vec<Problem>, other: impl Fn(Part<'_>)
         Json::No => other(rest),
         Json::NotOnlyStrings => {
             problems.push(
-                Problem::error("dockerfile::json_strings", "an array of arguments holds strings only", rest.span())
-                    .help("put every argument in double quotes"),
+                Problem::error(
+                    "dockerfile::json_strings",
+                    "an array of arguments holds strings only",
+                    rest.span(),
+                )
+                .help("put every argument in double quotes"),
             );
             Arguments::Json(Vec::new())
         }
@@ -72,7 +91,9 @@ fn json_or(rest: Part<'_>, problems: &mut Vec<Problem>, other: impl Fn(Part<'_>)
 
 fn pairs(keyword: &str, rest: Part<'_>, escape: char, problems: &mut Vec<Problem>) -> Arguments {
     let words = split::quoted_words(rest, escape);
-    let Some(first) = words.first() else { return Arguments::None };
+    let Some(first) = words.first() else {
+        return Arguments::None;
+    };
     let help = format!("write `{keyword} NAME=value`");
     if !first.text.contains('=') {
         let (name, value) = split::first_word(rest);
@@ -81,21 +102,40 @@ fn pairs(keyword: &str, rest: Part<'_>, escape: char, problems: &mut Vec<Problem
             problems.push(Problem::error("dockerfile::no_value", message, name.span()).help(help));
             return Arguments::Pairs(Vec::new());
         }
-        return Arguments::Pairs(vec![Pair { name: name.word(), value: value.word(), form: PairForm::Blank }]);
+        return Arguments::Pairs(vec![Pair {
+            name: name.word(),
+            value: value.word(),
+            form: PairForm::Blank,
+        }]);
     }
     let mut pairs = Vec::new();
     for word in words {
         match word.text.split_once('=') {
             Some((name, value)) => {
                 let end = word.span.start + name.len();
-                let name = Word { text: name.to_owned(), span: Span { end: end.min(word.span.end), ..word.span } };
+                let name = Word {
+                    text: name.to_owned(),
+                    span: Span {
+                        end: end.min(word.span.end),
+                        ..word.span
+                    },
+                };
                 let start = (end + 1).min(word.span.end);
-                let value = Word { text: value.to_owned(), span: Span { start, ..word.span } };
-                pairs.push(Pair { name, value, form: PairForm::Equals });
+                let value = Word {
+                    text: value.to_owned(),
+                    span: Span { start, ..word.span },
+                };
+                pairs.push(Pair {
+                    name,
+                    value,
+                    form: PairForm::Equals,
+                });
             }
             None => {
                 let message = format!("`{}` has no `=`", word.text);
-                problems.push(Problem::error("dockerfile::no_value", message, word.span).help(help.clone()));
+                problems.push(
+                    Problem::error("dockerfile::no_value", message, word.span).help(help.clone()),
+                );
             }
         }
     }
@@ -103,8 +143,15 @@ fn pairs(keyword: &str, rest: Part<'_>, escape: char, problems: &mut Vec<Problem
 }
 
 /// Reads flags and arguments of an instruction that was split.
-pub(super) fn give_meaning(instruction: &mut Instruction, escape: char, problems: &mut Vec<Problem>) {
-    let mut reader = Reader { instruction, problems };
+pub(super) fn give_meaning(
+    instruction: &mut Instruction,
+    escape: char,
+    problems: &mut Vec<Problem>,
+) {
+    let mut reader = Reader {
+        instruction,
+        problems,
+    };
     let kind = reader.kind(escape);
     instruction.kind = kind.unwrap_or(Kind::Invalid);
 }
@@ -124,7 +171,15 @@ impl Reader<'_> {
                 self.transfer(&flags).map(Kind::Copy)
             }
             "ADD" => {
-                let flags = ["chown", "chmod", "link", "exclude", "checksum", "unpack", "keep-git-dir"];
+                let flags = [
+                    "chown",
+                    "chmod",
+                    "link",
+                    "exclude",
+                    "checksum",
+                    "unpack",
+                    "keep-git-dir",
+                ];
                 self.transfer(&flags).map(Kind::Add)
             }
             "ENV" => self.name_values().map(Kind::Env),
@@ -154,7 +209,8 @@ impl Reader<'_> {
             _ => {
                 let keyword = &self.instruction.keyword;
                 let message = format!("unknown instruction `{}`", keyword.text);
-                let problem = Problem::error("dockerfile::unknown_instruction", message, keyword.span);
+                let problem =
+                    Problem::error("dockerfile::unknown_instruction", message, keyword.span);
                 self.problems.push(problem.near(&keyword.text, NAMES));
                 None
             }
@@ -162,7 +218,8 @@ impl Reader<'_> {
     }
 
     fn refuse<T>(&mut self, code: &'static str, message: String, help: &str) -> Option<T> {
-        self.problems.push(Problem::error(code, message, self.instruction.span).help(help));
+        self.problems
+            .push(Problem::error(code, message, self.instruction.span).help(help));
         None
     }
 
@@ -177,14 +234,22 @@ impl Reader<'_> {
     fn from_image(&mut self) -> Option<Kind> {
         let mut flags = self.flags(&["platform"]);
         let platform = flags.text("platform", self.problems);
-        let Arguments::Words(words) = &self.instruction.arguments else { return self.from_form() };
+        let Arguments::Words(words) = &self.instruction.arguments else {
+            return self.from_form();
+        };
         match words.as_slice() {
-            [base] => Some(Kind::From(From { platform, base: base.clone(), name: None })),
+            [base] => Some(Kind::From(From {
+                platform,
+                base: base.clone(),
+                name: None,
+            })),
             [base, keyword, name] if keyword.text.eq_ignore_ascii_case("as") => {
                 self.check_from_casing(keyword, name);
                 let lower = name.text.to_lowercase();
                 let valid = lower.starts_with(|c: char| c.is_ascii_lowercase())
-                    && lower.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
+                    && lower
+                        .chars()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
                 if !valid {
                     let message = format!("`{}` cannot be the name of a stage", name.text);
                     self.problems.push(
@@ -193,8 +258,15 @@ impl Reader<'_> {
                     );
                     return None;
                 }
-                let name = Word { text: lower, span: name.span };
-                Some(Kind::From(From { platform, base: base.clone(), name: Some(name) }))
+                let name = Word {
+                    text: lower,
+                    span: name.span,
+                };
+                Some(Kind::From(From {
+                    platform,
+                    base: base.clone(),
+                    name: Some(name),
+                }))
             }
             _ => self.from_form(),
         }
@@ -211,14 +283,20 @@ impl Reader<'_> {
     fn check_from_casing(&mut self, keyword: &Word, name: &Word) {
         if name.text != name.text.to_lowercase() {
             let message = format!("Stage name '{}' should be lowercase", name.text);
-            self.problems.push(Problem::warning("StageNameCasing", message, name.span));
+            self.problems
+                .push(Problem::warning("StageNameCasing", message, name.span));
         }
         let from = &self.instruction.keyword.text;
-        let mismatch = (*from == from.to_lowercase() && keyword.text != keyword.text.to_lowercase())
+        let mismatch = (*from == from.to_lowercase()
+            && keyword.text != keyword.text.to_lowercase())
             || (*from == from.to_uppercase() && keyword.text != keyword.text.to_uppercase());
         if mismatch {
-            let message = format!("'{}' and '{from}' keywords' casing do not match", keyword.text);
-            self.problems.push(Problem::warning("FromAsCasing", message, keyword.span));
+            let message = format!(
+                "'{}' and '{from}' keywords' casing do not match",
+                keyword.text
+            );
+            self.problems
+                .push(Problem::warning("FromAsCasing", message, keyword.span));
         }
     }
 
@@ -233,11 +311,18 @@ impl Reader<'_> {
         {
             let message = format!("`{}` is not a network", network.text);
             let problem = Problem::error("dockerfile::network", message, network.span);
-            self.problems.push(problem.help("`default`, `none` or `host`"));
+            self.problems
+                .push(problem.help("`default`, `none` or `host`"));
         }
         let mounts = mounts.iter().filter_map(|flag| self.mount(flag)).collect();
         let command = self.command_line(&self.instruction.arguments);
-        Some(Kind::Run(Run { command, mounts, network, security, devices }))
+        Some(Kind::Run(Run {
+            command,
+            mounts,
+            network,
+            security,
+            devices,
+        }))
     }
 
     fn mount(&mut self, flag: &Word) -> Option<MountFlag> {
@@ -245,7 +330,8 @@ impl Reader<'_> {
             Ok(fields) => fields,
             Err(reason) => {
                 let message = format!("`--mount={}` cannot be read: {reason}", flag.text);
-                self.problems.push(Problem::error("dockerfile::mount", message, flag.span));
+                self.problems
+                    .push(Problem::error("dockerfile::mount", message, flag.span));
                 return None;
             }
         };
@@ -255,9 +341,15 @@ impl Reader<'_> {
                 Some((key, value)) => (key, Some(value.to_owned())),
                 None => (field.as_str(), None),
             };
-            options.push(MountOption { key: key.to_lowercase(), value });
+            options.push(MountOption {
+                key: key.to_lowercase(),
+                value,
+            });
         }
-        let mount = MountFlag { span: flag.span, options };
+        let mount = MountFlag {
+            span: flag.span,
+            options,
+        };
         super::mount::check(&mount, self.problems);
         Some(mount)
     }
@@ -280,21 +372,40 @@ impl Reader<'_> {
             _ => Vec::new(),
         };
         let name = self.name();
-        let Some((dest, sources)) = words.split_last().filter(|(_, sources)| !sources.is_empty()) else {
+        let Some((dest, sources)) = words
+            .split_last()
+            .filter(|(_, sources)| !sources.is_empty())
+        else {
             let message = format!("{name} takes at least one source and a destination");
-            return self.refuse("dockerfile::no_destination", message, &format!("write `{name} source destination`"));
+            return self.refuse(
+                "dockerfile::no_destination",
+                message,
+                &format!("write `{name} source destination`"),
+            );
         };
         let plain = matches!(self.instruction.arguments, Arguments::Words(_));
-        let is_mark = |word: &Word| plain.then(|| heredoc::mark(&word.text).ok().flatten()).flatten();
+        let is_mark = |word: &Word| {
+            plain
+                .then(|| heredoc::mark(&word.text).ok().flatten())
+                .flatten()
+        };
         if is_mark(dest).is_some() {
             let message = format!("the destination of {name} cannot be a heredoc");
-            return self.refuse("dockerfile::heredoc_destination", message, "end the line with a path");
+            return self.refuse(
+                "dockerfile::heredoc_destination",
+                message,
+                "end the line with a path",
+            );
         }
         let mut taken = Vec::new();
         for source in sources {
             match is_mark(source) {
                 Some(mark) => {
-                    let body = self.instruction.heredocs.iter().position(|heredoc| heredoc.name == mark.name);
+                    let body = self
+                        .instruction
+                        .heredocs
+                        .iter()
+                        .position(|heredoc| heredoc.name == mark.name);
                     taken.extend(body.map(TransferSource::Heredoc));
                 }
                 None => taken.push(TransferSource::Path(source.clone())),
@@ -318,47 +429,80 @@ impl Reader<'_> {
 
     fn name_values(&mut self) -> Option<Vec<Pair>> {
         self.flags(&[]);
-        let Arguments::Pairs(pairs) = &self.instruction.arguments else { return self.nothing_given() };
+        let Arguments::Pairs(pairs) = &self.instruction.arguments else {
+            return self.nothing_given();
+        };
         let name = self.name();
         for pair in pairs {
             if pair.name.text.is_empty() {
                 let message = format!("{name} has a value without a name");
-                self.problems.push(Problem::error("dockerfile::no_name", message, pair.value.span));
+                self.problems.push(Problem::error(
+                    "dockerfile::no_name",
+                    message,
+                    pair.value.span,
+                ));
             }
             if pair.form == PairForm::Blank {
                 let keyword = &self.instruction.keyword.text;
-                let message =
-                    format!("\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format");
-                self.problems.push(Problem::warning("LegacyKeyValueFormat", message, self.instruction.span));
+                let message = format!(
+                    "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
+                );
+                self.problems.push(Problem::warning(
+                    "LegacyKeyValueFormat",
+                    message,
+                    self.instruction.span,
+                ));
             }
         }
         Some(pairs.clone())
     }
 
     fn argument_names(&mut self) -> Option<Kind> {
-        let Arguments::Words(words) = &self.instruction.arguments else { return self.nothing_given() };
+        let Arguments::Words(words) = &self.instruction.arguments else {
+            return self.nothing_given();
+        };
         if words.is_empty() {
             return self.nothing_given();
         }
         let mut arguments = Vec::new();
         for word in words {
             let (name, default) = match word.text.split_once('=') {
-                Some((name, value)) => (name, Some(Word { text: value.to_owned(), span: word.span })),
+                Some((name, value)) => (
+                    name,
+                    Some(Word {
+                        text: value.to_owned(),
+                        span: word.span,
+                    }),
+                ),
                 None => (word.text.as_str(), None),
             };
             if name.is_empty() {
-                let problem = Problem::error("dockerfile::no_name", "ARG has a value without a name", word.span);
+                let problem = Problem::error(
+                    "dockerfile::no_name",
+                    "ARG has a value without a name",
+                    word.span,
+                );
                 self.problems.push(problem.help("write `ARG NAME=default`"));
                 continue;
             }
-            arguments.push(Argument { name: Word { text: name.to_owned(), span: word.span }, default });
+            arguments.push(Argument {
+                name: Word {
+                    text: name.to_owned(),
+                    span: word.span,
+                },
+                default,
+            });
         }
         Some(Kind::Arg(arguments))
     }
 
     fn nothing_given<T>(&mut self) -> Option<T> {
         let message = format!("{} takes at least one argument", self.name());
-        self.refuse("dockerfile::no_arguments", message, "say what it is about, or take the line away")
+        self.refuse(
+            "dockerfile::no_arguments",
+            message,
+            "say what it is about, or take the line away",
+        )
     }
 
     fn one_line(&mut self) -> Option<Word> {
@@ -367,7 +511,11 @@ impl Reader<'_> {
             Arguments::Line(word) => Some(word.clone()),
             _ => {
                 let message = format!("{} takes exactly one argument", self.name());
-                self.refuse("dockerfile::no_arguments", message, "say what it is about, or take the line away")
+                self.refuse(
+                    "dockerfile::no_arguments",
+                    message,
+                    "say what it is about, or take the line away",
+                )
             }
         }
     }
@@ -375,7 +523,9 @@ impl Reader<'_> {
     fn words(&mut self) -> Option<Vec<Word>> {
         self.flags(&[]);
         match &self.instruction.arguments {
-            Arguments::Words(words) | Arguments::Json(words) if !words.is_empty() => Some(words.clone()),
+            Arguments::Words(words) | Arguments::Json(words) if !words.is_empty() => {
+                Some(words.clone())
+            }
             _ => self.nothing_given(),
         }
     }
@@ -383,10 +533,17 @@ impl Reader<'_> {
     fn volumes(&mut self) -> Option<Kind> {
         let words = self.words()?;
         if let Some(word) = words.iter().find(|word| word.text.trim().is_empty()) {
-            self.problems.push(Problem::error("dockerfile::volume", "a volume needs a path", word.span));
+            self.problems.push(Problem::error(
+                "dockerfile::volume",
+                "a volume needs a path",
+                word.span,
+            ));
             return None;
         }
-        let trimmed = |word: Word| Word { text: word.text.trim().to_owned(), ..word };
+        let trimmed = |word: Word| Word {
+            text: word.text.trim().to_owned(),
+            ..word
+        };
         Some(Kind::Volume(words.into_iter().map(trimmed).collect()))
     }
 
@@ -399,7 +556,10 @@ impl Reader<'_> {
         match arguments {
             Arguments::Json(words) => Command::Exec(words.clone()),
             Arguments::Line(word) => Command::Shell(word.clone()),
-            _ => Command::Shell(Word { text: String::new(), span: self.instruction.keyword.span }),
+            _ => Command::Shell(Word {
+                text: String::new(),
+                span: self.instruction.keyword.span,
+            }),
         }
     }
 
@@ -417,7 +577,9 @@ impl Reader<'_> {
     }
 
     fn healthcheck(&mut self) -> Option<Kind> {
-        let Arguments::Typed(kind, command) = &self.instruction.arguments else { return self.nothing_given() };
+        let Arguments::Typed(kind, command) = &self.instruction.arguments else {
+            return self.nothing_given();
+        };
         let empty = Healthcheck {
             command: None,
             interval_ns: 0,
@@ -430,49 +592,90 @@ impl Reader<'_> {
             "NONE" if **command == Arguments::None => return Some(Kind::Healthcheck(empty)),
             "NONE" => {
                 let message = "HEALTHCHECK NONE takes no arguments".to_owned();
-                return self.refuse("dockerfile::healthcheck", message, "take away what follows NONE");
+                return self.refuse(
+                    "dockerfile::healthcheck",
+                    message,
+                    "take away what follows NONE",
+                );
             }
             "CMD" => {}
             other => {
                 let message = format!("`{other}` is not a kind of HEALTHCHECK");
-                return self.refuse("dockerfile::healthcheck", message, "write `HEALTHCHECK CMD command`, or NONE");
+                return self.refuse(
+                    "dockerfile::healthcheck",
+                    message,
+                    "write `HEALTHCHECK CMD command`, or NONE",
+                );
             }
         }
-        let mut flags = self.flags(&["interval", "timeout", "start-period", "start-interval", "retries"]);
+        let mut flags = self.flags(&[
+            "interval",
+            "timeout",
+            "start-period",
+            "start-interval",
+            "retries",
+        ]);
         let interval_ns = self.duration(&mut flags, "interval");
         let timeout_ns = self.duration(&mut flags, "timeout");
         let start_period_ns = self.duration(&mut flags, "start-period");
         let start_interval_ns = self.duration(&mut flags, "start-interval");
         let retries = flags.text("retries", self.problems).map_or(0, |word| {
-            word.text.parse::<u32>().map(u64::from).ok().filter(|n| *n <= i32::MAX as u64).unwrap_or_else(|| {
-                let message = format!("`{}` is not a number of retries", word.text);
-                self.problems.push(Problem::error("dockerfile::healthcheck", message, word.span));
-                0
-            })
+            word.text
+                .parse::<u32>()
+                .map(u64::from)
+                .ok()
+                .filter(|n| *n <= i32::MAX as u64)
+                .unwrap_or_else(|| {
+                    let message = format!("`{}` is not a number of retries", word.text);
+                    self.problems.push(Problem::error(
+                        "dockerfile::healthcheck",
+                        message,
+                        word.span,
+                    ));
+                    0
+                })
         });
         let nothing = matches!(&**command, Arguments::None)
             || matches!(&**command, Arguments::Json(words) if words.is_empty());
         if nothing {
             let message = "HEALTHCHECK CMD has no command".to_owned();
-            return self.refuse("dockerfile::healthcheck", message, "say which command tells whether it is healthy");
+            return self.refuse(
+                "dockerfile::healthcheck",
+                message,
+                "say which command tells whether it is healthy",
+            );
         }
         let command = Some(self.command_line(command));
-        Some(Kind::Healthcheck(Healthcheck { command, interval_ns, timeout_ns, start_period_ns, start_interval_ns, retries }))
+        Some(Kind::Healthcheck(Healthcheck {
+            command,
+            interval_ns,
+            timeout_ns,
+            start_period_ns,
+            start_interval_ns,
+            retries,
+        }))
     }
 
     fn duration(&mut self, flags: &mut Flags<'_>, name: &str) -> u64 {
-        let word = flags.text(name, self.problems).filter(|word| !word.text.is_empty());
+        let word = flags
+            .text(name, self.problems)
+            .filter(|word| !word.text.is_empty());
         let Some(word) = word else { return 0 };
         match duration::parse_ns(&word.text) {
             Ok(0) => 0,
             Ok(length_ns) if length_ns >= 1_000_000 => length_ns,
             Ok(_) => {
                 let message = format!("`{}` is less than a millisecond", word.text);
-                self.problems.push(Problem::error("dockerfile::duration", message, word.span));
+                self.problems
+                    .push(Problem::error("dockerfile::duration", message, word.span));
                 0
             }
             Err(error) => {
-                self.problems.push(Problem::error("dockerfile::duration", error.to_string(), word.span));
+                self.problems.push(Problem::error(
+                    "dockerfile::duration",
+                    error.to_string(),
+                    word.span,
+                ));
                 0
             }
         }
@@ -480,11 +683,17 @@ impl Reader<'_> {
 
     fn on_build(&mut self, escape: char) -> Option<Kind> {
         self.flags(&[]);
-        let Arguments::Instruction(trigger) = &self.instruction.arguments else { return self.nothing_given() };
+        let Arguments::Instruction(trigger) = &self.instruction.arguments else {
+            return self.nothing_given();
+        };
         let keyword = trigger.keyword.text.to_ascii_uppercase();
         if matches!(keyword.as_str(), "ONBUILD" | "MAINTAINER" | "FROM") {
             let message = format!("{keyword} cannot be a trigger of ONBUILD");
-            return self.refuse("dockerfile::onbuild", message, "a trigger is any other instruction");
+            return self.refuse(
+                "dockerfile::onbuild",
+                message,
+                "a trigger is any other instruction",
+            );
         }
         let mut trigger = trigger.clone();
         trigger.heredocs = self.instruction.heredocs.clone();
@@ -495,7 +704,10 @@ impl Reader<'_> {
             expression.push_str(&heredoc.body);
             expression.push_str(&heredoc.name);
         }
-        Some(Kind::OnBuild(OnBuild { expression, trigger }))
+        Some(Kind::OnBuild(OnBuild {
+            expression,
+            trigger,
+        }))
     }
 }
 
@@ -503,7 +715,12 @@ impl Reader<'_> {
 fn joined_marks(words: &[Word]) -> Vec<Word> {
     let mut joined: Vec<Word> = Vec::new();
     for word in words {
-        let open = |last: &Word| matches!(last.text.trim_start_matches(|c: char| c.is_ascii_digit()), "<<" | "<<-");
+        let open = |last: &Word| {
+            matches!(
+                last.text.trim_start_matches(|c: char| c.is_ascii_digit()),
+                "<<" | "<<-"
+            )
+        };
         match joined.last_mut() {
             Some(last) if open(last) => {
                 last.text.push_str(&word.text);
@@ -516,25 +733,44 @@ fn joined_marks(words: &[Word]) -> Vec<Word> {
 }
 
 /// Reads `timeout=2m tap`.
-pub(super) fn read_extras(said: &str, span: Span, extras: &mut Extras, problems: &mut Vec<Problem>) {
+pub(super) fn read_extras(
+    said: &str,
+    span: Span,
+    extras: &mut Extras,
+    problems: &mut Vec<Problem>,
+) {
     let mut at = 0;
     for word in said.split_whitespace() {
         at += said[at..].find(word).unwrap_or(0);
-        let place = Span { start: span.start + at, end: span.start + at + word.len(), ..span };
+        let place = Span {
+            start: span.start + at,
+            end: span.start + at + word.len(),
+            ..span
+        };
         at += word.len();
         match word.split_once('=') {
             None if word == "tap" => extras.tap = true,
             Some(("timeout", length)) => match duration::parse_ns(length) {
-                Ok(length_ns) if length_ns >= 1_000_000 => extras.timeout_ms = Some(length_ns / 1_000_000),
+                Ok(length_ns) if length_ns >= 1_000_000 => {
+                    extras.timeout_ms = Some(length_ns / 1_000_000)
+                }
                 Ok(_) => {
                     let message = format!("`{length}` is less than a millisecond");
                     problems.push(Problem::error("dockerfile::duration", message, place));
                 }
-                Err(error) => problems.push(Problem::error("dockerfile::duration", error.to_string(), place)),
+                Err(error) => problems.push(Problem::error(
+                    "dockerfile::duration",
+                    error.to_string(),
+                    place,
+                )),
             },
             _ => {
                 let key = word.split('=').next().unwrap_or(word);
-                let problem = Problem::error("dockerfile::unknown_extra", format!("unknown extra `{key}`"), place);
+                let problem = Problem::error(
+                    "dockerfile::unknown_extra",
+                    format!("unknown extra `{key}`"),
+                    place,
+                );
                 problems.push(match key {
                     "timeout" => problem.help("write `timeout=2m`"),
                     "tap" => problem.help("write `tap` alone"),

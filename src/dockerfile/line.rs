@@ -19,7 +19,11 @@ pub(super) struct Physical<'a> {
 
 impl Physical<'_> {
     pub(super) fn span(&self) -> Span {
-        Span { start: self.start, end: self.start + self.text.len(), line: self.number }
+        Span {
+            start: self.start,
+            end: self.start + self.text.len(),
+            line: self.number,
+        }
     }
 
     pub(super) fn is_comment(&self) -> bool {
@@ -29,11 +33,20 @@ impl Physical<'_> {
 
 /// All lines of a text; a byte-order mark belongs to none.
 pub(super) fn lines(text: &str) -> Vec<Physical<'_>> {
-    let mut start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let mut start = if text.starts_with('\u{feff}') {
+        '\u{feff}'.len_utf8()
+    } else {
+        0
+    };
     let mut lines = Vec::new();
     for whole in text[start..].split_inclusive('\n') {
         let number = lines.len() as u32 + 1;
-        lines.push(Physical { text: whole.trim_end_matches(['\r', '\n']), start, whole, number });
+        lines.push(Physical {
+            text: whole.trim_end_matches(['\r', '\n']),
+            start,
+            whole,
+            number,
+        });
         start += whole.len();
     }
     lines
@@ -62,24 +75,45 @@ struct Piece {
 impl Logical {
     /// Adds a part of a line of the file.
     pub(super) fn push(&mut self, text: &str, from: usize, line: u32) {
-        self.pieces.push(Piece { at: self.text.len(), from, line });
+        self.pieces.push(Piece {
+            at: self.text.len(),
+            from,
+            line,
+        });
         self.text.push_str(text);
     }
 
     fn place(&self, at: usize) -> (usize, u32) {
-        let index = self.pieces.partition_point(|piece| piece.at <= at).saturating_sub(1);
-        self.pieces.get(index).map_or((0, 1), |piece| (piece.from + (at - piece.at), piece.line))
+        let index = self
+            .pieces
+            .partition_point(|piece| piece.at <= at)
+            .saturating_sub(1);
+        self.pieces
+            .get(index)
+            .map_or((0, 1), |piece| (piece.from + (at - piece.at), piece.line))
     }
 
     /// Where a range of bytes stands in the file.
     pub(super) fn span(&self, start: usize, end: usize) -> Span {
         let (from, line) = self.place(start);
-        let to = if end > start { self.place(end - 1).0 + 1 } else { from };
-        Span { start: from, end: to, line }
+        let to = if end > start {
+            self.place(end - 1).0 + 1
+        } else {
+            from
+        };
+        Span {
+            start: from,
+            end: to,
+            line,
+        }
     }
 
     pub(super) fn all(&self) -> Part<'_> {
-        Part { line: self, start: 0, end: self.text.len() }
+        Part {
+            line: self,
+            start: 0,
+            end: self.text.len(),
+        }
     }
 }
 
@@ -102,7 +136,11 @@ impl<'a> Part<'a> {
 
     /// A range of it, counted from its own beginning.
     pub(super) fn slice(&self, range: std::ops::Range<usize>) -> Self {
-        Self { line: self.line, start: self.start + range.start, end: self.start + range.end }
+        Self {
+            line: self.line,
+            start: self.start + range.start,
+            end: self.start + range.end,
+        }
     }
 
     pub(super) fn from(&self, at: usize) -> Self {
@@ -121,11 +159,17 @@ impl<'a> Part<'a> {
     }
 
     pub(super) fn word(&self) -> Word {
-        Word { text: self.text().to_owned(), span: self.span() }
+        Word {
+            text: self.text().to_owned(),
+            span: self.span(),
+        }
     }
 
     /// A word that says something else than what is written in that range.
     pub(super) fn word_saying(&self, text: String, range: std::ops::Range<usize>) -> Word {
-        Word { text, span: self.slice(range).span() }
+        Word {
+            text,
+            span: self.slice(range).span(),
+        }
     }
 }

@@ -28,9 +28,11 @@ mod fixtures;
 mod tests;
 
 pub use ast::{
-    Argument, Arguments, Command, Directives, Dockerfile, Extras, From, Healthcheck, Heredoc, Instruction, Kind,
-    MountFlag, MountOption, OnBuild, Pair, PairForm, Run, Transfer, TransferSource, Word,
+    Argument, Arguments, Command, Directives, Dockerfile, Extras, From, Healthcheck, Heredoc,
+    Instruction, Kind, MountFlag, MountOption, OnBuild, Pair, PairForm, Run, Transfer,
+    TransferSource, Word,
 };
+pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
 pub use parse::{Parsed, parse};
 pub use problem::{Problem, Severity, Span};

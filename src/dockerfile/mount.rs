@@ -70,8 +70,11 @@ const KINDS: [(&str, MountKind); 5] = [
     ("ssh", MountKind::Ssh),
 ];
 
-const SHARINGS: [(&str, Sharing); 3] =
-    [("shared", Sharing::Shared), ("private", Sharing::Private), ("locked", Sharing::Locked)];
+const SHARINGS: [(&str, Sharing); 3] = [
+    ("shared", Sharing::Shared),
+    ("private", Sharing::Private),
+    ("locked", Sharing::Locked),
+];
 
 const KEYS: [&str; 19] = [
     "type",
@@ -97,18 +100,28 @@ const KEYS: [&str; 19] = [
 
 /// Reports what is wrong whatever the variables are.
 pub(super) fn check(flag: &MountFlag, problems: &mut Vec<Problem>) {
-    let values = || flag.options.iter().filter_map(|option| option.value.as_deref().map(|value| (&option.key, value)));
+    let values = || {
+        flag.options
+            .iter()
+            .filter_map(|option| option.value.as_deref().map(|value| (&option.key, value)))
+    };
     for option in &flag.options {
         if !KEYS.contains(&option.key.as_str()) {
             let message = format!("unknown key `{}` of a mount", option.key);
-            problems.push(Problem::error("dockerfile::mount_key", message, flag.span).near(&option.key, KEYS));
+            problems.push(
+                Problem::error("dockerfile::mount_key", message, flag.span).near(&option.key, KEYS),
+            );
             return;
         }
     }
     if values().any(|(key, value)| key == "from" && value.trim_end_matches('$').contains('$')) {
         problems.push(
-            Problem::error("dockerfile::mount_from", "`from` of a mount takes no variables", flag.span)
-                .help("define a stage with `FROM $VARIABLE AS name` and write `from=name`"),
+            Problem::error(
+                "dockerfile::mount_from",
+                "`from` of a mount takes no variables",
+                flag.span,
+            )
+            .help("define a stage with `FROM $VARIABLE AS name` and write `from=name`"),
         );
         return;
     }
@@ -121,7 +134,10 @@ pub(super) fn check(flag: &MountFlag, problems: &mut Vec<Problem>) {
 
 impl MountFlag {
     /// What the mount is, once variables are known.
-    pub fn read(&self, expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>) -> Result<Mount, Problem> {
+    pub fn read(
+        &self,
+        expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
+    ) -> Result<Mount, Problem> {
         let wrong = |message: String| Problem::error("dockerfile::mount", message, self.span);
         let mut mount = Mount {
             kind: MountKind::Bind,
@@ -146,32 +162,50 @@ impl MountFlag {
                 Some(value) if key == "from" => Some(value.clone()),
                 Some(value) => Some(expand(value).map_err(|error| wrong(error.to_string()))?),
             };
-            let misplaced = || wrong(format!("`{key}` is not for a mount of type {}", mount.kind.name()));
+            let misplaced = || {
+                wrong(format!(
+                    "`{key}` is not for a mount of type {}",
+                    mount.kind.name()
+                ))
+            };
             let Some(value) = value else {
                 match key {
                     "readonly" | "ro" => read_only = Some(true),
                     "readwrite" | "rw" => read_only = Some(false),
-                    "required" if matches!(mount.kind, MountKind::Secret | MountKind::Ssh) => mount.required = true,
+                    "required" if matches!(mount.kind, MountKind::Secret | MountKind::Ssh) => {
+                        mount.required = true
+                    }
                     "required" => return Err(misplaced()),
-                    _ => return Err(wrong(format!("`{key}` of a mount has no value")).help(format!("write `{key}=…`"))),
+                    _ => {
+                        return Err(wrong(format!("`{key}` of a mount has no value"))
+                            .help(format!("write `{key}=…`")));
+                    }
                 }
                 continue;
             };
-            let not_understood = |what: &str| wrong(format!("`{value}` is not {what} (`{key}` of a mount)"));
+            let not_understood =
+                |what: &str| wrong(format!("`{value}` is not {what} (`{key}` of a mount)"));
             match key {
                 "type" => {
                     let lower = value.to_lowercase();
                     let found = KINDS.iter().find(|(name, _)| *name == lower);
                     let names = KINDS.iter().map(|(name, _)| *name);
-                    mount.kind = found.ok_or_else(|| not_understood("a type").near(&value, names))?.1;
+                    mount.kind = found
+                        .ok_or_else(|| not_understood("a type").near(&value, names))?
+                        .1;
                 }
                 "from" => mount.from = Some(value).filter(|from| !from.is_empty()),
                 "source" | "src" => mount.source = Some(value),
                 "target" | "dst" | "destination" => mount.target = Some(value),
-                "readonly" | "ro" => read_only = Some(truth(&value).ok_or_else(|| not_understood("true or false"))?),
-                "readwrite" | "rw" => read_only = Some(!truth(&value).ok_or_else(|| not_understood("true or false"))?),
+                "readonly" | "ro" => {
+                    read_only = Some(truth(&value).ok_or_else(|| not_understood("true or false"))?)
+                }
+                "readwrite" | "rw" => {
+                    read_only = Some(!truth(&value).ok_or_else(|| not_understood("true or false"))?)
+                }
                 "required" if matches!(mount.kind, MountKind::Secret | MountKind::Ssh) => {
-                    mount.required = truth(&value).ok_or_else(|| not_understood("true or false"))?;
+                    mount.required =
+                        truth(&value).ok_or_else(|| not_understood("true or false"))?;
                 }
                 "required" => return Err(misplaced()),
                 "size" if mount.kind == MountKind::Tmpfs => {
@@ -183,10 +217,15 @@ impl MountFlag {
                     let lower = value.to_lowercase();
                     let found = SHARINGS.iter().find(|(name, _)| *name == lower);
                     let names = SHARINGS.iter().map(|(name, _)| *name);
-                    mount.sharing = Some(found.ok_or_else(|| not_understood("a sharing").near(&value, names))?.1);
+                    mount.sharing = Some(
+                        found
+                            .ok_or_else(|| not_understood("a sharing").near(&value, names))?
+                            .1,
+                    );
                 }
                 "mode" => {
-                    let mode = u32::from_str_radix(&value, 8).map_err(|_| not_understood("an octal mode"))?;
+                    let mode = u32::from_str_radix(&value, 8)
+                        .map_err(|_| not_understood("an octal mode"))?;
                     mount.mode = Some(mode);
                 }
                 "uid" => mount.uid = Some(value.parse().map_err(|_| not_understood("a number"))?),
@@ -195,7 +234,8 @@ impl MountFlag {
                 _ => return Err(wrong(format!("unknown key `{key}` of a mount")).near(key, KEYS)),
             }
         }
-        mount.read_only = read_only.unwrap_or(!matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs));
+        mount.read_only =
+            read_only.unwrap_or(!matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs));
         mount.check().map_err(wrong)?;
         Ok(mount)
     }
@@ -205,7 +245,10 @@ impl MountKind {
     /// As it is written.
     #[must_use]
     pub fn name(self) -> &'static str {
-        KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+        KINDS
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(name, _)| name)
     }
 }
 
@@ -213,7 +256,11 @@ impl Mount {
     fn check(&self) -> Result<(), String> {
         let kind = self.kind.name();
         if matches!(self.kind, MountKind::Bind | MountKind::Tmpfs) {
-            for (key, given) in [("mode", self.mode.is_some()), ("uid", self.uid.is_some()), ("gid", self.gid.is_some())] {
+            for (key, given) in [
+                ("mode", self.mode.is_some()),
+                ("uid", self.uid.is_some()),
+                ("gid", self.gid.is_some()),
+            ] {
                 if given {
                     return Err(format!("`{key}` is not for a mount of type {kind}"));
                 }
@@ -226,7 +273,10 @@ impl Mount {
             if self.from.is_some() {
                 return Err("`from` is not for a mount of type secret".to_owned());
             }
-            let named = [&self.source, &self.target, &self.id].into_iter().flatten().any(|name| !name.is_empty());
+            let named = [&self.source, &self.target, &self.id]
+                .into_iter()
+                .flatten()
+                .any(|name| !name.is_empty());
             if !named {
                 return Err("a secret needs an `id`, or a `target` to take it from".to_owned());
             }
@@ -248,10 +298,15 @@ fn truth(value: &str) -> Option<bool> {
 
 /// `64k`, `100MiB`, `1.5g`: units of 1024.
 fn size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let number: f64 = text[..digits].parse().ok()?;
     let unit = text[digits..].trim().to_lowercase();
-    let unit = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit);
+    let unit = unit
+        .strip_suffix("ib")
+        .or_else(|| unit.strip_suffix('b'))
+        .unwrap_or(&unit);
     let power = match unit {
         "" => 0,
         "k" => 1,
@@ -270,9 +325,12 @@ mod tests {
 
     #[test]
     fn sizes_are_powers_of_1024() {
-        for (text, bytes) in
-            [("64k", Some(65_536)), ("1.5g", Some(1_610_612_736)), ("10MiB", Some(10_485_760)), ("x", None)]
-        {
+        for (text, bytes) in [
+            ("64k", Some(65_536)),
+            ("1.5g", Some(1_610_612_736)),
+            ("10MiB", Some(10_485_760)),
+            ("x", None),
+        ] {
             assert_eq!(size(text), bytes, "{text}");
         }
     }

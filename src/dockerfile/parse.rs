@@ -26,7 +26,11 @@ pub fn parse(text: &str) -> Parsed {
     let mut parser = Parser {
         lines: lines(text),
         at: 0,
-        directives: Directives { syntax: None, check: None, escape: '\\' },
+        directives: Directives {
+            syntax: None,
+            check: None,
+            escape: '\\',
+        },
         directives_end: false,
         comments: Vec::new(),
         problems: Vec::new(),
@@ -37,13 +41,36 @@ pub fn parse(text: &str) -> Parsed {
         instructions.push(instruction);
     }
     if instructions.is_empty() && parser.problems.is_empty() {
-        let message = if text.is_empty() { "the Dockerfile is empty" } else { "the Dockerfile has no instructions" };
-        let problem = Problem::error("dockerfile::empty", message, Span { start: 0, end: 0, line: 1 });
-        parser.problems.push(problem.help("begin with a base: `FROM scratch`, or the name of an image"));
+        let message = if text.is_empty() {
+            "the Dockerfile is empty"
+        } else {
+            "the Dockerfile has no instructions"
+        };
+        let problem = Problem::error(
+            "dockerfile::empty",
+            message,
+            Span {
+                start: 0,
+                end: 0,
+                line: 1,
+            },
+        );
+        parser
+            .problems
+            .push(problem.help("begin with a base: `FROM scratch`, or the name of an image"));
     }
-    parser.problems.sort_by_key(|problem| problem.span.map(|span| span.start));
-    let dockerfile = Dockerfile { text: text.to_owned(), directives: parser.directives, instructions };
-    Parsed { dockerfile, problems: parser.problems }
+    parser
+        .problems
+        .sort_by_key(|problem| problem.span.map(|span| span.start));
+    let dockerfile = Dockerfile {
+        text: text.to_owned(),
+        directives: parser.directives,
+        instructions,
+    };
+    Parsed {
+        dockerfile,
+        problems: parser.problems,
+    }
 }
 
 struct Parser<'a> {
@@ -63,9 +90,15 @@ impl<'a> Parser<'a> {
             let problem = Problem::error(
                 "dockerfile::long_line",
                 format!("line {} is longer than {LINE_BYTES_MAX} bytes", line.number),
-                Span { end: line.start + 1, ..line.span() },
+                Span {
+                    end: line.start + 1,
+                    ..line.span()
+                },
             );
-            self.problems.push(problem.help("continue the line with the escape character, or put the text in a file"));
+            self.problems
+                .push(problem.help(
+                    "continue the line with the escape character, or put the text in a file",
+                ));
         }
         Some(line)
     }
@@ -103,21 +136,27 @@ impl<'a> Parser<'a> {
                 continue;
             }
             if line.text.trim_start().is_empty() {
-                empty = Some(line.span());
+                empty.get_or_insert(line.span());
                 continue;
             }
-            if let Some(span) = empty.take() {
-                self.problems.push(
-                    Problem::warning("NoEmptyContinuation", "Empty continuation line", span)
-                        .help("take the empty line away, or make it a comment"),
-                );
-            }
             continued = self.take(&mut logical, line.text, line, escape);
+        }
+        if let Some(span) = empty {
+            self.problems.push(
+                Problem::warning("NoEmptyContinuation", "Empty continuation line", span)
+                    .help("take the empty line away, or make it a comment"),
+            );
         }
         logical
     }
 
-    fn take(&mut self, logical: &mut Logical, text: &str, line: Physical<'_>, escape: char) -> bool {
+    fn take(
+        &mut self,
+        logical: &mut Logical,
+        text: &str,
+        line: Physical<'_>,
+        escape: char,
+    ) -> bool {
         let from = line.start + line.text.len() - text.len();
         let before = before_continuation(text, escape);
         logical.push(before.unwrap_or(text), from, line.number);
@@ -126,7 +165,11 @@ impl<'a> Parser<'a> {
 
     fn instruction(&mut self, logical: &Logical) -> Instruction {
         let comments = std::mem::take(&mut self.comments);
-        let mut instruction = split_instruction(logical.all().trim(), self.directives.escape, &mut self.problems);
+        let mut instruction = split_instruction(
+            logical.all().trim(),
+            self.directives.escape,
+            &mut self.problems,
+        );
         instruction.comments = comments;
         if can_have_heredocs(&instruction) && logical.text.contains("<<") {
             self.heredocs(&mut instruction);
@@ -140,7 +183,11 @@ impl<'a> Parser<'a> {
         let announced = match heredoc::announced(&instruction.original) {
             Ok(announced) => announced,
             Err(error) => {
-                self.problems.push(Problem::error("dockerfile::heredoc", error.to_string(), instruction.span));
+                self.problems.push(Problem::error(
+                    "dockerfile::heredoc",
+                    error.to_string(),
+                    instruction.span,
+                ));
                 return;
             }
         };
@@ -152,9 +199,16 @@ impl<'a> Parser<'a> {
             } else {
                 let message = format!("the heredoc `{}` is not ended", heredoc.name);
                 self.problems.push(
-                    Problem::error("dockerfile::open_heredoc", message, instruction.keyword.span)
-                        .label("begins here")
-                        .help(format!("end it with a line that is `{}` and nothing else", heredoc.name)),
+                    Problem::error(
+                        "dockerfile::open_heredoc",
+                        message,
+                        instruction.keyword.span,
+                    )
+                    .label("begins here")
+                    .help(format!(
+                        "end it with a line that is `{}` and nothing else",
+                        heredoc.name
+                    )),
                 );
             }
             instruction.heredocs.push(heredoc);
@@ -165,9 +219,17 @@ impl<'a> Parser<'a> {
     fn body(&mut self, heredoc: &mut Heredoc) -> Option<usize> {
         let start = self.lines.get(self.at).map_or(0, |line| line.start);
         let number = self.lines.get(self.at).map_or(0, |line| line.number);
-        heredoc.span = Span { start, end: start, line: number };
+        heredoc.span = Span {
+            start,
+            end: start,
+            line: number,
+        };
         while let Some(line) = self.next_line() {
-            let text = if heredoc.chomp { line.text.trim_start_matches('\t') } else { line.text };
+            let text = if heredoc.chomp {
+                line.text.trim_start_matches('\t')
+            } else {
+                line.text
+            };
             if text == heredoc.name {
                 return Some(line.span().end);
             }
@@ -181,7 +243,11 @@ impl<'a> Parser<'a> {
         let text = line.text.trim_start();
         let body = text[1..].trim();
         let start = line.start + line.text.len() - text[1..].trim_start().len();
-        let span = Span { start, end: start + body.len(), line: line.number };
+        let span = Span {
+            start,
+            end: start + body.len(),
+            line: line.number,
+        };
         if !self.directives_end {
             match self.directive(text, span) {
                 true => return,
@@ -191,7 +257,10 @@ impl<'a> Parser<'a> {
         if body.is_empty() {
             self.comments.clear();
         } else {
-            self.comments.push(Word { text: body.to_owned(), span });
+            self.comments.push(Word {
+                text: body.to_owned(),
+                span,
+            });
         }
     }
 
@@ -202,9 +271,17 @@ impl<'a> Parser<'a> {
             self.directives_after_shebang();
             return false;
         }
-        let Some((name, value)) = directive_parts(&comment[1..]) else { return false };
+        let Some((name, value)) = directive_parts(&comment[1..]) else {
+            return false;
+        };
         let value_start = span.end - value.len();
-        let value = Word { text: value.to_owned(), span: Span { start: value_start, ..span } };
+        let value = Word {
+            text: value.to_owned(),
+            span: Span {
+                start: value_start,
+                ..span
+            },
+        };
         let seen = match name.as_str() {
             "syntax" => self.directives.syntax.replace(value).is_some(),
             "check" => self.directives.check.replace(value).is_some(),
@@ -215,7 +292,8 @@ impl<'a> Parser<'a> {
                     other => {
                         let message = format!("`{other}` cannot be the escape character");
                         let problem = Problem::error("dockerfile::escape", message, value.span);
-                        self.problems.push(problem.help("it is either `\\` or a backtick"));
+                        self.problems
+                            .push(problem.help("it is either `\\` or a backtick"));
                     }
                 }
                 self.escape_seen(span)
@@ -224,54 +302,96 @@ impl<'a> Parser<'a> {
         };
         if seen {
             let message = format!("the directive `{name}` is given twice");
-            self.problems.push(Problem::error("dockerfile::directive_twice", message, span));
+            self.problems
+                .push(Problem::error("dockerfile::directive_twice", message, span));
         }
         true
     }
 
     /// Whether `escape` was given on a line before.
     fn escape_seen(&self, span: Span) -> bool {
-        self.lines.iter().take_while(|line| line.number < span.line).any(|line| {
-            let comment = line.text.trim_start().strip_prefix('#');
-            comment.and_then(directive_parts).is_some_and(|(name, _)| name == "escape")
-        })
+        self.lines
+            .iter()
+            .take_while(|line| line.number < span.line)
+            .any(|line| {
+                let comment = line.text.trim_start().strip_prefix('#');
+                comment
+                    .and_then(directive_parts)
+                    .is_some_and(|(name, _)| name == "escape")
+            })
     }
 
     fn directives_after_shebang(&mut self) {
         for line in self.lines.clone().iter().skip(1) {
-            let Some((name, value)) = line.text.strip_prefix('#').and_then(directive_parts) else { return };
+            let Some((name, value)) = line.text.strip_prefix('#').and_then(directive_parts) else {
+                return;
+            };
             let end = line.start + line.text.trim_end().len();
-            let span = Span { start: end - value.len(), end, line: line.number };
+            let span = Span {
+                start: end - value.len(),
+                end,
+                line: line.number,
+            };
             let place = match name.as_str() {
                 "syntax" => &mut self.directives.syntax,
                 "check" => &mut self.directives.check,
                 _ => continue,
             };
-            place.get_or_insert(Word { text: value.to_owned(), span });
+            place.get_or_insert(Word {
+                text: value.to_owned(),
+                span,
+            });
         }
     }
 
     /// `//syntax=…` and `{"syntax": "…"}`: how files that are no Dockerfiles name their frontend.
     fn other_syntax_directives(&mut self, text: &str) {
-        let first = self.lines.first().is_some_and(|line| line.text.starts_with("#!"));
+        let first = self
+            .lines
+            .first()
+            .is_some_and(|line| line.text.starts_with("#!"));
         for line in self.lines.iter().skip(usize::from(first)) {
-            let Some((name, value)) = line.text.strip_prefix("//").and_then(directive_parts) else { break };
+            let Some((name, value)) = line.text.strip_prefix("//").and_then(directive_parts) else {
+                break;
+            };
             let end = line.start + line.text.trim_end().len();
             if name == "syntax" {
-                let span = Span { start: end - value.len(), end, line: line.number };
-                self.directives.syntax = Some(Word { text: value.to_owned(), span });
+                let span = Span {
+                    start: end - value.len(),
+                    end,
+                    line: line.number,
+                };
+                self.directives.syntax = Some(Word {
+                    text: value.to_owned(),
+                    span,
+                });
             }
         }
         if text.starts_with('{')
-            && let Ok(object) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
+            && let Ok(object) =
+                serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text)
             && let Some(syntax) = object.get("syntax").and_then(serde_json::Value::as_str)
         {
-            let span = Span { start: 0, end: 1, line: 1 };
-            self.directives.syntax = Some(Word { text: syntax.to_owned(), span });
+            let span = Span {
+                start: 0,
+                end: 1,
+                line: 1,
+            };
+            self.directives.syntax = Some(Word {
+                text: syntax.to_owned(),
+                span,
+            });
         }
         if let Some(syntax) = &self.directives.syntax {
-            let message = format!("this is a file for the frontend `{}`, not a Dockerfile", syntax.text);
-            self.problems.push(Problem::error("dockerfile::other_syntax", message, syntax.span));
+            let message = format!(
+                "this is a file for the frontend `{}`, not a Dockerfile",
+                syntax.text
+            );
+            self.problems.push(Problem::error(
+                "dockerfile::other_syntax",
+                message,
+                syntax.span,
+            ));
         }
     }
 
@@ -286,13 +406,29 @@ impl<'a> Parser<'a> {
             line = comment.span.line;
             if let Some(said) = comment.text.strip_prefix("shmocker:") {
                 let start = comment.span.end - said.len();
-                instruction::read_extras(said, Span { start, ..comment.span }, &mut extras, &mut self.problems);
+                instruction::read_extras(
+                    said,
+                    Span {
+                        start,
+                        ..comment.span
+                    },
+                    &mut extras,
+                    &mut self.problems,
+                );
             }
         }
         if extras != Extras::default() && !instruction.keyword.text.eq_ignore_ascii_case("run") {
-            let message = format!("`# shmocker:` has no meaning above {}", instruction.keyword.text);
-            let problem = Problem::error("dockerfile::extras_place", message, instruction.keyword.span);
-            self.problems.push(problem.help("put it directly above the RUN that it is about"));
+            let message = format!(
+                "`# shmocker:` has no meaning above {}",
+                instruction.keyword.text
+            );
+            let problem = Problem::error(
+                "dockerfile::extras_place",
+                message,
+                instruction.keyword.span,
+            );
+            self.problems
+                .push(problem.help("put it directly above the RUN that it is about"));
         }
         extras
     }
@@ -302,13 +438,18 @@ impl<'a> Parser<'a> {
 fn directive_parts(comment: &str) -> Option<(String, &str)> {
     let (name, value) = comment.trim().split_once('=')?;
     let name = name.trim_end();
-    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric());
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric());
     let value = value.trim();
     (plain && !value.is_empty()).then(|| (name.to_ascii_lowercase(), value))
 }
 
 /// Splits an instruction into keyword, flags and arguments.
-pub(super) fn split_instruction(part: Part<'_>, escape: char, problems: &mut Vec<Problem>) -> Instruction {
+pub(super) fn split_instruction(
+    part: Part<'_>,
+    escape: char,
+    problems: &mut Vec<Problem>,
+) -> Instruction {
     let (keyword, rest) = split::first_word(part);
     let (flags, rest) = split::flags(rest, escape);
     let arguments = instruction::split_arguments(keyword.text(), rest.trim(), escape, problems);
@@ -330,6 +471,8 @@ fn can_have_heredocs(instruction: &Instruction) -> bool {
         Arguments::Instruction(trigger) => trigger,
         _ => instruction,
     };
-    let takes_them = ["ADD", "COPY", "RUN"].iter().any(|name| instruction.keyword.text.eq_ignore_ascii_case(name));
+    let takes_them = ["ADD", "COPY", "RUN"]
+        .iter()
+        .any(|name| instruction.keyword.text.eq_ignore_ascii_case(name));
     takes_them && !matches!(instruction.arguments, Arguments::Json(_))
 }

@@ -22,7 +22,10 @@ pub(super) struct Pattern(Vec<Part>);
 
 impl Pattern {
     pub(super) fn parse(text: &str) -> Result<Self, ExpandError> {
-        let wrong = |reason: String| ExpandError::Pattern { pattern: text.to_owned(), reason };
+        let wrong = |reason: String| ExpandError::Pattern {
+            pattern: text.to_owned(),
+            reason,
+        };
         let mut parts = Vec::new();
         let mut rest = text.chars().peekable();
         while let Some(c) = rest.next() {
@@ -133,8 +136,16 @@ mod tests {
             ("*", "abc", "abc", ""),
         ] {
             let parsed = Pattern::parse(pattern).unwrap();
-            assert_eq!(parsed.without_prefix(value, Reach::Shortest), shortest, "{pattern}");
-            assert_eq!(parsed.without_prefix(value, Reach::Longest), longest, "{pattern}");
+            assert_eq!(
+                parsed.without_prefix(value, Reach::Shortest),
+                shortest,
+                "{pattern}"
+            );
+            assert_eq!(
+                parsed.without_prefix(value, Reach::Longest),
+                longest,
+                "{pattern}"
+            );
         }
         let dot = Pattern::parse(".*").unwrap();
         assert_eq!(dot.without_suffix("a.tar.gz", Reach::Shortest), "a.tar");

@@ -55,12 +55,18 @@ impl Problem {
 
     /// Something that should be mended.
     pub fn warning(code: &'static str, message: impl Into<String>, span: Span) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(code, message, span) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(code, message, span)
+        }
     }
 
     /// Something that cannot be built, for a reason that lies outside the file.
     pub fn outside(code: &'static str, message: impl Into<String>) -> Self {
-        Self { span: None, ..Self::error(code, message, Span::default()) }
+        Self {
+            span: None,
+            ..Self::error(code, message, Span::default())
+        }
     }
 
     /// Adds the reason, to be shown at the place.
@@ -108,12 +114,18 @@ impl miette::Diagnostic for Problem {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.help
+            .as_ref()
+            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
         let span = self.span?;
-        let label = miette::LabeledSpan::new(self.label.clone(), span.start, span.end.saturating_sub(span.start));
+        let label = miette::LabeledSpan::new(
+            self.label.clone(),
+            span.start,
+            span.end.saturating_sub(span.start),
+        );
         Some(Box::new(std::iter::once(label)))
     }
 }

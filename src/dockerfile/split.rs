@@ -30,7 +30,9 @@ pub(super) fn words(part: Part<'_>) -> Vec<Word> {
 pub(super) fn first_word<'a>(part: Part<'a>) -> (Part<'a>, Part<'a>) {
     let text = part.text();
     let end = text.find(is_blank).unwrap_or(text.len());
-    let rest = text[end..].find(|c| !is_blank(c)).map_or(text.len(), |blanks| end + blanks);
+    let rest = text[end..]
+        .find(|c| !is_blank(c))
+        .map_or(text.len(), |blanks| end + blanks);
     (part.slice(0..end), part.from(rest))
 }
 
@@ -57,7 +59,9 @@ pub(super) fn quoted_words(part: Part<'_>, escape: char) -> Vec<Word> {
         }
         if c == escape && quote != Some('\'') {
             // An escape at the very end escapes nothing and is dropped.
-            let Some((_, escaped)) = rest.next() else { break };
+            let Some((_, escaped)) = rest.next() else {
+                break;
+            };
             word.push(c);
             word.push(escaped);
         } else {
@@ -122,11 +126,17 @@ pub(super) fn json(part: Part<'_>) -> Json {
     if !text.trim_start().starts_with('[') {
         return Json::No;
     }
-    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(text) else { return Json::No };
+    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(text) else {
+        return Json::No;
+    };
     let strings: Option<Vec<&str>> = values.iter().map(serde_json::Value::as_str).collect();
-    let Some(strings) = strings else { return Json::NotOnlyStrings };
+    let Some(strings) = strings else {
+        return Json::NotOnlyStrings;
+    };
     let places = string_places(text);
-    let word = |(string, place): (&str, std::ops::Range<usize>)| part.word_saying(string.to_owned(), place);
+    let word = |(string, place): (&str, std::ops::Range<usize>)| {
+        part.word_saying(string.to_owned(), place)
+    };
     Json::Strings(strings.into_iter().zip(places).map(word).collect())
 }
 
@@ -205,7 +215,11 @@ mod tests {
             ("a\"b", None),
         ] {
             let parsed = comma_separated(text).ok();
-            assert_eq!(parsed, fields.map(|fields| fields.into_iter().map(str::to_owned).collect()), "{text}");
+            assert_eq!(
+                parsed,
+                fields.map(|fields| fields.into_iter().map(str::to_owned).collect()),
+                "{text}"
+            );
         }
     }
 }

@@ -47,7 +47,11 @@ mod tests {
             ("run", None),
             ("banana", None),
         ] {
-            assert_eq!(nearest(written, ["FROM", "COPY", "ENTRYPOINT", "RUN"]), expected, "{written}");
+            assert_eq!(
+                nearest(written, ["FROM", "COPY", "ENTRYPOINT", "RUN"]),
+                expected,
+                "{written}"
+            );
         }
     }
 }

@@ -68,14 +68,20 @@ pub struct Platform {
 
 impl Default for Platform {
     fn default() -> Self {
-        Self { os: "linux".to_owned(), arch: "amd64".to_owned(), variant: None }
+        Self {
+            os: "linux".to_owned(),
+            arch: "amd64".to_owned(),
+            variant: None,
+        }
     }
 }
 
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.os, self.arch)?;
-        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+        self.variant
+            .iter()
+            .try_for_each(|variant| write!(f, "/{variant}"))
     }
 }
 
@@ -106,7 +112,11 @@ impl Origins {
     /// File and line that a line was made from.
     #[must_use]
     pub fn of(&self, line: u32) -> Option<(&str, u32)> {
-        let found = self.0.iter().rev().find(|origin| (origin.first..=origin.last).contains(&line))?;
+        let found = self
+            .0
+            .iter()
+            .rev()
+            .find(|origin| (origin.first..=origin.last).contains(&line))?;
         Some((&found.file, found.line))
     }
 }
@@ -129,7 +139,9 @@ impl Resolved {
     }
 
     fn get(&self, source: &Source) -> Option<Result<&ImageConfig, &str>> {
-        self.found.get(source).map(|found| found.as_ref().map_err(String::as_str))
+        self.found
+            .get(source)
+            .map(|found| found.as_ref().map_err(String::as_str))
     }
 }
 
@@ -217,7 +229,11 @@ pub struct NeededSecret {
 }
 
 /// Makes a graph of a Dockerfile that was parsed without errors.
-pub fn lower(dockerfile: &Dockerfile, options: &Options, resolved: &Resolved) -> Result<Lowering, Vec<Problem>> {
+pub fn lower(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    resolved: &Resolved,
+) -> Result<Lowering, Vec<Problem>> {
     let plan = stages::Plan::of(dockerfile, options)?;
     stage::lower_all(&plan, dockerfile, options, resolved)
 }

@@ -17,7 +17,11 @@ pub(super) fn absolute(base: &str, path: &str) -> String {
 /// The same for the destination of COPY, where a slash at the end says that it is a directory.
 pub(super) fn destination(base: &str, path: &str) -> String {
     let mut dest = absolute(base, path);
-    let directory = path.is_empty() || path == "." || path == ".." || path.ends_with('/') || path.ends_with("/.");
+    let directory = path.is_empty()
+        || path == "."
+        || path == ".."
+        || path.ends_with('/')
+        || path.ends_with("/.");
     if directory && dest != "/" {
         dest.push('/');
     }
@@ -26,7 +30,10 @@ pub(super) fn destination(base: &str, path: &str) -> String {
 
 /// The last component of a path.
 pub(super) fn base_name(path: &str) -> &str {
-    path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
+    path.trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or(path)
 }
 
 /// The name that a download has where its destination is a directory: the last component of the URL's path.
@@ -50,7 +57,9 @@ pub(super) fn percent_decoded(text: &str) -> String {
         let escaped = match rest {
             [b'%', high, low, ..] => {
                 let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-                digit(*high).zip(digit(*low)).map(|(high, low)| high << 4 | low)
+                digit(*high)
+                    .zip(digit(*low))
+                    .map(|(high, low)| high << 4 | low)
             }
             _ => None,
         };

@@ -1,0 +1,280 @@
+//! Warnings that fall out of lowering, under the names that BuildKit's checks have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::stage::{Lowerer, Work};
+use super::stages::{Plan, PlannedStage, Tree};
+use super::{Platform, ports};
+use crate::dockerfile::expand::Expansion;
+use crate::dockerfile::{From, Instruction, Problem, Span, Word};
+use crate::graph::Source;
+use crate::image::ImageConfig;
+
+/// Where the instructions stand of which only the last counts.
+#[derive(Debug, Default)]
+pub(super) struct SeenOnce(BTreeMap<String, Span>);
+
+impl SeenOnce {
+    pub(super) fn has(&self, keyword: &str) -> bool {
+        self.0.contains_key(keyword)
+    }
+}
+
+/// Names and casing of stages and instructions.
+pub(super) fn stages(plan: &mut Plan<'_>) {
+    let mut warnings = Vec::new();
+    let mut names = BTreeSet::new();
+    for stage in &plan.stages {
+        let Some(name) = &stage.name else { continue };
+        if matches!(name.as_str(), "context" | "scratch") {
+            let message =
+                format!("Stage name should not use the same name as reserved stage \"{name}\"");
+            warnings.push(Problem::warning(
+                "ReservedStageName",
+                message,
+                stage.from.span,
+            ));
+        }
+        if !names.insert(name) {
+            let message = format!("Duplicate stage name \"{name}\", stage names should be unique");
+            warnings.push(Problem::warning(
+                "DuplicateStageName",
+                message,
+                stage.from.span,
+            ));
+        }
+    }
+    let keywords: Vec<&Word> = plan
+        .stages
+        .iter()
+        .flat_map(|stage| std::iter::once(stage.from).chain(stage.instructions))
+        .map(|instruction| &instruction.keyword)
+        .collect();
+    let lower = keywords
+        .iter()
+        .filter(|word| word.text == word.text.to_lowercase())
+        .count();
+    let upper = keywords
+        .iter()
+        .filter(|word| word.text == word.text.to_uppercase())
+        .count();
+    let (casing, right): (&str, fn(&str) -> String) = if lower > upper {
+        ("lowercase", str::to_lowercase)
+    } else {
+        ("uppercase", str::to_uppercase)
+    };
+    for word in keywords
+        .iter()
+        .filter(|word| word.text != right(&word.text))
+    {
+        let message = format!(
+            "Command '{}' should match the case of the command majority ({casing})",
+            word.text
+        );
+        warnings.push(Problem::warning(
+            "ConsistentInstructionCasing",
+            message,
+            word.span,
+        ));
+    }
+    plan.warnings.append(&mut warnings);
+}
+
+/// `FROM --platform` that says nothing, or a constant.
+pub(super) fn from_platform(
+    plan: &mut Plan<'_>,
+    word: &Word,
+    expanded: &Expansion,
+    platform: &Platform,
+    parsed: &From,
+) {
+    let only_target = expanded.used.len() == 1
+        && expanded.used.contains("TARGETPLATFORM")
+        && expanded.unset.is_empty();
+    if only_target && plan.globals.get("TARGETPLATFORM") == Some(&expanded.text) {
+        let message = format!(
+            "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
+            word.text
+        );
+        plan.warnings.push(Problem::warning(
+            "RedundantTargetPlatform",
+            message,
+            word.span,
+        ));
+    }
+    let name = parsed.name.as_ref().map_or("", |name| name.text.as_str());
+    let constant = expanded.used.is_empty() && expanded.unset.is_empty();
+    if constant && !name.contains(&platform.os) && !name.contains(&platform.arch) {
+        let message = format!(
+            "FROM --platform flag should not use constant value \"{}\"",
+            expanded.text
+        );
+        plan.warnings.push(Problem::warning(
+            "FromPlatformFlagConstDisallowed",
+            message,
+            word.span,
+        ));
+    }
+}
+
+/// A base for another platform than the build's.
+pub(super) fn base_platform(
+    lowerer: &mut Lowerer<'_>,
+    planned: &PlannedStage<'_>,
+    config: &ImageConfig,
+) {
+    let Ok(Tree::Source(Source::StoredImage { name })) = &planned.base else {
+        return;
+    };
+    let actual = Platform {
+        os: config.os.clone(),
+        arch: config.architecture.clone(),
+        variant: config.variant.clone(),
+    };
+    let (actual, expected) = (actual.normalised(), lowerer.options.platform.normalised());
+    if !actual.os.is_empty() && (&actual.os, &actual.arch) != (&expected.os, &expected.arch) {
+        let message = format!(
+            "Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",
+            super::familiar_name(name)
+        );
+        lowerer.warnings.push(Problem::warning(
+            "InvalidBaseImagePlatform",
+            message,
+            planned.from.span,
+        ));
+    }
+}
+
+/// Variables that nothing sets.
+pub(super) fn undefined(
+    lowerer: &mut Lowerer<'_>,
+    work: &Work<'_>,
+    unset: &BTreeSet<String>,
+    span: Span,
+) {
+    for name in unset
+        .iter()
+        .filter(|name| !work.state.args.iter().any(|(arg, _)| arg == *name))
+    {
+        let problem = Problem::warning(
+            "UndefinedVar",
+            format!("Usage of undefined variable '${name}'"),
+            span,
+        );
+        lowerer.warn(
+            work,
+            problem.near(name, work.state.env.keys().map(String::as_str)),
+        );
+    }
+}
+
+/// ARG and ENV end up in the image's history.
+pub(super) fn secret_name(
+    lowerer: &mut Lowerer<'_>,
+    work: &Work<'_>,
+    keyword: &str,
+    name: &str,
+    span: Span,
+) {
+    const SECRET: [&str; 10] = [
+        "apikey",
+        "auth",
+        "credential",
+        "credentials",
+        "key",
+        "password",
+        "pword",
+        "passwd",
+        "secret",
+        "token",
+    ];
+    const HARMLESS: [&str; 3] = ["public", "file", "version"];
+    let lower = name.to_lowercase();
+    let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
+    if has(&SECRET) && !has(&HARMLESS) {
+        let message =
+            format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{name}\")");
+        let problem = Problem::warning("SecretsUsedInArgOrEnv", message, span);
+        lowerer.warn(
+            work,
+            problem.help("mount it where it is used: `RUN --mount=type=secret,id=…`"),
+        );
+    }
+}
+
+/// A shell between a container and its signals.
+pub(super) fn json_recommended(
+    lowerer: &mut Lowerer<'_>,
+    work: &Work<'_>,
+    instruction: &Instruction,
+) {
+    if work
+        .state
+        .image
+        .config
+        .shell
+        .as_ref()
+        .is_none_or(Vec::is_empty)
+    {
+        let message = format!(
+            "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
+            instruction.keyword.text
+        );
+        lowerer.warn(
+            work,
+            Problem::warning("JSONArgsRecommended", message, instruction.span),
+        );
+    }
+}
+
+/// CMD, ENTRYPOINT and HEALTHCHECK: only the last of a stage counts.
+pub(super) fn seen_once(lowerer: &mut Lowerer<'_>, work: &mut Work<'_>, instruction: &Instruction) {
+    let keyword = instruction.keyword.text.to_uppercase();
+    if let Some(before) = work.seen.0.insert(keyword, instruction.span) {
+        let message = format!(
+            "Multiple {} instructions should not be used in the same stage because only the last one will be used",
+            instruction.keyword.text
+        );
+        lowerer.warn(
+            work,
+            Problem::warning("MultipleInstructionsDisallowed", message, before),
+        );
+    }
+}
+
+/// A WORKDIR that hangs on what the base happens to have.
+pub(super) fn relative_workdir(
+    lowerer: &mut Lowerer<'_>,
+    work: &mut Work<'_>,
+    path: &str,
+    span: Span,
+) {
+    if !work.state.workdir_given && !path.starts_with('/') {
+        let message = format!(
+            "Relative workdir \"{path}\" can have unexpected results if the base image changes"
+        );
+        lowerer.warn(work, Problem::warning("WorkdirRelativePath", message, span));
+    }
+    work.state.workdir_given = true;
+}
+
+/// EXPOSE that says more than a port.
+pub(super) fn exposed(
+    lowerer: &mut Lowerer<'_>,
+    work: &Work<'_>,
+    text: &str,
+    found: &ports::Ports,
+    span: Span,
+) {
+    if found.names_host {
+        let message = format!(
+            "EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'"
+        );
+        lowerer.warn(work, Problem::warning("ExposeInvalidFormat", message, span));
+    }
+    if let Some(protocol) = &found.odd_protocol {
+        let message =
+            format!("Defined protocol '{protocol}' in EXPOSE instruction should be lowercase");
+        lowerer.warn(work, Problem::warning("ExposeProtoCasing", message, span));
+    }
+}

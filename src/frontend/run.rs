@@ -1,0 +1,376 @@
+//! RUN.
+
+use super::NeededSecret;
+use super::lint::undefined;
+use super::path::{absolute, base_name};
+use super::stage::{Lowerer, Work};
+use crate::dockerfile::expand::{Keep, expand};
+use crate::dockerfile::{
+    Command, Heredoc, Instruction, Mount as Flag, MountFlag, MountKind, Problem, Run, Sharing,
+    is_heredoc_mark,
+};
+use crate::graph::{
+    BindMount, CacheMount, CacheSharing, Exec, InlineFile, Judge, Mount, MountSource, Network, Op,
+    SecretMount, SecretTarget, TmpfsMount,
+};
+
+/// Variables that a RUN sees without their being declared, and that no key holds.
+pub(super) const PROXIES: [&str; 5] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
+
+/// Where scripts of heredocs lie while they run.
+const SCRIPTS: &str = "/dev/pipes/";
+
+impl Lowerer<'_> {
+    pub(super) fn run(&mut self, work: &mut Work<'_>, instruction: &Instruction, run: &Run) {
+        let (argv, scripts) = command(work, instruction, run);
+        let mounts = self.mounts(work, instruction, run);
+        let network = self.network(work, run);
+        self.refuse_privileges(work, run);
+        let state = &work.state;
+        let op = Op::Exec(Exec {
+            root: state.node,
+            argv: argv.clone(),
+            scripts,
+            env: state
+                .env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            env_unkeyed: self.proxies(work),
+            user: state.image.config.user.clone(),
+            workdir: state.workdir().to_owned(),
+            mounts,
+            network,
+            timeout_ms: instruction.extras.timeout_ms,
+            judge: if instruction.extras.tap {
+                Judge::Tap
+            } else {
+                Judge::Status
+            },
+        });
+        let created_by = format!("RUN {} # buildkit", with_args(work, &argv));
+        self.step(work, instruction, op);
+        work.state.record_layer(created_by);
+    }
+
+    fn network(&mut self, work: &Work<'_>, run: &Run) -> Network {
+        match run.network.as_ref().map(|word| word.text.as_str()) {
+            Some("none") => Network::None,
+            Some("host") => Network::Host,
+            None | Some("default") => Network::Default,
+            Some(other) => {
+                let message = format!("`{other}` is not a network");
+                let span = run
+                    .network
+                    .as_ref()
+                    .map(|word| word.span)
+                    .unwrap_or_default();
+                self.fail(
+                    work,
+                    Problem::error("frontend::network", message, span)
+                        .help("`default`, `none` or `host`"),
+                );
+                Network::Default
+            }
+        }
+    }
+
+    fn refuse_privileges(&mut self, work: &Work<'_>, run: &Run) {
+        if let Some(security) = run
+            .security
+            .as_ref()
+            .filter(|security| security.text != "sandbox")
+        {
+            let message = format!("RUN --security={} is not available yet", security.text);
+            let problem = Problem::error("frontend::security", message, security.span);
+            self.fail(
+                work,
+                problem.help("take the flag away; the step then runs in the ordinary sandbox"),
+            );
+        }
+        if let Some(device) = run.devices.first() {
+            let problem = Problem::error(
+                "frontend::device",
+                "RUN --device is not available yet",
+                device.span,
+            );
+            self.fail(work, problem.help("take the flag away"));
+        }
+    }
+
+    /// Proxies that are not declared as ARG or ENV, under both of their spellings.
+    fn proxies(&self, work: &Work<'_>) -> Vec<(String, String)> {
+        let given = |name: &str| {
+            let args = self.options.build_args.iter();
+            let mut all = args.chain(self.options.proxies.iter());
+            all.find(|(key, _)| key.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value.clone())
+        };
+        let mut proxies = Vec::new();
+        for name in PROXIES {
+            let Some(value) = given(name) else { continue };
+            for spelling in [name.to_owned(), name.to_lowercase()] {
+                if !work.state.env.contains_key(&spelling) {
+                    proxies.push((spelling, value.clone()));
+                }
+            }
+        }
+        proxies
+    }
+
+    fn mounts(&mut self, work: &Work<'_>, instruction: &Instruction, run: &Run) -> Vec<Mount> {
+        let mut mounts: Vec<Mount> = Vec::new();
+        for flag in &run.mounts {
+            let Some(read) = self.read_mount(work, flag) else {
+                continue;
+            };
+            let Some(mount) = self.mount(work, instruction, flag, read) else {
+                continue;
+            };
+            let target = target_of(&mount).map(str::to_owned);
+            if target.is_some()
+                && mounts
+                    .iter()
+                    .any(|other| target_of(other) == target.as_deref())
+            {
+                let message = format!("two mounts are at `{}`", target.unwrap_or_default());
+                self.fail(
+                    work,
+                    Problem::error("frontend::mount_twice", message, flag.span),
+                );
+            }
+            mounts.push(mount);
+        }
+        mounts
+    }
+
+    fn read_mount(&mut self, work: &Work<'_>, flag: &MountFlag) -> Option<Flag> {
+        let mut unset = std::collections::BTreeSet::new();
+        let read = flag.read(&mut |value| {
+            let mut expansion = expand(value, self.escape, &work.state.env, Keep::Nothing)?;
+            unset.append(&mut expansion.unset);
+            Ok(expansion.text)
+        });
+        undefined(self, work, &unset, flag.span);
+        read.map_err(|problem| self.fail(work, problem)).ok()
+    }
+
+    fn mount(
+        &mut self,
+        work: &Work<'_>,
+        instruction: &Instruction,
+        flag: &MountFlag,
+        read: Flag,
+    ) -> Option<Mount> {
+        let span = flag.span;
+        let written = read.target.clone().unwrap_or_default();
+        match read.kind {
+            MountKind::Ssh => {
+                let problem = Problem::error(
+                    "frontend::ssh",
+                    "RUN --mount=type=ssh is not available yet",
+                    span,
+                );
+                self.fail(
+                    work,
+                    problem.help("mount a key as a secret: `--mount=type=secret,id=…`"),
+                );
+                return None;
+            }
+            MountKind::Secret => return Some(Mount::Secret(self.secret(work, instruction, read))),
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {}
+        }
+        let target = absolute(work.state.workdir(), &written);
+        if target == "/" {
+            let problem = Problem::error(
+                "frontend::mount_target",
+                "a mount cannot cover the whole root",
+                span,
+            );
+            self.fail(work, problem.help("give it a `target` below `/`"));
+            return None;
+        }
+        if read.kind == MountKind::Tmpfs {
+            if read.read_only {
+                let problem = Problem::error(
+                    "frontend::tmpfs",
+                    "a tmpfs that cannot be written to is of no use",
+                    span,
+                );
+                self.fail(work, problem.help("take `readonly` away"));
+            }
+            return Some(Mount::Tmpfs(TmpfsMount {
+                target,
+                size_bytes: read.size_bytes.filter(|size| *size > 0),
+            }));
+        }
+        let from = match (&read.from, read.kind) {
+            (Some(from), _) => Some(self.tree(work, from, span)?),
+            (None, MountKind::Cache) => None,
+            (None, _) => Some(self.context()),
+        };
+        let path = absolute("/", read.source.as_deref().unwrap_or_default());
+        let source = from.map(|from| MountSource { from, path });
+        if let (MountKind::Bind, Some(source)) = (read.kind, &source) {
+            return Some(Mount::Bind(BindMount {
+                source: source.clone(),
+                target,
+                writable: !read.read_only,
+            }));
+        }
+        let namespace = self
+            .options
+            .build_args
+            .get("BUILDKIT_CACHE_MOUNT_NS")
+            .filter(|name| !name.is_empty());
+        let id = read.id.unwrap_or_else(|| cache_id(&written));
+        Some(Mount::Cache(CacheMount {
+            id: namespace.map_or(id.clone(), |namespace| format!("{namespace}/{id}")),
+            target,
+            read_only: read.read_only,
+            sharing: match read.sharing {
+                None | Some(Sharing::Shared) => CacheSharing::Shared,
+                Some(Sharing::Private) => CacheSharing::Private,
+                Some(Sharing::Locked) => CacheSharing::Locked,
+            },
+            source,
+            mode: read.mode.unwrap_or(0o755),
+            uid: read.uid.unwrap_or(0),
+            gid: read.gid.unwrap_or(0),
+        }))
+    }
+
+    fn secret(&mut self, work: &Work<'_>, instruction: &Instruction, read: Flag) -> SecretMount {
+        let target = read.target.filter(|target| !target.is_empty());
+        let named = read.source.or(read.id).filter(|id| !id.is_empty());
+        let id =
+            named.unwrap_or_else(|| base_name(target.as_deref().unwrap_or_default()).to_owned());
+        let path = match (target, &read.env) {
+            (Some(target), _) => Some(absolute(work.state.workdir(), &target)),
+            (None, None) => Some(format!("/run/secrets/{}", base_name(&id))),
+            (None, Some(_)) => None,
+        };
+        match self.secrets.iter_mut().find(|secret| secret.id == id) {
+            Some(known) => known.required |= read.required,
+            None => {
+                self.secrets.push(NeededSecret {
+                    id: id.clone(),
+                    required: read.required,
+                    span: instruction.span,
+                });
+            }
+        }
+        // An empty `env=` names the variable after the secret.
+        let env = read
+            .env
+            .map(|name| if name.is_empty() { id.clone() } else { name });
+        SecretMount {
+            id,
+            target: SecretTarget { path, env },
+            required: read.required,
+            mode: read.mode.unwrap_or(0o400),
+            uid: read.uid.unwrap_or(0),
+            gid: read.gid.unwrap_or(0),
+        }
+    }
+}
+
+fn target_of(mount: &Mount) -> Option<&str> {
+    match mount {
+        Mount::Bind(bind) => Some(&bind.target),
+        Mount::Cache(cache) => Some(&cache.target),
+        Mount::Tmpfs(tmpfs) => Some(&tmpfs.target),
+        Mount::Secret(secret) => secret.target.path.as_deref(),
+    }
+}
+
+/// The id of a cache that has none: its target, as written.
+fn cache_id(target: &str) -> String {
+    let clean = absolute("/", target);
+    if target.starts_with('/') {
+        clean
+    } else {
+        clean[1..].to_owned()
+    }
+}
+
+/// What is run, and the scripts that it needs.
+fn command(
+    work: &Work<'_>,
+    instruction: &Instruction,
+    run: &Run,
+) -> (Vec<String>, Vec<InlineFile>) {
+    let line = match &run.command {
+        Command::Exec(words) => {
+            return (
+                words.iter().map(|word| word.text.clone()).collect(),
+                Vec::new(),
+            );
+        }
+        Command::Shell(line) => line.text.clone(),
+    };
+    let mut scripts = Vec::new();
+    let line = match instruction.heredocs.as_slice() {
+        [] => line,
+        // The body is the script where the mark is all there is.
+        [heredoc] if is_heredoc_mark(&line) => {
+            let content = heredoc.content();
+            if content.starts_with("#!") {
+                let name = format!("{SCRIPTS}{}", heredoc.name);
+                scripts.push(InlineFile {
+                    name: name.clone(),
+                    content,
+                });
+                name
+            } else {
+                content
+            }
+        }
+        heredocs => with_bodies(line, heredocs),
+    };
+    (in_shell(work, line), scripts)
+}
+
+/// The command with its heredocs, for the shell to read.
+fn with_bodies(line: String, heredocs: &[Heredoc]) -> String {
+    heredocs.iter().fold(line, |text, heredoc| {
+        format!("{text}\n{}{}", heredoc.body, heredoc.name)
+    })
+}
+
+/// A command line for the stage's shell.
+pub(super) fn in_shell(work: &Work<'_>, line: String) -> Vec<String> {
+    let shell = work
+        .state
+        .image
+        .config
+        .shell
+        .clone()
+        .filter(|shell| !shell.is_empty());
+    let mut argv = shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+    argv.push(line);
+    argv
+}
+
+/// `|2 A=1 B=2 /bin/sh -c …`: the command as the history has it, with the ARGs that it saw.
+fn with_args(work: &Work<'_>, argv: &[String]) -> String {
+    let mut args = indexmap::IndexMap::new();
+    for (name, value) in &work.state.args {
+        let seen = work.state.env.get(name).or(value.as_ref());
+        args.insert(name, format!("{name}={}", seen.map_or("", String::as_str)));
+    }
+    let mut words: Vec<&str> = Vec::new();
+    let count = format!("|{}", args.len());
+    if !args.is_empty() {
+        words.push(&count);
+        words.extend(args.values().map(String::as_str));
+    }
+    words.extend(argv.iter().map(String::as_str));
+    words.join(" ")
+}

@@ -1,0 +1,541 @@
+//! Lowers stages, one instruction after another.
+
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
+
+use super::stages::{Plan, PlannedStage, Tree};
+use super::{
+    Base, Lowered, LoweredHistory, Lowering, NeededSecret, Options, Resolved, Stage, lint,
+};
+use crate::dockerfile::expand::{Expansion, Keep, expand};
+use crate::dockerfile::{
+    Dockerfile, Instruction, Kind, OnBuild, Problem, Severity, Span, Word, parse,
+};
+use crate::event::StepOrigin;
+use crate::graph::{Graph, NodeId, Op, Source};
+use crate::image::{History, ImageConfig, RootFs};
+
+/// PATH where the base has none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Lowers all stages that the target needs.
+pub(super) fn lower_all(
+    plan: &Plan<'_>,
+    dockerfile: &Dockerfile,
+    options: &Options,
+    resolved: &Resolved,
+) -> Result<Lowering, Vec<Problem>> {
+    let mut lowerer = Lowerer {
+        plan,
+        escape: dockerfile.directives.escape,
+        options,
+        resolved,
+        graph: Graph::new(),
+        stages: (0..plan.stages.len()).map(|_| None).collect(),
+        needs: Vec::new(),
+        problems: Vec::new(),
+        warnings: plan.warnings.clone(),
+        secrets: Vec::new(),
+        used_args: plan.declared.clone(),
+    };
+    for index in &plan.needed {
+        lowerer.stage(*index);
+    }
+    if !lowerer.needs.is_empty() {
+        return Ok(Lowering::Needs(lowerer.needs));
+    }
+    lowerer
+        .problems
+        .sort_by_key(|problem| problem.span.map(|span| span.start));
+    lowerer.problems.dedup();
+    if lowerer.problems.is_empty() {
+        Ok(lowerer.finish())
+    } else {
+        Err(lowerer.problems)
+    }
+}
+
+/// Everything that the lowering of stages shares.
+#[derive(Debug)]
+pub(super) struct Lowerer<'a> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) escape: char,
+    pub(super) options: &'a Options,
+    pub(super) resolved: &'a Resolved,
+    pub(super) graph: Graph,
+    stages: Vec<Option<Finished>>,
+    needs: Vec<Source>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+    pub(super) secrets: Vec<NeededSecret>,
+    pub(super) used_args: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Finished {
+    state: State,
+    nodes: Vec<NodeId>,
+}
+
+/// A stage as far as it has got: what the next instruction finds.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    /// The tree.
+    pub(super) node: NodeId,
+    /// The image's configuration so far.
+    pub(super) image: ImageConfig,
+    /// What expansion and RUN see: ENV of the image, and ARGs.
+    pub(super) env: IndexMap<String, String>,
+    /// The ARGs, for the history of RUN.
+    pub(super) args: Vec<(String, Option<String>)>,
+    /// The history since the base.
+    pub(super) history: Vec<LoweredHistory>,
+    /// The image that it all starts from.
+    base: Option<Base>,
+    /// ONBUILD of this stage, for stages that start from it.
+    triggers: Vec<String>,
+    /// A WORKDIR has been given.
+    pub(super) workdir_given: bool,
+}
+
+/// The stage that is being lowered.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    pub(super) index: usize,
+    pub(super) planned: &'a PlannedStage<'a>,
+    pub(super) state: State,
+    pub(super) nodes: Vec<NodeId>,
+    /// Names the instruction that is being lowered, within the build.
+    step: String,
+    /// The FROM that triggered it, for instructions that come from ONBUILD.
+    trigger: Option<Span>,
+    /// Where the instructions stand of which only the last counts.
+    pub(super) seen: lint::SeenOnce,
+}
+
+impl<'a> Lowerer<'a> {
+    fn stage(&mut self, index: usize) {
+        if self.stages[index].is_some() {
+            return;
+        }
+        let planned = &self.plan.stages[index];
+        let Some((state, triggers)) = self.start(planned) else {
+            return;
+        };
+        let mut work = Work {
+            index,
+            planned,
+            state,
+            nodes: Vec::new(),
+            step: String::new(),
+            trigger: None,
+            seen: lint::SeenOnce::default(),
+        };
+        if !self.plan.is_replaced(index, self.options) {
+            for (nth, trigger) in triggers.iter().enumerate() {
+                work.step = format!("{index}/onbuild-{nth}");
+                self.trigger(&mut work, trigger);
+            }
+            work.trigger = None;
+            for (nth, instruction) in planned.instructions.iter().enumerate() {
+                work.step = format!("{index}/{nth}");
+                self.instruction(&mut work, instruction);
+            }
+        }
+        self.stages[index] = Some(Finished {
+            state: work.state,
+            nodes: work.nodes,
+        });
+    }
+
+    /// What a stage starts from, and the triggers that this sets off.
+    fn start(&mut self, planned: &PlannedStage<'a>) -> Option<(State, Vec<String>)> {
+        let (mut state, triggers) = match planned.base.as_ref().ok()? {
+            Tree::Stage(base) => {
+                self.stage(*base);
+                let mut state = self.stages[*base].as_ref()?.state.clone();
+                let triggers = std::mem::take(&mut state.triggers);
+                state.image.config.on_build = None;
+                (state, triggers)
+            }
+            Tree::Scratch => (self.empty(Op::Scratch), Vec::new()),
+            Tree::Source(source) => {
+                let mut state = self.empty(Op::Source(source.clone()));
+                let mut triggers = Vec::new();
+                if has_config(source)
+                    && let Some(config) = self.config(source, planned.from.span)
+                {
+                    lint::base_platform(self, planned, &config);
+                    state.base = Some(Base {
+                        config: config.clone(),
+                        node: state.node,
+                    });
+                    state.image = inherited(config);
+                    triggers = state.image.config.on_build.take().unwrap_or_default();
+                }
+                (state, triggers)
+            }
+        };
+        if !state
+            .image
+            .config
+            .env
+            .iter()
+            .any(|entry| entry.starts_with("PATH="))
+        {
+            state.image.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        for entry in &state.image.config.env {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            state.env.insert(name.to_owned(), value.to_owned());
+        }
+        if !state.image.config.working_dir.is_empty() {
+            state.image.config.working_dir =
+                super::path::absolute("/", &state.image.config.working_dir);
+        }
+        Some((state, triggers))
+    }
+
+    fn empty(&mut self, op: Op) -> State {
+        let platform = self.options.platform.normalised();
+        let mut image = ImageConfig {
+            architecture: platform.arch,
+            variant: platform.variant,
+            os: platform.os,
+            ..Default::default()
+        };
+        image.config.working_dir = "/".to_owned();
+        State {
+            node: self.graph.add(op, None),
+            image,
+            env: IndexMap::new(),
+            args: Vec::new(),
+            history: Vec::new(),
+            base: None,
+            triggers: Vec::new(),
+            workdir_given: false,
+        }
+    }
+
+    /// The configuration of a source, asked for where it is not known yet.
+    fn config(&mut self, source: &Source, span: Span) -> Option<ImageConfig> {
+        match self.resolved.get(source) {
+            Some(Ok(config)) => Some(config.clone()),
+            Some(Err(reason)) => {
+                let problem = self.missing(source, reason, span);
+                self.problems.push(problem);
+                None
+            }
+            None => {
+                if !self.needs.contains(source) {
+                    self.needs.push(source.clone());
+                }
+                None
+            }
+        }
+    }
+
+    fn missing(&self, source: &Source, reason: &str, span: Span) -> Problem {
+        let problem = Problem::error("frontend::no_base", reason, span);
+        let Source::StoredImage { name } = source else {
+            return problem;
+        };
+        let short = super::familiar_name(name);
+        let later = self
+            .plan
+            .stages
+            .iter()
+            .find(|stage| stage.name.as_deref() == Some(short));
+        let names = self
+            .plan
+            .stages
+            .iter()
+            .filter_map(|stage| stage.name.as_deref());
+        match later {
+            Some(stage) if stage.from.span.start >= span.start => {
+                let line = stage.from.span.line;
+                problem.help(format!(
+                    "the stage `{short}` is defined only at line {line}; move it up"
+                ))
+            }
+            _ => problem.near(
+                short,
+                names.chain(self.options.contexts.keys().map(String::as_str)),
+            ),
+        }
+    }
+
+    /// The node of a tree that something is copied or mounted from.
+    pub(super) fn tree(&mut self, work: &Work<'_>, name: &str, span: Span) -> Option<NodeId> {
+        let span = work.trigger.unwrap_or(span);
+        match self.plan.tree(name, work.index, span, self.options) {
+            Ok(Tree::Scratch) => Some(self.graph.add(Op::Scratch, None)),
+            Ok(Tree::Stage(index)) => {
+                self.stage(index);
+                self.stages[index].as_ref().map(|stage| stage.state.node)
+            }
+            Ok(Tree::Source(source)) => {
+                if has_config(&source) {
+                    self.config(&source, span);
+                }
+                Some(self.graph.add(Op::Source(source), None))
+            }
+            Err(problem) => {
+                self.problems.push(*problem);
+                None
+            }
+        }
+    }
+
+    /// The build context.
+    pub(super) fn context(&mut self) -> NodeId {
+        self.graph.add(
+            Op::Source(Source::Local {
+                name: "context".to_owned(),
+            }),
+            None,
+        )
+    }
+
+    fn trigger(&mut self, work: &mut Work<'_>, expression: &str) {
+        let from = work.planned.from.span;
+        work.trigger = Some(from);
+        let parsed = parse(expression);
+        for problem in parsed.problems {
+            let about = Problem {
+                span: Some(from),
+                ..problem
+            };
+            let about = about.label(format!("an ONBUILD of its base: `{expression}`"));
+            let list = if about.severity == Severity::Error {
+                &mut self.problems
+            } else {
+                &mut self.warnings
+            };
+            list.push(about);
+        }
+        match parsed.dockerfile.instructions.as_slice() {
+            [instruction] => self.instruction(work, instruction),
+            _ => self.fail(
+                work,
+                Problem::error(
+                    "frontend::onbuild",
+                    "an ONBUILD is more than one instruction",
+                    from,
+                ),
+            ),
+        }
+    }
+
+    fn instruction(&mut self, work: &mut Work<'_>, instruction: &Instruction) {
+        match &instruction.kind {
+            Kind::From(_) | Kind::Invalid => {}
+            Kind::Run(run) => self.run(work, instruction, run),
+            Kind::Copy(copy) => self.transfer(work, instruction, copy, super::copy::Verb::Copy),
+            Kind::Add(add) => self.transfer(work, instruction, add, super::copy::Verb::Add),
+            Kind::OnBuild(OnBuild { expression, .. }) => {
+                work.state.triggers.push(expression.clone());
+                work.state
+                    .image
+                    .config
+                    .on_build
+                    .get_or_insert_default()
+                    .push(expression.clone());
+            }
+            _ => self.metadata(work, instruction),
+        }
+    }
+
+    /// Adds a problem; where an ONBUILD of the base is the cause, it is shown at the FROM.
+    pub(super) fn fail(&mut self, work: &Work<'_>, mut problem: Problem) {
+        if work.trigger.is_some() {
+            problem.span = work.trigger;
+        }
+        self.problems.push(problem);
+    }
+
+    pub(super) fn warn(&mut self, work: &Work<'_>, mut problem: Problem) {
+        if work.trigger.is_some() {
+            problem.span = work.trigger;
+        }
+        self.warnings.push(problem);
+    }
+
+    /// Expands a word; `None` if it cannot be, which is then reported.
+    pub(super) fn expand(&mut self, work: &Work<'_>, word: &Word) -> Option<String> {
+        self.expand_as(work, &word.text, word.span, Keep::Nothing)
+            .map(|expansion| expansion.text)
+    }
+
+    pub(super) fn expand_all(&mut self, work: &Work<'_>, words: &[Word]) -> Option<Vec<String>> {
+        words.iter().map(|word| self.expand(work, word)).collect()
+    }
+
+    pub(super) fn expand_optional(
+        &mut self,
+        work: &Work<'_>,
+        word: Option<&Word>,
+    ) -> Option<Option<String>> {
+        match word {
+            None => Some(None),
+            Some(word) => self.expand(work, word).map(Some),
+        }
+    }
+
+    pub(super) fn expand_as(
+        &mut self,
+        work: &Work<'_>,
+        text: &str,
+        span: Span,
+        keep: Keep,
+    ) -> Option<Expansion> {
+        // In the body of a heredoc the escape character is always the backslash.
+        let escape = if keep == Keep::QuotesAsText {
+            '\\'
+        } else {
+            self.escape
+        };
+        match expand(text, escape, &work.state.env, keep) {
+            Ok(expansion) => {
+                lint::undefined(self, work, &expansion.unset, span);
+                Some(expansion)
+            }
+            Err(error) => {
+                self.fail(
+                    work,
+                    Problem::error("frontend::expand", error.to_string(), span),
+                );
+                None
+            }
+        }
+    }
+
+    /// Adds a step to the stage.
+    pub(super) fn step(&mut self, work: &mut Work<'_>, instruction: &Instruction, op: Op) {
+        let place = work.trigger.unwrap_or(instruction.span);
+        let (file, line) = match self.options.origins.of(place.line) {
+            Some((file, line)) => (file.to_owned(), line),
+            None => (self.options.file.clone(), place.line),
+        };
+        let prefix = if work.trigger.is_some() {
+            "ONBUILD "
+        } else {
+            ""
+        };
+        let origin = StepOrigin {
+            step: work.step.clone(),
+            stage: work.planned.title(work.index),
+            name: format!("{prefix}{}", instruction.original),
+            line,
+            file,
+        };
+        work.state.node = self.graph.add(op, Some(origin));
+        work.nodes.push(work.state.node);
+    }
+
+    fn finish(mut self) -> Lowering {
+        let mut stages = Vec::new();
+        let mut target = None;
+        for (index, finished) in self.stages.iter().enumerate() {
+            let Some(Finished { state, nodes }) = finished else {
+                continue;
+            };
+            let planned = &self.plan.stages[index];
+            stages.push(Stage {
+                name: planned.title(index),
+                index,
+                first_line: planned.from.span.line,
+                nodes: nodes.clone(),
+                result: state.node,
+                config: state.image.clone(),
+            });
+            if index == self.plan.target {
+                target = Some(state.clone());
+            }
+        }
+        let Some(mut target) = target else {
+            return Lowering::Needs(Vec::new());
+        };
+        if !self.options.labels.is_empty() {
+            let labels = target.image.config.labels.get_or_insert_default();
+            labels.extend(self.options.labels.clone());
+        }
+        self.warnings
+            .sort_by_key(|problem| problem.span.map(|span| span.start));
+        self.warnings.dedup();
+        Lowering::Done(Box::new(Lowered {
+            graph: self.graph,
+            target: target.node,
+            config: target.image,
+            history: target.history,
+            base: target.base,
+            stages,
+            warnings: self.warnings,
+            unused_build_args: unused(self.options, &self.used_args),
+            secrets: self.secrets,
+            source_date_epoch: self.plan.source_date_epoch,
+        }))
+    }
+}
+
+impl State {
+    /// Adds an entry to the history that makes no layer.
+    pub(super) fn record(&mut self, created_by: String) {
+        self.history.push(LoweredHistory {
+            created_by,
+            node: None,
+        });
+    }
+
+    /// Adds an entry to the history for the layer that the newest step makes.
+    pub(super) fn record_layer(&mut self, created_by: String) {
+        self.history.push(LoweredHistory {
+            created_by,
+            node: Some(self.node),
+        });
+    }
+
+    /// The current WORKDIR.
+    pub(super) fn workdir(&self) -> &str {
+        let workdir = self.image.config.working_dir.as_str();
+        if workdir.is_empty() { "/" } else { workdir }
+    }
+}
+
+/// Whether a source is an image; the others are trees alone.
+fn has_config(source: &Source) -> bool {
+    match source {
+        Source::StoredImage { .. } | Source::OciLayout(_) | Source::Debian(_) => true,
+        Source::Git(_) | Source::Http(_) | Source::Local { .. } => false,
+    }
+}
+
+/// A base's configuration without what belongs to that image alone.
+fn inherited(mut config: ImageConfig) -> ImageConfig {
+    config.created = None;
+    config.rootfs = RootFs::default();
+    config.history = Vec::<History>::new();
+    config
+}
+
+/// Build arguments that nothing asked for, but for those that have a meaning of their own.
+fn unused(options: &Options, used: &BTreeSet<String>) -> Vec<String> {
+    let special = |name: &str| {
+        name.starts_with("BUILDKIT_")
+            || name == "SOURCE_DATE_EPOCH"
+            || super::run::PROXIES
+                .iter()
+                .any(|proxy| name.eq_ignore_ascii_case(proxy))
+            || ["BUILD", "TARGET"].iter().any(|prefix| {
+                let rest = name.strip_prefix(prefix).unwrap_or_default();
+                ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"].contains(&rest)
+            })
+    };
+    options
+        .build_args
+        .keys()
+        .filter(|name| !used.contains(*name) && !special(name))
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,646 @@
+//! Stages and how they hang together, before any of them is lowered: what each starts from, what it copies from, and
+//! which of them the target needs. Global ARGs are settled here, since only FROM sees them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use indexmap::IndexMap;
+
+use super::image_name::{familiar_name, normalised_name};
+use super::{Options, Platform, lint};
+use crate::dockerfile::expand::{Expansion, Keep, expand};
+use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
+use crate::graph::Source;
+
+/// A Dockerfile's stages.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    /// The arguments that FROM and, once redeclared, stages see.
+    pub(super) globals: IndexMap<String, String>,
+    /// The names that are declared before the first FROM.
+    pub(super) declared: BTreeSet<String>,
+    /// The stages, in order.
+    pub(super) stages: Vec<PlannedStage<'a>>,
+    /// The one that is built.
+    pub(super) target: usize,
+    /// The ones that it needs, itself among them, in order.
+    pub(super) needed: Vec<usize>,
+    /// SOURCE_DATE_EPOCH.
+    pub(super) source_date_epoch: Option<i64>,
+    /// What should be mended.
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// One stage.
+#[derive(Debug)]
+pub(super) struct PlannedStage<'a> {
+    /// The whole FROM.
+    pub(super) from: &'a Instruction,
+    /// Its name, in lower case.
+    pub(super) name: Option<String>,
+    /// What it starts from, or why that cannot be said.
+    pub(super) base: Result<Tree, Problem>,
+    /// What follows.
+    pub(super) instructions: &'a [Instruction],
+}
+
+/// A tree that something starts from or is copied from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Tree {
+    /// Nothing.
+    Scratch,
+    /// An earlier stage.
+    Stage(usize),
+    /// Something from outside.
+    Source(Source),
+}
+
+impl PlannedStage<'_> {
+    /// What the stage is called in events and messages.
+    pub(super) fn title(&self, index: usize) -> String {
+        self.name.clone().unwrap_or_else(|| index.to_string())
+    }
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn of(dockerfile: &'a Dockerfile, options: &Options) -> Result<Self, Vec<Problem>> {
+        let mut plan = Plan {
+            globals: predefined(options),
+            declared: BTreeSet::new(),
+            stages: Vec::new(),
+            target: 0,
+            needed: Vec::new(),
+            source_date_epoch: None,
+            warnings: Vec::new(),
+        };
+        let mut problems = refused_syntax(dockerfile, options)
+            .into_iter()
+            .collect::<Vec<_>>();
+        let starts: Vec<usize> = (0..dockerfile.instructions.len())
+            .filter(|index| matches!(dockerfile.instructions[*index].kind, Kind::From(_)))
+            .collect();
+        let head = starts
+            .first()
+            .copied()
+            .unwrap_or(dockerfile.instructions.len());
+        plan.read_head(
+            &dockerfile.instructions[..head],
+            dockerfile.directives.escape,
+            options,
+            &mut problems,
+        );
+        for (nth, start) in starts.iter().enumerate() {
+            let end = starts
+                .get(nth + 1)
+                .copied()
+                .unwrap_or(dockerfile.instructions.len());
+            let from = &dockerfile.instructions[*start];
+            let Kind::From(parsed) = &from.kind else {
+                continue;
+            };
+            let base = plan.base(from, parsed, dockerfile.directives.escape, options);
+            let name = parsed.name.as_ref().map(|name| name.text.clone());
+            let instructions = &dockerfile.instructions[start + 1..end];
+            plan.stages.push(PlannedStage {
+                from,
+                name,
+                base,
+                instructions,
+            });
+        }
+        if plan.stages.is_empty() {
+            let span = dockerfile
+                .instructions
+                .first()
+                .map_or(Span::default(), |first| first.span);
+            problems.push(
+                Problem::error(
+                    "frontend::no_stage",
+                    "there is no FROM, so there is nothing to build",
+                    span,
+                )
+                .help("begin with a base: `FROM scratch`, or the name of an image"),
+            );
+            return Err(problems);
+        }
+        match plan.find_target(options) {
+            Ok(target) => plan.target = target,
+            Err(problem) => problems.push(*problem),
+        }
+        plan.find_needed(options, &mut problems);
+        plan.find_epoch(options, &mut problems);
+        lint::stages(&mut plan);
+        if problems.is_empty() {
+            Ok(plan)
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// ARGs before the first FROM.
+    fn read_head(
+        &mut self,
+        head: &[Instruction],
+        escape: char,
+        options: &Options,
+        problems: &mut Vec<Problem>,
+    ) {
+        for instruction in head {
+            let Kind::Arg(arguments) = &instruction.kind else {
+                if instruction.kind != Kind::Invalid {
+                    let message =
+                        format!("{} stands before the first FROM", instruction.keyword.text);
+                    let problem =
+                        Problem::error("frontend::before_from", message, instruction.span);
+                    problems.push(problem.help("only ARG may stand there; move it below FROM"));
+                }
+                continue;
+            };
+            for Argument { name, default } in arguments {
+                self.declared.insert(name.text.clone());
+                let given = options.build_args.get(&name.text).cloned();
+                let value = match (given, default) {
+                    (Some(given), _) => Some(given),
+                    (None, Some(default)) => {
+                        match expand(&default.text, escape, &self.globals, Keep::Nothing) {
+                            Ok(expansion) => Some(expansion.text),
+                            Err(error) => {
+                                problems.push(Problem::error(
+                                    "frontend::expand",
+                                    error.to_string(),
+                                    default.span,
+                                ));
+                                None
+                            }
+                        }
+                    }
+                    (None, None) => None,
+                };
+                if let Some(value) = value {
+                    self.globals.insert(name.text.clone(), value);
+                }
+            }
+        }
+    }
+
+    fn expand_from(&mut self, word: &Word, escape: char) -> Result<Expansion, Problem> {
+        let expansion = expand(&word.text, escape, &self.globals, Keep::Nothing)
+            .map_err(|error| Problem::error("frontend::expand", error.to_string(), word.span))?;
+        for name in expansion
+            .unset
+            .iter()
+            .filter(|name| !self.declared.contains(*name))
+        {
+            let message = format!("FROM argument '{name}' is not declared");
+            let problem = Problem::warning("UndefinedArgInFrom", message, word.span);
+            let known = self
+                .globals
+                .keys()
+                .chain(&self.declared)
+                .map(String::as_str);
+            self.warnings.push(problem.near(name, known));
+        }
+        Ok(expansion)
+    }
+
+    fn base(
+        &mut self,
+        from: &Instruction,
+        parsed: &From,
+        escape: char,
+        options: &Options,
+    ) -> Result<Tree, Problem> {
+        let expanded = self.expand_from(&parsed.base, escape)?;
+        if expanded.text.is_empty() {
+            let message = format!("the base `{}` is empty", parsed.base.text);
+            let problem = Problem::error("frontend::no_base", message, parsed.base.span);
+            return Err(
+                problem.help("give the argument a default, `ARG NAME=image`, or use --build-arg")
+            );
+        }
+        if let Some(word) = &parsed.platform {
+            self.check_platform(word, parsed, escape, options)?;
+        }
+        if let Some(name) = &parsed.name
+            && let Some(source) = named_context(&name.text, options)
+        {
+            return Ok(Tree::Source(source));
+        }
+        let here = self.stages.len();
+        let name = expanded.text.to_lowercase();
+        if let Some(stage) = (0..here)
+            .rev()
+            .find(|index| self.stages[*index].name.as_deref() == Some(&name))
+        {
+            return Ok(Tree::Stage(stage));
+        }
+        outside(
+            &expanded.text,
+            Span {
+                line: from.span.line,
+                ..parsed.base.span
+            },
+            options,
+        )
+    }
+
+    fn check_platform(
+        &mut self,
+        word: &Word,
+        parsed: &From,
+        escape: char,
+        options: &Options,
+    ) -> Result<(), Problem> {
+        let expanded = self.expand_from(word, escape)?;
+        let platform = Platform::parse(&expanded.text).ok_or_else(|| {
+            let message = format!("`{}` is not a platform", expanded.text);
+            Problem::error("frontend::platform", message, word.span)
+                .help("one is `linux/amd64`, or `$BUILDPLATFORM`")
+        })?;
+        lint::from_platform(self, word, &expanded, &platform, parsed);
+        if platform != options.platform.normalised() {
+            let message = format!(
+                "a stage for {platform} in a build for {} is not available yet",
+                options.platform
+            );
+            return Err(
+                Problem::error("frontend::other_platform", message, word.span)
+                    .help("take `--platform` away, or build the whole for that platform"),
+            );
+        }
+        Ok(())
+    }
+
+    fn find_target(&self, options: &Options) -> Result<usize, Box<Problem>> {
+        let Some(wanted) = &options.target else {
+            return Ok(self.stages.len() - 1);
+        };
+        let name = wanted.to_lowercase();
+        let found = (0..self.stages.len())
+            .rev()
+            .find(|index| self.stages[*index].name.as_deref() == Some(&name));
+        let by_index = || {
+            wanted
+                .parse()
+                .ok()
+                .filter(|index| *index < self.stages.len())
+        };
+        found.or_else(by_index).ok_or_else(|| {
+            let names: Vec<&str> = self
+                .stages
+                .iter()
+                .filter_map(|stage| stage.name.as_deref())
+                .collect();
+            let problem = Problem::outside(
+                "frontend::no_target",
+                format!("there is no stage `{wanted}` to build"),
+            );
+            let near = problem.clone().near(wanted, names.iter().copied());
+            let listed = || match names.is_empty() {
+                true => problem.help("no stage of the file has a name; leave --target away"),
+                false => problem.help(format!("the stages are {}", names.join(", "))),
+            };
+            Box::new(if near.help.is_some() { near } else { listed() })
+        })
+    }
+
+    /// Marks what the target needs, and reports what it can never get.
+    fn find_needed(&mut self, options: &Options, problems: &mut Vec<Problem>) {
+        let mut needed = BTreeSet::new();
+        let mut pending = vec![self.target];
+        while let Some(index) = pending.pop() {
+            if !needed.insert(index) {
+                continue;
+            }
+            let stage = &self.stages[index];
+            match &stage.base {
+                Ok(Tree::Stage(base)) => pending.push(*base),
+                Ok(_) => {}
+                Err(problem) => problems.push(problem.clone()),
+            }
+            if self.is_replaced(index, options) {
+                continue;
+            }
+            for (name, span) in stage.instructions.iter().flat_map(sources_of) {
+                match self.tree(&name, index, span, options) {
+                    Ok(Tree::Stage(from)) => pending.push(from),
+                    Ok(_) => {}
+                    Err(problem) => problems.push(*problem),
+                }
+            }
+        }
+        self.needed = needed.into_iter().collect();
+    }
+
+    /// Whether a named context takes the place of a stage.
+    pub(super) fn is_replaced(&self, index: usize, options: &Options) -> bool {
+        self.stages[index]
+            .name
+            .as_deref()
+            .is_some_and(|name| named_context(name, options).is_some())
+    }
+
+    /// The tree that `--from=name` means in a stage.
+    pub(super) fn tree(
+        &self,
+        name: &str,
+        here: usize,
+        span: Span,
+        options: &Options,
+    ) -> Result<Tree, Box<Problem>> {
+        let lower = name.to_lowercase();
+        let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&lower);
+        let earlier = (0..here).rev().find(named);
+        let any = earlier.or_else(|| (here..self.stages.len()).find(named));
+        let index = match name.parse::<usize>() {
+            Ok(index) if index < self.stages.len() => Some(index),
+            Ok(index) => {
+                let message = format!("there is no stage {index}");
+                let help = format!("the stages are 0 to {}", self.stages.len() - 1);
+                return Err(Box::new(
+                    Problem::error("frontend::no_stage_index", message, span).help(help),
+                ));
+            }
+            Err(_) => any,
+        };
+        let Some(index) = index else {
+            return outside(name, span, options).map_err(Box::new);
+        };
+        if index < here {
+            return Ok(Tree::Stage(index));
+        }
+        let problem = if index == here {
+            Problem::error(
+                "frontend::copy_from_self",
+                format!("stage `{name}` takes files from itself"),
+                span,
+            )
+            .label("circular dependency")
+            .help("name an earlier stage, or use RUN to copy within the stage")
+        } else if self.reaches(index, here) {
+            let message = format!(
+                "circular dependency: stage `{name}` itself needs `{}`",
+                self.stages[here].title(here)
+            );
+            Problem::error("frontend::cycle", message, span)
+                .help("move what both need into a stage of its own, before them")
+        } else {
+            let line = self.stages[index].from.span.line;
+            let message = format!(
+                "cannot copy from stage `{name}`: it needs to be defined before current stage `{}`",
+                self.stages[here].title(here)
+            );
+            Problem::error("frontend::later_stage", message, span)
+                .label(format!("`{name}` begins only at line {line}"))
+                .help("move that stage up")
+        };
+        Err(Box::new(problem))
+    }
+
+    /// Whether a stage needs another one, by what the file says of them.
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        let by_name: BTreeMap<&str, usize> = self
+            .stages
+            .iter()
+            .enumerate()
+            .filter_map(|(index, stage)| Some((stage.name.as_deref()?, index)))
+            .collect();
+        let mut seen = BTreeSet::new();
+        let mut pending = vec![from];
+        while let Some(index) = pending.pop() {
+            if index == to {
+                return true;
+            }
+            if !seen.insert(index) {
+                continue;
+            }
+            if let Ok(Tree::Stage(base)) = self.stages[index].base {
+                pending.push(base);
+            }
+            for (name, _) in self.stages[index].instructions.iter().flat_map(sources_of) {
+                let number = name.parse().ok().filter(|index| *index < self.stages.len());
+                pending
+                    .extend(number.or_else(|| by_name.get(name.to_lowercase().as_str()).copied()));
+            }
+        }
+        false
+    }
+
+    fn find_epoch(&mut self, options: &Options, problems: &mut Vec<Problem>) {
+        let name = "SOURCE_DATE_EPOCH";
+        let given = options.build_args.get(name).cloned();
+        let given = given.or_else(|| options.source_date_epoch.map(|epoch| epoch.to_string()));
+        let Some(value) = given
+            .or_else(|| self.globals.get(name).cloned())
+            .filter(|value| !value.is_empty())
+        else {
+            return;
+        };
+        match value.parse() {
+            Ok(epoch) => self.source_date_epoch = Some(epoch),
+            Err(_) => {
+                let message = match value.as_str() {
+                    "context" => "SOURCE_DATE_EPOCH=context is not available yet".to_owned(),
+                    _ => format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
+                };
+                problems.push(
+                    Problem::outside("frontend::source_date_epoch", message)
+                        .help("give the seconds since 1970, such as `$(git log -1 --format=%ct)`"),
+                );
+            }
+        }
+    }
+}
+
+/// What an instruction takes files from, by name.
+pub(super) fn sources_of(instruction: &Instruction) -> Vec<(String, Span)> {
+    match &instruction.kind {
+        Kind::Copy(copy) => copy
+            .from
+            .iter()
+            .map(|from| (from.text.clone(), from.span))
+            .collect(),
+        Kind::Run(run) => {
+            let from = |mount: &crate::dockerfile::MountFlag| {
+                let option = mount
+                    .options
+                    .iter()
+                    .rev()
+                    .find(|option| option.key == "from")?;
+                Some((
+                    option.value.clone().filter(|from| !from.is_empty())?,
+                    mount.span,
+                ))
+            };
+            run.mounts.iter().filter_map(from).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A tree that is no stage.
+fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Problem> {
+    if name == "scratch" {
+        return Ok(Tree::Scratch);
+    }
+    if let Some(source) = named_context(name, options) {
+        return Ok(Tree::Source(source));
+    }
+    let full = normalised_name(name).map_err(|error| {
+        Problem::error("frontend::image_name", error.to_string(), span)
+            .help("name an image, an earlier stage, a named context, or `scratch`")
+    })?;
+    if let Some(source) =
+        named_context(familiar_name(&full), options).or_else(|| named_context(&full, options))
+    {
+        return Ok(Tree::Source(source));
+    }
+    Ok(Tree::Source(Source::StoredImage { name: full }))
+}
+
+fn named_context(name: &str, options: &Options) -> Option<Source> {
+    if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+        return None;
+    }
+    let exact = options.contexts.get(name);
+    exact
+        .or_else(|| {
+            options
+                .contexts
+                .iter()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                .map(|(_, source)| source)
+        })
+        .cloned()
+}
+
+/// The arguments that need no declaration outside stages.
+fn predefined(options: &Options) -> IndexMap<String, String> {
+    let (build, target) = (
+        options.build_platform.normalised(),
+        options.platform.normalised(),
+    );
+    let variant = |platform: &Platform| platform.variant.clone().unwrap_or_default();
+    let stage = options
+        .target
+        .clone()
+        .unwrap_or_else(|| "default".to_owned());
+    let values = [
+        ("BUILDPLATFORM", build.to_string()),
+        ("BUILDOS", build.os.clone()),
+        ("BUILDOSVERSION", String::new()),
+        ("BUILDARCH", build.arch.clone()),
+        ("BUILDVARIANT", variant(&build)),
+        ("TARGETPLATFORM", target.to_string()),
+        ("TARGETOS", target.os.clone()),
+        ("TARGETOSVERSION", String::new()),
+        ("TARGETARCH", target.arch.clone()),
+        ("TARGETVARIANT", variant(&target)),
+        ("TARGETSTAGE", stage),
+    ];
+    let given = |name: &str| options.build_args.get(name).cloned();
+    values
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), given(name).unwrap_or(value)))
+        .collect()
+}
+
+/// `# syntax=` (or its build argument) may name what this program is itself.
+fn refused_syntax(dockerfile: &Dockerfile, options: &Options) -> Option<Problem> {
+    let (name, span) = match (
+        options.build_args.get("BUILDKIT_SYNTAX"),
+        &dockerfile.directives.syntax,
+    ) {
+        (Some(name), _) => (name.as_str(), None),
+        (None, Some(word)) => (word.text.as_str(), Some(word.span)),
+        (None, None) => return None,
+    };
+    let reference = name.split_whitespace().next().unwrap_or_default();
+    if is_own_syntax(reference) {
+        return None;
+    }
+    let message = format!("the frontend `{reference}` is not built in");
+    let mut problem = Problem::outside("frontend::syntax", message)
+        .help("name `docker/dockerfile:1`, or take the line away; other frontends need a BuildKit to run them");
+    problem.span = span;
+    Some(problem)
+}
+
+fn is_own_syntax(reference: &str) -> bool {
+    if matches!(reference, "" | "dockerfile.v0") {
+        return true;
+    }
+    let Ok(full) = normalised_name(reference) else {
+        return false;
+    };
+    let name = full.split('@').next().unwrap_or(&full);
+    let (path, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+    // A mirror may stand before it.
+    let path = path.split_once('/').map_or(path, |(_, path)| path);
+    let ours = matches!(path, "docker/dockerfile" | "docker/dockerfile-upstream");
+    ours && (tag.starts_with('1') || ["latest", "labs", "master", "master-labs"].contains(&tag))
+}
+
+impl Platform {
+    /// Reads `linux/arm64/v8`, `arm64`, `linux`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let plain = |part: &&str| {
+            !part.is_empty()
+                && part
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        };
+        if !parts.iter().all(plain) {
+            return None;
+        }
+        let platform = |os: &str, arch: &str, variant: Option<&str>| Self {
+            os: os.to_lowercase(),
+            arch: arch.to_lowercase(),
+            variant: variant.map(str::to_lowercase),
+        };
+        let known = [
+            "amd64", "x86_64", "arm64", "aarch64", "arm", "386", "i386", "ppc64le", "s390x",
+            "riscv64", "loong64",
+        ];
+        let parsed = match parts.as_slice() {
+            [os] if ["linux", "windows", "darwin", "freebsd"].contains(os) => Self {
+                os: (*os).to_owned(),
+                ..Self::default()
+            },
+            [arch] if known.contains(arch) => platform("linux", arch, None),
+            [os, arch] => platform(os, arch, None),
+            [os, arch, variant] => platform(os, arch, Some(variant)),
+            _ => return None,
+        };
+        Some(parsed.normalised())
+    }
+
+    /// The same platform in the one spelling that is compared.
+    #[must_use]
+    pub fn normalised(&self) -> Self {
+        let mut platform = self.clone();
+        let (arch, variant) = match (self.arch.as_str(), self.variant.as_deref()) {
+            ("x86_64" | "x86-64" | "amd64", variant) => {
+                ("amd64", variant.filter(|variant| *variant != "v1"))
+            }
+            ("aarch64" | "arm64", variant) => (
+                "arm64",
+                variant.filter(|variant| !matches!(*variant, "8" | "v8")),
+            ),
+            ("armhf", _) => ("arm", Some("v7")),
+            ("armel", _) => ("arm", Some("v6")),
+            ("arm", None | Some("" | "7")) => ("arm", Some("v7")),
+            ("arm", Some("5")) => ("arm", Some("v5")),
+            ("arm", Some("6")) => ("arm", Some("v6")),
+            ("arm", Some("8")) => ("arm", Some("v8")),
+            ("i386", _) => ("386", None),
+            (arch, variant) => (arch, variant),
+        };
+        platform.variant = variant
+            .filter(|variant| !variant.is_empty())
+            .map(str::to_owned);
+        platform.arch = arch.to_owned();
+        platform
+    }
+}

@@ -1,0 +1,1 @@
+//! Dockerfiles and what they lower to.
