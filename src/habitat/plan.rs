@@ -9,7 +9,7 @@
 //! The stage that bears a phase's name is its last: `pre-P` where something runs before P, `core-P` where something runs
 //! after it. Within one place files come before scripts, each in the order of the document.
 //!
-//! The directory of the configuration is copied to LOCAL_PATH in two parts. What other items name (the configuration
+//! Where the configuration lies in a ROOT, its directory is copied to LOCAL_PATH in two parts. What other items name (the configuration
 //! itself, the sources of `files`) comes at the very end of scripts, so that a change of it reaches no earlier step;
 //! all else comes in the files phase. Tests and repositories are mounted and checked out, not copied.
 
@@ -392,7 +392,7 @@ impl Planner<'_> {
         if tests > 0 {
             self.add_test_stages(&mut stages);
         }
-        if id == PhaseId::SCRIPTS && !self.habitat.bypass() {
+        if id == PhaseId::SCRIPTS && self.copies_layer() {
             let named = self.layer_rest();
             stages
                 .iter_mut()
@@ -568,7 +568,7 @@ impl Planner<'_> {
             }
             PhaseId::FILES => {
                 let mut steps = Vec::new();
-                if !habitat.bypass() {
+                if self.copies_layer() {
                     steps.push(self.layer());
                 }
                 for (index, file) in document.files.0.iter().enumerate() {

@@ -66,6 +66,11 @@ impl Planner<'_> {
         (user != "root" && user != "root:root").then(|| format!("--chown={user}"))
     }
 
+    /// Whether the directory of the configuration becomes a part of the image.
+    pub(super) fn copies_layer(&self) -> bool {
+        self.facts.layered && !self.habitat.bypass()
+    }
+
     /// The directory of the configuration without what other items name.
     pub(super) fn layer(&mut self) -> Step {
         let mut flags = self.layer_flags();
@@ -482,10 +487,7 @@ impl Planner<'_> {
         let checks: Vec<Value> = required
             .iter()
             .map(|file| {
-                let mut words = vec![
-                    format!("{}:{}", self.habitat.file, file.span.line),
-                    self.habitat.at_home(&file.path.value),
-                ];
+                let mut words = vec![self.habitat.at_home(&file.path.value)];
                 let mut put = |name: &str, value: Option<String>| {
                     words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]))
                 };
