@@ -347,6 +347,22 @@ impl Check<'_> {
                 .label("`..` is not possible here")
                 .help("copy what is needed to the directory of this file");
         }
+        self.plain(path, "\"'\\");
+    }
+
+    /// Paths have no letters that would end or change the instruction that they become a part of.
+    fn plain(&mut self, path: &Text, refused: &str) {
+        let odd = |letter: char| letter.is_control() || refused.contains(letter);
+        if let Some(letter) = path.value.chars().find(|letter| odd(*letter)) {
+            self.report
+                .error(
+                    "habitat::bad_path",
+                    path.span,
+                    format!("`{}` has a letter that a path here cannot have", path.value),
+                )
+                .label(format!("{letter:?}"))
+                .help("rename it");
+        }
     }
 
     fn absolute(&mut self, path: &Text, what: &str) {
@@ -367,6 +383,7 @@ impl Check<'_> {
                     path.value.trim_start_matches("./")
                 ));
         }
+        self.plain(path, "\"'\\");
     }
 
     fn owner(&mut self, owner: &Text) {
@@ -551,6 +568,7 @@ impl Check<'_> {
                     Mount::Tmpfs { target } => target.clone(),
                     Mount::Bind { source, target, .. } => {
                         self.relative(source);
+                        self.plain(source, ", ");
                         Text {
                             value: target.clone(),
                             span: source.span,
@@ -558,6 +576,7 @@ impl Check<'_> {
                     }
                 };
                 self.absolute(&target, "the target");
+                self.plain(&target, ", ");
             }
             for (name, value) in &script.env.0 {
                 let sound = name
@@ -603,6 +622,7 @@ impl Check<'_> {
         let tests = &self.document.tests.0;
         for (index, test) in tests.iter().enumerate() {
             self.relative(&test.path);
+            self.plain(&test.path, ", ");
             test.run_as.iter().for_each(|user| self.owner(user));
             if tests[..index]
                 .iter()

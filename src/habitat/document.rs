@@ -424,7 +424,9 @@ keys! {
         startup_delay: Option<Count> = "startup_delay",
         /// Whether it wants a terminal.
         tty: Option<Flag> = "tty",
-        /// Whether the layers' own content stays out of the image.
+        /// Whether the layers' own content stays out of the image. Only a habitat that lies in a ROOT (a directory with
+        /// `habitats/` and `system/` or `shared/`) has any: its directory is copied to LOCAL_PATH, but for its tests and
+        /// repositories. What its items name, and the file itself, are put there after the scripts.
         bypass_habitat_construction: Option<Flag> = "bypass_habitat_construction",
     }
 }

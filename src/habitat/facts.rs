@@ -29,6 +29,9 @@ pub struct Facts {
     pub beside: BTreeMap<String, PathKind>,
     /// The same at ROOT, where there is one and it is another directory.
     pub at_root: BTreeMap<String, PathKind>,
+    /// Whether the configuration lies in a ROOT. Its directory is a layer then, whose content is copied to LOCAL_PATH; a
+    /// lone configuration may lie anywhere, among things that are no part of the habitat.
+    pub layered: bool,
     /// The text of `.habignore` in the directory of the configuration.
     pub ignore: Option<String>,
     /// The path of the configuration in its own directory: its file name.

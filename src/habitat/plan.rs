@@ -9,7 +9,7 @@
 //! The stage that bears a phase's name is its last: `pre-P` where something runs before P, `core-P` where something runs
 //! after it. Within one place files come before scripts, each in the order of the document.
 //!
-//! The directory of the configuration is copied to LOCAL_PATH in two parts. What other items name (the configuration
+//! Where the configuration lies in a ROOT, its directory is copied to LOCAL_PATH in two parts. What other items name (the configuration
 //! itself, the sources of `files`) comes at the very end of scripts, so that a change of it reaches no earlier step;
 //! all else comes in the files phase. Tests and repositories are mounted and checked out, not copied.
 
@@ -284,6 +284,7 @@ impl Plan {
             contexts: BTreeMap::new(),
             home_files: Vec::new(),
             phases: Vec::new(),
+            prepared: Vec::new(),
         };
         for (key, span, why) in habitat.document.later() {
             planner
@@ -326,6 +327,8 @@ pub(super) struct Planner<'h> {
     contexts: BTreeMap<String, NamedContext>,
     pub(super) home_files: Vec<Problem>,
     pub(super) phases: Vec<Phase>,
+    /// Stages of the phase at hand in which something is got ready beside the others.
+    pub(super) prepared: Vec<Stage>,
 }
 
 /// Which side of a phase.
@@ -337,9 +340,8 @@ enum Side {
 
 impl Planner<'_> {
     fn phase(&mut self, id: PhaseId) {
-        let before = self.hooks(id, Side::Before);
-        let after = self.hooks(id, Side::After);
-        let counts = (before.len(), after.len());
+        let (before, items_before) = self.hooks(id, Side::Before);
+        let (after, items_after) = self.hooks(id, Side::After);
         let core = self.core(id);
         let previous = match id {
             PhaseId::BASE => None,
@@ -348,7 +350,7 @@ impl Planner<'_> {
         };
         let mut state = previous.map(|id| self.end_of(id)).unwrap_or_default();
         let mut from = previous.map_or_else(|| self.base(), |id| id.name().to_owned());
-        let mut stages: Vec<Stage> = Vec::new();
+        let mut stages = std::mem::take(&mut self.prepared);
         let mut stage = |name: String, steps: Vec<Step>| {
             let mut stage = Stage::new(
                 &name,
@@ -390,7 +392,7 @@ impl Planner<'_> {
         if tests > 0 {
             self.add_test_stages(&mut stages);
         }
-        if id == PhaseId::SCRIPTS && !self.habitat.bypass() {
+        if id == PhaseId::SCRIPTS && self.copies_layer() {
             let named = self.layer_rest();
             stages
                 .iter_mut()
@@ -416,12 +418,12 @@ impl Planner<'_> {
         self.phases.push(Phase {
             id,
             stages,
-            before: counts.0,
-            after: counts.1,
+            before: items_before,
+            after: items_after,
         });
     }
 
-    fn end_of(&self, id: PhaseId) -> State {
+    pub(super) fn end_of(&self, id: PhaseId) -> State {
         let phase = self.phases.iter().find(|phase| phase.id == id);
         phase
             .and_then(|phase| phase.stages.last())
@@ -430,7 +432,7 @@ impl Planner<'_> {
     }
 
     /// What stands after the first FROM.
-    fn base(&mut self) -> String {
+    pub(super) fn base(&mut self) -> String {
         let document = &self.habitat.document;
         let kind = match (&document.base_image, &document.base) {
             (Some(image), _) => return image.value.clone(),
@@ -488,33 +490,28 @@ impl Planner<'_> {
         own.or_else(|| self.habitat.document.timeout.of(phase))
     }
 
-    /// The steps that run on one side of a phase: files, then scripts.
-    fn hooks(&mut self, id: PhaseId, side: Side) -> Vec<Step> {
+    /// The steps that run on one side of a phase: files, then scripts. And of how many items they are.
+    fn hooks(&mut self, id: PhaseId, side: Side) -> (Vec<Step>, usize) {
         let document = &self.habitat.document;
         let here = |before: &Option<OneOrMore<PhaseId>>, after: &Option<OneOrMore<PhaseId>>| {
             let places = if side == Side::Before { before } else { after };
             places.as_ref().is_some_and(|places| places.0.contains(&id))
         };
         let mut steps = Vec::new();
-        for (index, file) in document
-            .files
-            .0
-            .iter()
-            .enumerate()
-            .filter(|(_, file)| here(&file.before, &file.after))
-        {
-            steps.extend(self.file(index, file));
+        let mut items = 0;
+        for (index, file) in document.files.0.iter().enumerate() {
+            if here(&file.before, &file.after) {
+                steps.extend(self.file(index, file, id));
+                items += 1;
+            }
         }
-        for (index, script) in document
-            .scripts
-            .0
-            .iter()
-            .enumerate()
-            .filter(|(_, script)| here(&script.before, &script.after))
-        {
-            steps.extend(self.script(index, script, id));
+        for (index, script) in document.scripts.0.iter().enumerate() {
+            if here(&script.before, &script.after) {
+                steps.extend(self.script(index, script, id));
+                items += 1;
+            }
         }
-        steps
+        (steps, items)
     }
 
     fn core(&mut self, id: PhaseId) -> Vec<Step> {
@@ -571,12 +568,12 @@ impl Planner<'_> {
             }
             PhaseId::FILES => {
                 let mut steps = Vec::new();
-                if !habitat.bypass() {
+                if self.copies_layer() {
                     steps.push(self.layer());
                 }
                 for (index, file) in document.files.0.iter().enumerate() {
                     if file.before.is_none() && file.after.is_none() {
-                        steps.extend(self.file(index, file));
+                        steps.extend(self.file(index, file, id));
                     }
                 }
                 steps

@@ -39,6 +39,7 @@ built_in! {
     "habitat.j2",
     "judge.j2",
     "marker.j2",
+    "modes.j2",
     "script.j2",
     "test.j2",
     "users.j2",

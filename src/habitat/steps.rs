@@ -12,12 +12,14 @@ use super::keys::{Duration, Text};
 use super::phase::PhaseId;
 use super::plan::{ContextKind, Place, Planner, SecretSource, Stage, State, Step};
 use super::quote;
-use crate::dockerfile::Problem;
+use crate::dockerfile::{Problem, Span};
 
 /// The name of the directory of the configuration.
 pub(super) const LOCAL_CONTEXT: &str = "local";
 /// Where the files lie that only a test sees.
 const TEST_MOUNT: &str = "/run/habitat";
+/// Where a directory lies while its modes are set.
+const PREPARED: &str = "/prepared";
 
 impl Planner<'_> {
     /// A RUN of shmocker's own, by root.
@@ -62,6 +64,11 @@ impl Planner<'_> {
 
     fn chown(&self, user: &str) -> Option<String> {
         (user != "root" && user != "root:root").then(|| format!("--chown={user}"))
+    }
+
+    /// Whether the directory of the configuration becomes a part of the image.
+    pub(super) fn copies_layer(&self) -> bool {
+        self.facts.layered && !self.habitat.bypass()
     }
 
     /// The directory of the configuration without what other items name.
@@ -165,7 +172,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn file(&mut self, index: usize, file: &FileItem) -> Option<Step> {
+    pub(super) fn file(&mut self, index: usize, file: &FileItem, phase: PhaseId) -> Option<Step> {
         let is_home = file.src.value.starts_with("~/");
         if is_home && !file.allow_home.is_some_and(|flag| flag.value) {
             let problem = Problem::warning(
@@ -206,10 +213,6 @@ impl Planner<'_> {
         if dest.ends_with('/') && kind == PathKind::Directory {
             dest.push_str(source.rsplit('/').next().unwrap_or_default());
         }
-        if kind == PathKind::Directory && !dest.ends_with('/') {
-            dest.push('/');
-        }
-        let mut flags = vec![format!("--from={}", place.context())];
         let home_owner = file
             .dest
             .value
@@ -220,10 +223,8 @@ impl Planner<'_> {
             .as_ref()
             .map(|owner| owner.value.clone())
             .or(home_owner);
-        flags.extend(owner.and_then(|owner| self.chown(&owner)));
-        if let Some(mode) = file.mode {
-            flags.push(format!("--chmod={}", chmod(mode.bits, kind)));
-        }
+        let chown = owner.and_then(|owner| self.chown(&owner));
+        let mut flags = vec![format!("--from={}", place.context())];
         if kind == PathKind::Directory
             && place == Place::Beside
             && let Some(ignore) = &self.facts.ignore
@@ -234,6 +235,21 @@ impl Planner<'_> {
                     .map(|pattern| format!("--exclude={pattern}")),
             );
         }
+        let mut source = source;
+        if let Some(mode) = file.mode {
+            // A directory can be entered by whoever may read it.
+            let directory = mode.bits | (mode.bits & 0o444) >> 2;
+            if kind == PathKind::File || directory == mode.bits {
+                flags.push(format!("--chmod={:04o}", mode.bits));
+            } else {
+                let name = format!("files-{}", index + 1);
+                let modes = (format!("{directory:04o}"), format!("{:04o}", mode.bits));
+                self.prepare(&name, phase, (flags, &source, file.span), modes);
+                flags = vec![format!("--from={name}")];
+                source = PREPARED.to_owned();
+            }
+        }
+        flags.splice(1..1, chown);
         let said = match &file.description {
             Some(description) => description.value.clone(),
             None => format!("files[{index}] {}", file.src.value),
@@ -246,6 +262,40 @@ impl Planner<'_> {
             )
             .at(file.span),
         )
+    }
+
+    /// A stage in which a directory gets its modes, before it is copied to where it belongs.
+    fn prepare(
+        &mut self,
+        name: &str,
+        phase: PhaseId,
+        (flags, source, span): (Vec<String>, &str, Span),
+        (directory, file): (String, String),
+    ) {
+        let earlier = self.phases.iter().flat_map(|phase| &phase.stages);
+        if earlier
+            .chain(&self.prepared)
+            .any(|stage| stage.name == name)
+        {
+            return;
+        }
+        let (from, state) = if phase == PhaseId::BASE {
+            (self.base(), State::default())
+        } else {
+            ("base".to_owned(), self.end_of(PhaseId::BASE))
+        };
+        let mut stage = Stage::new(name, from, state);
+        let paths = quote::copy_paths(source, PREPARED);
+        let copy = Step::of(
+            "copy.j2",
+            "is got ready",
+            json!({ "flags": flags, "paths": paths }),
+        );
+        stage.push(copy.at(span));
+        let values = json!({ "path": PREPARED, "directory": directory, "file": file });
+        let modes = Step::of("modes.j2", "its modes", values).at(span);
+        stage.push(modes.user("root").shell(default_shell()));
+        self.prepared.push(stage);
     }
 
     pub(super) fn repo(&mut self, index: usize, repo: &Repo) -> Step {
@@ -437,10 +487,7 @@ impl Planner<'_> {
         let checks: Vec<Value> = required
             .iter()
             .map(|file| {
-                let mut words = vec![
-                    format!("{}:{}", self.habitat.file, file.span.line),
-                    self.habitat.at_home(&file.path.value),
-                ];
+                let mut words = vec![self.habitat.at_home(&file.path.value)];
                 let mut put = |name: &str, value: Option<String>| {
                     words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]))
                 };
@@ -679,29 +726,6 @@ fn own_shell(words: &[String]) -> Vec<String> {
         format!("{LOAD}; exec {} -c \"$0\"", words.join(" ")),
     ]
     .into()
-}
-
-/// `--chmod`. A directory's own mode has `x` where `r` is set.
-fn chmod(bits: u32, kind: PathKind) -> String {
-    let directory = bits | (bits & 0o444) >> 2;
-    if kind == PathKind::File || directory == bits {
-        return format!("{bits:04o}");
-    }
-    let clause = |who: char, shift: u32| {
-        let bits = bits >> shift & 7;
-        let letters: String = [(4, 'r'), (2, 'w')]
-            .iter()
-            .filter(|(bit, _)| bits & bit != 0)
-            .map(|(_, letter)| *letter)
-            .collect();
-        let execute = match (bits & 1 != 0, bits & 4 != 0) {
-            (true, _) => "x",
-            (false, true) => "X",
-            (false, false) => "",
-        };
-        format!("{who}={letters}{execute}")
-    };
-    [clause('u', 6), clause('g', 3), clause('o', 0)].join(",")
 }
 
 /// A limit as Go and `# shmocker:` write it.

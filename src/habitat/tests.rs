@@ -332,6 +332,46 @@ verify-fs: {required_files: [/1]}
 }
 
 #[test]
+fn the_directory_of_a_layer_is_copied_in_two_parts() {
+    let text = "\
+name: layer
+base_image: debian:12
+env: [USER=dev]
+files:
+  - {src: gitconfig, dest: /etc/gitconfig}
+repos:
+  - {url: r.bundle, path: /r}
+tests: [tests/t.sh]
+";
+    let habitat = Habitat::parse(text, "config.yaml").expect("it is sound");
+    let beside = ["gitconfig", "r.bundle", "tests/t.sh"];
+    let mut facts = Facts {
+        beside: beside.map(|path| (path.to_owned(), PathKind::File)).into(),
+        config: "config.yaml".to_owned(),
+        ignore: Some("*.md\n".to_owned()),
+        layered: true,
+        ..Facts::default()
+    };
+    let copies = |facts: &Facts| -> String {
+        let plan = Plan::of(&habitat, facts).expect("nothing is missing");
+        let rendered = plan
+            .render(&Templates::default())
+            .expect("the built-in templates work");
+        let parsed = crate::dockerfile::parse(&rendered.dockerfile)
+            .dockerfile
+            .to_string();
+        let joined = parsed.replace(" \\\n     ", " ");
+        let lines = joined
+            .lines()
+            .filter(|line| line.contains("/habitat/local/"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(copies(&facts));
+    facts.layered = false;
+    assert_eq!(copies(&facts), "");
+}
+
+#[test]
 fn a_line_of_the_dockerfile_is_traced_to_the_line_of_the_habitat() {
     let rendered = render(
         "name: traced\nbase_image: debian:12\nscripts:\n  - commands:\n      - |\n        one\n\n        two\n      - three\n",
@@ -411,6 +451,10 @@ fn a_template_can_be_replaced_and_a_wrong_one_is_named() {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test asks whether it should write the schema"
+)]
 fn the_schema_is_fresh_and_every_habitat_keeps_to_it() {
     let path = repository().join("schemas/habitat.json");
     let schema = schema();
@@ -445,6 +489,10 @@ fn the_schema_is_fresh_and_every_habitat_keeps_to_it() {
 
 /// The published habitats of another program: those that need nothing of a later version render unchanged.
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test asks where the fixtures are"
+)]
 fn published_habitats_load() {
     let beside = repository().join("../shared/fixtures");
     let fixtures = std::env::var_os("SHMOCKER_FIXTURES")
