@@ -53,7 +53,48 @@ fn signed(text: &str, key: &SignedSecretKey) -> String {
 }
 
 /// A package with these files: path → content; a path with `->` in it is a link.
-fn deb(files: &[(&str, &str)]) -> Vec<u8> {
+fn deb(package: &str, files: &[(&str, &str)]) -> Vec<u8> {
+    let fields = format!(
+        "Package: {package}\nVersion: 1.0+x\nArchitecture: amd64\nMulti-Arch: same\nDescription: x\n more\n"
+    );
+    let control = [
+        ("./control", fields.as_str()),
+        (
+            "./conffiles",
+            "/etc/small.conf\nremove-on-upgrade /etc/old\n",
+        ),
+        ("./preinst", "#!/bin/sh\n"),
+        (
+            "./triggers",
+            "interest-noawait /usr/lib\ninterest named\nactivate other\n",
+        ),
+    ];
+    let data = zstd::encode_all(&tarred(files)[..], 1).unwrap();
+    let mut deb = b"!<arch>\n".to_vec();
+    for (name, content) in [
+        ("debian-binary", &b"2.0\n"[..]),
+        ("control.tar", &tarred(&control)),
+        ("data.tar.zst", &data),
+    ] {
+        writeln!(
+            deb,
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
+            0,
+            0,
+            0,
+            100_644,
+            content.len()
+        )
+        .unwrap();
+        deb.extend(content);
+        if content.len() % 2 == 1 {
+            deb.push(b'\n');
+        }
+    }
+    deb
+}
+
+fn tarred(files: &[(&str, &str)]) -> Vec<u8> {
     let mut data = tar::Builder::new(Vec::new());
     for (path, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -75,30 +116,7 @@ fn deb(files: &[(&str, &str)]) -> Vec<u8> {
         header.set_cksum();
         data.append(&header, content.as_bytes()).unwrap();
     }
-    let data = data.into_inner().unwrap();
-    let mut deb = b"!<arch>\n".to_vec();
-    let data = zstd::encode_all(&data[..], 1).unwrap();
-    for (name, content) in [
-        ("debian-binary", &b"2.0\n"[..]),
-        ("control.tar.gz", b"odd"),
-        ("data.tar.zst", &data),
-    ] {
-        write!(
-            deb,
-            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
-            0,
-            0,
-            0,
-            100_644,
-            content.len()
-        )
-        .unwrap();
-        deb.extend(content);
-        if content.len() % 2 == 1 {
-            deb.push(b'\n');
-        }
-    }
-    deb
+    data.into_inner().unwrap()
 }
 
 /// What the server has, and what is wrong with it.
@@ -114,6 +132,7 @@ impl Archive {
             ("usr/bin/", ""),
             ("usr/bin/dpkg", "#!/bin/sh\n"),
             ("bin/sh -> dash", ""),
+            ("etc/small.conf", "x"),
         ])
     }
 
@@ -129,9 +148,9 @@ impl Archive {
         ] {
             let path = format!("pool/main/{name}_1.0+x_amd64.deb");
             let deb = if name == "dpkg" {
-                deb(files)
+                deb(name, files)
             } else {
-                deb(&[("usr/bin/apt-get", "#!/bin/sh\n")])
+                deb(name, &[("usr/bin/apt-get", "#!/bin/sh\n")])
             };
             packages.push_str(&format!(
                 "Package: {name}\nVersion: 1.0+x\nArchitecture: amd64\n{more}Filename: {path}\nSize: {}\nSHA256: {}\n\n",
@@ -312,7 +331,6 @@ fn a_sound_archive_is_read_and_its_gaps_are_told() {
         .map(|package| package.name.as_str())
         .collect();
     assert_eq!(names, ["apt", "dpkg"]);
-    assert_eq!(resolution.essential, ["dpkg"]);
     assert_eq!(resolution.release_date_s, DATE_S);
     assert_eq!(served.resolve().unwrap().key(), resolution.key());
     let kept: Resolution =
@@ -485,12 +503,53 @@ fn packages_are_unpacked_and_handed_to_the_trees_own_dpkg() {
     let resolution = served.resolve().unwrap();
     let root = scratch.join("root");
     let ran = build(&served, &resolution, &root).unwrap();
+    let ran: Vec<String> = ran.iter().map(|argv| argv.join(" ")).collect();
+    assert!(ran[0].contains("mv tmp.waiting/apt:amd64 tmp.ci") && ran[0].contains("DPKG_MAINTSCRIPT_PACKAGE=apt DPKG_MAINTSCRIPT_ARCH=amd64 /var/lib/dpkg/tmp.ci/preinst install"));
     assert_eq!(
-        ran[0][..4],
-        ["dpkg", "--install", "--force-depends", "--force-unsafe-io"]
+        ran[1..],
+        [
+            "dpkg --force-depends --force-unsafe-io --configure --pending",
+            "dpkg --audit"
+        ]
     );
-    assert_eq!(ran[0][4..], ["/.shmocker-debian/dpkg_1.0+x_amd64.deb"]);
-    assert_eq!(ran[1][4..], ["/.shmocker-debian/apt_1.0+x_amd64.deb"]);
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    assert_eq!(
+        read("var/lib/dpkg/status"),
+        "Package: apt
+Status: install ok unpacked
+Version: 1.0+x
+Architecture: amd64
+Multi-Arch: same
+Description: x
+ more
+Conffiles:
+ /etc/small.conf newconffile
+
+Package: dpkg
+Status: install ok unpacked
+Version: 1.0+x
+Architecture: amd64
+Multi-Arch: same
+Description: x
+ more
+Conffiles:
+ /etc/small.conf newconffile
+
+"
+    );
+    assert_eq!(
+        read("var/lib/dpkg/info/dpkg:amd64.list"),
+        "/usr\n/usr/bin\n/usr/bin/dpkg\n/bin/sh\n/etc/small.conf\n"
+    );
+    assert_eq!(
+        read("var/lib/dpkg/triggers/File"),
+        "/usr/lib apt:amd64/noawait\n/usr/lib dpkg:amd64/noawait\n"
+    );
+    assert_eq!(
+        read("var/lib/dpkg/triggers/named"),
+        "apt:amd64\ndpkg:amd64\n"
+    );
+    assert_eq!(read("etc/small.conf"), read("etc/small.conf.dpkg-new"));
     assert_eq!(
         std::fs::read_link(root.join("bin")).unwrap(),
         Path::new("usr/bin")

@@ -4,9 +4,9 @@
 //! and what these depend on. `/usr` is merged from the start, so `usr-is-merged` stands in for the package that would
 //! merge it.
 //!
-//! dpkg needs a tree to run in, and makes the only record of a package that counts. So the packages that dpkg and the
-//! scripts rest on are unpacked twice: once by us, to have a shell, a libc and dpkg; then by that dpkg, with
-//! `--force-depends`, as it knows nothing of the order in which a system comes into being.
+//! The packages are unpacked here, all of them, and recorded as dpkg would have recorded them (`records`). Then the tree's
+//! own programs take over: the `preinst` scripts, and `dpkg --configure`, which finds the order in which the rest comes
+//! into being.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::{Error, Result};
 use super::index::Offer;
 use super::mirror::{self, Absence, Mirrors};
+use super::records::{self, Control};
 use super::runner::Runner;
 use super::unpack::{self, Tree};
 use super::{
@@ -72,7 +73,7 @@ pub fn resolve(
     let pockets: Vec<ResolvedPocket> = found.into_iter().flatten().collect();
     let indices = index::fetch(&pockets, with)?;
     let offer = Offer::read(&indices, request.arch)?;
-    let (all, essential) = chosen(&offer, request.suite)?;
+    let all = chosen(&offer, request.suite)?;
     let mut packages = Vec::with_capacity(all.len());
     for name in &all {
         if let Some(candidate) = offer.get(name) {
@@ -85,39 +86,28 @@ pub fn resolve(
         release_date_s: pockets.first().map_or(0, |pocket| pocket.date_s),
         pockets,
         packages,
-        essential: essential.into_iter().map(str::to_owned).collect(),
     })
 }
 
-/// The names of the base's packages, and of those that dpkg rests on.
-fn chosen<'t>(offer: &Offer<'t>, suite: &str) -> Result<(BTreeSet<&'t str>, BTreeSet<&'t str>)> {
-    let no_package = |name: &str| Error::NoPackage {
+/// The names of the base's packages.
+fn chosen<'t>(offer: &Offer<'t>, suite: &str) -> Result<BTreeSet<&'t str>> {
+    let apt = offer.get("apt").ok_or_else(|| Error::NoPackage {
         suite: suite.to_owned(),
-        name: name.to_owned(),
-        near: offer.near(name),
-    };
-    let apt = offer.get("apt").ok_or_else(|| no_package("apt"))?.name;
-    let dpkg = offer.get("dpkg").ok_or_else(|| no_package("dpkg"))?.name;
+        name: "apt".to_owned(),
+        near: offer.near("apt"),
+    })?;
     // Without it, what demands a merged /usr would bring the package that merges it.
     let merged = offer.get("usr-is-merged").map(|candidate| candidate.name);
-    let sorted = offer.sorted();
-    let of = |wanted: fn(&index::Candidate<'_>) -> bool| {
-        sorted
+    let mut seeds: Vec<&str> = merged.into_iter().chain([apt.name]).collect();
+    let of_base = |candidate: &&&index::Candidate<'_>| candidate.essential || candidate.required;
+    seeds.extend(
+        offer
+            .sorted()
             .iter()
-            .filter(move |candidate| wanted(candidate))
-            .map(|candidate| candidate.name)
-    };
-    let mut first: Vec<&str> = merged.into_iter().collect();
-    first.extend(of(|candidate| candidate.essential));
-    let mut seeds = first.clone();
-    seeds.push(apt);
-    seeds.extend(of(|candidate| candidate.required));
-    let all = closure::closure(offer, &seeds)?;
-    first.push(dpkg);
-    // What the whole set settles on (which awk, say) counts for its core as well.
-    let mut essential = closure::closure(offer, &first)?;
-    essential.retain(|name| all.contains(name));
-    Ok((all, essential))
+            .filter(of_base)
+            .map(|candidate| candidate.name),
+    );
+    closure::closure(offer, &seeds)
 }
 
 /// Makes the base's tree in `root`, an empty directory.
@@ -131,42 +121,43 @@ pub fn build(
     runner: &dyn Runner,
 ) -> Result<()> {
     let debs = obtain(&resolution.pockets, &resolution.packages, with)?;
-    let essential: BTreeSet<&str> = resolution.essential.iter().map(String::as_str).collect();
-    let (core, rest): (Vec<_>, Vec<_>) = resolution
-        .packages
-        .iter()
-        .zip(&debs)
-        .partition(|(package, _)| essential.contains(package.name.as_str()));
-
     (with.progress)(Progress::Doing("unpacking"));
     lay_out(root, &resolution.arch)?;
     let tree = Tree::open(root)?;
-    let directories = net::fetch_all(&core, UNPACKED_AT_ONCE, |(package, deb)| {
-        tree.unpack(deb, &package.name)
+    let jobs: Vec<_> = resolution.packages.iter().zip(&debs).collect();
+    let packages = net::fetch_all(&jobs, UNPACKED_AT_ONCE, |(package, deb)| {
+        let control = Control::read(deb, &package.name)?;
+        let unpacked = tree.unpack(deb, &package.name, &control.conffiles())?;
+        Ok((control, unpacked))
     })?;
-    tree.settle(&directories.concat())?;
+    let directories: Vec<_> = packages
+        .iter()
+        .flat_map(|(_, unpacked)| &unpacked.directories)
+        .collect();
+    tree.settle(&directories)?;
+    records::write(&tree, &packages)?;
     write_settings(root, resolution)?;
 
-    let workshop = super::workshop(root);
-    fs::create_dir(&workshop).map_err(|error| Error::io("cannot make", &workshop, error))?;
     (with.progress)(Progress::Doing("configuring"));
-    for part in [core, rest] {
-        let mut argv: Vec<String> = ["dpkg", "--install", "--force-depends", "--force-unsafe-io"]
-            .map(str::to_owned)
-            .to_vec();
-        for (package, deb) in part {
-            argv.push(format!("/{}", lend(&workshop, package, deb)?.display()));
-        }
-        if argv.len() > 4 {
-            configure::run_well(
-                runner,
-                root,
-                resolution.release_date_s,
-                "configuring the base",
-                argv,
-            )?;
-        }
-    }
+    let epoch_s = resolution.release_date_s;
+    let script = ["sh", "-c", &records::preinst_script(&packages)]
+        .map(str::to_owned)
+        .to_vec();
+    configure::run_well(runner, root, epoch_s, "preparing the base", script)?;
+    let argv = [
+        "dpkg",
+        "--force-depends",
+        "--force-unsafe-io",
+        "--configure",
+        "--pending",
+    ];
+    configure::run_well(
+        runner,
+        root,
+        epoch_s,
+        "configuring the base",
+        argv.map(str::to_owned).to_vec(),
+    )?;
     let audit = vec!["dpkg".to_owned(), "--audit".to_owned()];
     let audit = configure::run_well(
         runner,
@@ -182,7 +173,7 @@ pub fn build(
             tail: configure::tail(&audit),
         });
     }
-    finish(root, resolution.release_date_s)
+    tidy::tidy(root, epoch_s)
 }
 
 /// Downloads packages; where each of them is.
@@ -277,8 +268,7 @@ fn lay_out(root: &Path, arch: &str) -> Result<()> {
         let path = root.join(name);
         made(&path, symlink(format!("usr/{name}"), &path))?;
     }
-    write(root, "var/lib/dpkg/status", "", 0o644)?;
-    write(root, "var/lib/dpkg/available", "", 0o644)
+    Ok(())
 }
 
 /// What the base has beside its packages. The archive is named by http: it is signed, and what would check https is not
@@ -309,7 +299,7 @@ fn write_settings(root: &Path, resolution: &Resolution) -> Result<()> {
 fn write(root: &Path, path: &str, content: &str, mode: u32) -> Result<()> {
     let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
     let tree = Tree::open(root)?;
-    tree.write(Path::new(directory), name, content.as_bytes(), mode)
+    tree.write(Path::new(directory), name, content.as_bytes(), mode, None)
         .map_err(|error| Error::io("cannot write", root.join(path), error))
 }
 

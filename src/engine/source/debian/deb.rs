@@ -9,41 +9,52 @@ use super::error::{Error, Result};
 const MAGIC: &[u8; 8] = b"!<arch>\n";
 const HEADER_BYTES: usize = 60;
 
-/// The tar of a package's files, unpacked as it is read.
-pub(super) fn data(path: &Path, package: &str) -> Result<tar::Archive<Box<dyn Read>>> {
+/// A tar that is unpacked as it is read.
+pub(super) type Tar = tar::Archive<Box<dyn Read>>;
+
+/// The tar of a package's files.
+pub(super) fn data(path: &Path, package: &str) -> Result<Tar> {
+    member(path, package, "data.tar")
+}
+
+/// The tar of what dpkg is told of a package: its control fields, scripts, lists.
+pub(super) fn control(path: &Path, package: &str) -> Result<Tar> {
+    member(path, package, "control.tar")
+}
+
+fn member(path: &Path, package: &str, wanted: &str) -> Result<Tar> {
     let broken = |why: String| Error::Package {
         package: package.to_owned(),
         why,
     };
     let mut file = File::open(path).map_err(|error| Error::io("cannot open", path, error))?;
-    let (name, size) = find_data(&mut file).map_err(|error| broken(error.to_string()))?;
+    let (name, size) = find(&mut file, wanted).map_err(|error| broken(error.to_string()))?;
     let member: Take<File> = file.take(size);
-    let reader: Box<dyn Read> = match name.strip_prefix("data.tar") {
-        Some("") => Box::new(BufReader::with_capacity(256 << 10, member)),
-        Some(".xz") => Box::new(BufReader::with_capacity(
-            256 << 10,
-            liblzma::read::XzDecoder::new(member),
-        )),
-        Some(".gz") => Box::new(BufReader::with_capacity(
-            256 << 10,
-            flate2::read::MultiGzDecoder::new(member),
-        )),
+    let reader: Box<dyn Read> = match name.strip_prefix(wanted) {
+        Some("") => Box::new(buffered(member)),
+        Some(".xz") => Box::new(buffered(liblzma::read::XzDecoder::new(member))),
+        Some(".gz") => Box::new(buffered(flate2::read::MultiGzDecoder::new(member))),
         Some(".zst") => {
-            let decoder = zstd::stream::read::Decoder::new(member)
-                .map_err(|error| broken(error.to_string()))?;
-            Box::new(BufReader::with_capacity(256 << 10, decoder))
+            let decoder = zstd::stream::read::Decoder::new(member);
+            Box::new(buffered(
+                decoder.map_err(|error| broken(error.to_string()))?,
+            ))
         }
         _ => {
             return Err(broken(format!(
-                "its files are in `{name}`, a form that is not known"
+                "it has a `{name}`, a form that is not known"
             )));
         }
     };
     Ok(tar::Archive::new(reader))
 }
 
-/// Stands before the content of `data.tar…`; its name and length.
-fn find_data(file: &mut File) -> io::Result<(String, u64)> {
+fn buffered<R: Read>(reader: R) -> BufReader<R> {
+    BufReader::with_capacity(256 << 10, reader)
+}
+
+/// Stands before the content of the member whose name begins with `wanted`; its whole name and length.
+fn find(file: &mut File, wanted: &str) -> io::Result<(String, u64)> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
     let mut magic = [0; MAGIC.len()];
     file.read_exact(&mut magic)?;
@@ -53,7 +64,7 @@ fn find_data(file: &mut File) -> io::Result<(String, u64)> {
     loop {
         let mut header = [0; HEADER_BYTES];
         file.read_exact(&mut header)
-            .map_err(|_| wrong("it ends before its data.tar"))?;
+            .map_err(|_| wrong(&format!("it ends before its {wanted}")))?;
         if &header[58..] != b"`\n" {
             return Err(wrong("an ar header in it is damaged"));
         }
@@ -64,7 +75,7 @@ fn find_data(file: &mut File) -> io::Result<(String, u64)> {
         let size: u64 = text(48..58)
             .parse()
             .map_err(|_| wrong("an ar header in it has no length"))?;
-        if name.starts_with("data.tar") {
+        if name.starts_with(wanted) {
             return Ok((name, size));
         }
         // Members begin at even offsets.

@@ -26,6 +26,7 @@ mod index;
 mod keyring;
 mod mirror;
 pub mod packages;
+mod records;
 mod release;
 mod runner;
 mod stanza;
@@ -162,8 +163,6 @@ pub struct Resolution {
     pub pockets: Vec<ResolvedPocket>,
     /// The packages of the base, sorted by name.
     pub packages: Vec<Package>,
-    /// Names of those among them that the others cannot be configured without.
-    pub essential: Vec<String>,
     /// `Date` of the suite's Release file, in seconds since 1970: the SOURCE_DATE_EPOCH of its tree.
     pub release_date_s: u64,
 }

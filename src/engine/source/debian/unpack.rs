@@ -4,6 +4,7 @@
 //! symbolic link that an earlier package left leads outside; what is made is made without following its last component.
 //! Links such as `/bin` → `usr/bin` work, as they would for dpkg.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +37,15 @@ pub(super) struct Directory {
     gid: u32,
 }
 
+/// What a package had in it.
+#[derive(Debug, Default)]
+pub(super) struct Unpacked {
+    /// Everything, in the package's own order; the root is the empty path.
+    pub(super) paths: Vec<PathBuf>,
+    /// The directories among it.
+    pub(super) directories: Vec<Directory>,
+}
+
 impl Tree {
     pub(super) fn open(root: &Path) -> Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -44,9 +54,17 @@ impl Tree {
         Ok(Self { root })
     }
 
-    /// Puts the files of a package into the tree; its directories are made, and returned. Several packages may be
-    /// unpacked at once: what depends on their order is left to [`Tree::settle`].
-    pub(super) fn unpack(&self, deb_path: &Path, package: &str) -> Result<Vec<Directory>> {
+    /// Puts the files of a package into the tree. Several packages may be unpacked at once: what depends on their order
+    /// is left to [`Tree::settle`].
+    ///
+    /// A configuration file is written twice: in its place, as scripts of other packages rest on it before its own
+    /// package is configured; and as `.dpkg-new` beside it, which is what dpkg then finds to be the same.
+    pub(super) fn unpack(
+        &self,
+        deb_path: &Path,
+        package: &str,
+        conffiles: &HashSet<PathBuf>,
+    ) -> Result<Unpacked> {
         let broken = |path: &Path, why: String| Error::Package {
             package: package.to_owned(),
             why: format!("{}: {why}", path.display()),
@@ -55,7 +73,7 @@ impl Tree {
         let entries = archive
             .entries()
             .map_err(|error| broken(Path::new("data.tar"), error.to_string()))?;
-        let mut directories = Vec::new();
+        let mut unpacked = Unpacked::default();
         let mut last: Option<(PathBuf, OwnedFd)> = None;
         for (count, entry) in entries.enumerate() {
             let mut entry =
@@ -70,7 +88,16 @@ impl Tree {
             let Some(path) = clean(&named) else {
                 return Err(broken(&named, "the name leads out of the tree".to_owned()));
             };
-            let done = self.put(&path, &mut entry, &mut directories, &mut last);
+            unpacked.paths.push(path.clone());
+            let done = self
+                .put(&path, &mut entry, &mut unpacked.directories, &mut last)
+                .and_then(|()| {
+                    if conffiles.contains(&path) {
+                        self.double(&path)
+                    } else {
+                        Ok(())
+                    }
+                });
             done.map_err(|error| match error.kind() {
                 io::ErrorKind::StorageFull
                 | io::ErrorKind::QuotaExceeded
@@ -82,12 +109,12 @@ impl Tree {
                 _ => broken(&path, error.to_string()),
             })?;
         }
-        Ok(directories)
+        Ok(unpacked)
     }
 
     /// Gives directories their owner and mode: those of the first package that has them.
-    pub(super) fn settle(&self, directories: &[Directory]) -> Result<()> {
-        let mut seen = std::collections::HashSet::new();
+    pub(super) fn settle(&self, directories: &[&Directory]) -> Result<()> {
+        let mut seen = HashSet::new();
         for directory in directories {
             if !seen.insert(&directory.path) {
                 continue;
@@ -108,13 +135,54 @@ impl Tree {
         Ok(())
     }
 
-    /// Writes a file of ours, in place of whatever file is there, owned by root.
+    /// Copies a regular file of the tree to `.dpkg-new` beside it, with its owner, mode and time.
+    fn double(&self, path: &Path) -> io::Result<()> {
+        let Some(name) = path.file_name() else {
+            return Ok(());
+        };
+        let parent = self.directory(path.parent().unwrap_or(Path::new("")))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let original = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
+        let found = rustix::fs::fstat(&original)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        let mut beside = name.to_owned();
+        beside.push(".dpkg-new");
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let copy = with_room(parent.as_fd(), &beside, || {
+            rustix::fs::openat(&parent, &*beside, flags, Mode::from_raw_mode(0o600))
+        })?;
+        let mut copy = std::fs::File::from(copy);
+        io::copy(&mut std::fs::File::from(original), &mut copy)?;
+        rustix::fs::fchown(
+            &copy,
+            Some(Uid::from_raw(found.st_uid)),
+            Some(Gid::from_raw(found.st_gid)),
+        )?;
+        rustix::fs::fchmod(&copy, Mode::from_raw_mode(found.st_mode & 0o7777))?;
+        let time = Timespec {
+            tv_sec: found.st_mtime,
+            tv_nsec: 0,
+        };
+        Ok(rustix::fs::futimens(
+            &copy,
+            &Timestamps {
+                last_access: time,
+                last_modification: time,
+            },
+        )?)
+    }
+
+    /// Writes a file, in place of whatever file is there, owned by root; without a time it is as old as it is.
     pub(super) fn write(
         &self,
         directory: &Path,
         name: &str,
         content: &[u8],
         mode: u32,
+        mtime_s: Option<u64>,
     ) -> io::Result<()> {
         self.make_directories(directory)?;
         let parent = self.directory(directory)?;
@@ -126,7 +194,22 @@ impl Tree {
         })?;
         rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-        std::fs::File::from(file).write_all(content)
+        let mut file = std::fs::File::from(file);
+        file.write_all(content)?;
+        if let Some(mtime_s) = mtime_s {
+            let time = Timespec {
+                tv_sec: seconds(mtime_s),
+                tv_nsec: 0,
+            };
+            rustix::fs::futimens(
+                &file,
+                &Timestamps {
+                    last_access: time,
+                    last_modification: time,
+                },
+            )?;
+        }
+        Ok(())
     }
 
     fn put(
@@ -291,7 +374,7 @@ fn with_room<T>(
 }
 
 /// A name of a package's file, relative to the root of the tree.
-fn clean(path: &Path) -> Option<PathBuf> {
+pub(super) fn clean(path: &Path) -> Option<PathBuf> {
     let mut cleaned = PathBuf::new();
     for part in path.components() {
         match part {
