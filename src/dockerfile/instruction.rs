@@ -442,17 +442,6 @@ impl Reader<'_> {
                     pair.value.span,
                 ));
             }
-            if pair.form == PairForm::Blank {
-                let keyword = &self.instruction.keyword.text;
-                let message = format!(
-                    "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
-                );
-                self.problems.push(Problem::warning(
-                    "LegacyKeyValueFormat",
-                    message,
-                    self.instruction.span,
-                ));
-            }
         }
         Some(pairs.clone())
     }

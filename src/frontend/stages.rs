@@ -130,10 +130,10 @@ impl<'a> Plan<'a> {
         plan.find_epoch(options, &mut problems);
         lint::stages(&mut plan);
         if problems.is_empty() {
-            Ok(plan)
-        } else {
-            Err(problems)
+            return Ok(plan);
         }
+        problems.append(&mut plan.warnings);
+        Err(problems)
     }
 
     /// ARGs before the first FROM.
@@ -253,8 +253,13 @@ impl<'a> Plan<'a> {
         let expanded = self.expand_from(word, escape)?;
         let platform = Platform::parse(&expanded.text).ok_or_else(|| {
             let message = format!("`{}` is not a platform", expanded.text);
-            Problem::error("frontend::platform", message, word.span)
-                .help("one is `linux/amd64`, or `$BUILDPLATFORM`")
+            let problem = Problem::error("frontend::platform", message, word.span)
+                .help("one is `linux/amd64`, or `$BUILDPLATFORM`");
+            let known = || self.globals.keys().map(String::as_str);
+            expanded
+                .unset
+                .iter()
+                .fold(problem, |problem, name| problem.near(name, known()))
         })?;
         lint::from_platform(self, word, &expanded, &platform, parsed);
         if platform != options.platform.normalised() {
@@ -331,6 +336,15 @@ impl<'a> Plan<'a> {
         self.needed = needed.into_iter().collect();
     }
 
+    /// Whether a stage or a named context has that name.
+    fn is_tree(&self, name: &str, options: &Options) -> bool {
+        named_context(name, options).is_some()
+            || self
+                .stages
+                .iter()
+                .any(|stage| stage.name.as_deref() == Some(name))
+    }
+
     /// Whether a named context takes the place of a stage.
     pub(super) fn is_replaced(&self, index: usize, options: &Options) -> bool {
         self.stages[index]
@@ -347,6 +361,12 @@ impl<'a> Plan<'a> {
         span: Span,
         options: &Options,
     ) -> Result<Tree, Box<Problem>> {
+        if name.contains('$') {
+            let problem =
+                Problem::error("frontend::from_variable", "`from` takes no variables", span);
+            let help = "define a stage with `FROM $VARIABLE AS name`, from a global ARG, and write `from=name`";
+            return Err(Box::new(problem.help(help)));
+        }
         let lower = name.to_lowercase();
         let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&lower);
         let earlier = (0..here).rev().find(named);
@@ -440,6 +460,9 @@ impl<'a> Plan<'a> {
             Err(_) => {
                 let message = match value.as_str() {
                     "context" => "SOURCE_DATE_EPOCH=context is not available yet".to_owned(),
+                    name if self.is_tree(name, options) => {
+                        format!("SOURCE_DATE_EPOCH of `{name}` is not available yet")
+                    }
                     _ => format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
                 };
                 problems.push(
