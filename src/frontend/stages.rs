@@ -124,7 +124,7 @@ impl<'a> Plan<'a> {
         }
         match plan.find_target(options) {
             Ok(target) => plan.target = target,
-            Err(problem) => problems.push(*problem),
+            Err(problem) => problems.push(problem),
         }
         plan.find_needed(options, &mut problems);
         plan.find_epoch(options, &mut problems);
@@ -275,7 +275,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn find_target(&self, options: &Options) -> Result<usize, Box<Problem>> {
+    fn find_target(&self, options: &Options) -> Result<usize, Problem> {
         let Some(wanted) = &options.target else {
             return Ok(self.stages.len() - 1);
         };
@@ -304,7 +304,7 @@ impl<'a> Plan<'a> {
                 true => problem.help("no stage of the file has a name; leave --target away"),
                 false => problem.help(format!("the stages are {}", names.join(", "))),
             };
-            Box::new(if near.help.is_some() { near } else { listed() })
+            if near.help.is_some() { near } else { listed() }
         })
     }
 
@@ -329,7 +329,7 @@ impl<'a> Plan<'a> {
                 match self.tree(&name, index, span, options) {
                     Ok(Tree::Stage(from)) => pending.push(from),
                     Ok(_) => {}
-                    Err(problem) => problems.push(*problem),
+                    Err(problem) => problems.push(problem),
                 }
             }
         }
@@ -360,12 +360,12 @@ impl<'a> Plan<'a> {
         here: usize,
         span: Span,
         options: &Options,
-    ) -> Result<Tree, Box<Problem>> {
+    ) -> Result<Tree, Problem> {
         if name.contains('$') {
             let problem =
                 Problem::error("frontend::from_variable", "`from` takes no variables", span);
             let help = "define a stage with `FROM $VARIABLE AS name`, from a global ARG, and write `from=name`";
-            return Err(Box::new(problem.help(help)));
+            return Err(problem.help(help));
         }
         let lower = name.to_lowercase();
         let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&lower);
@@ -376,14 +376,12 @@ impl<'a> Plan<'a> {
             Ok(index) => {
                 let message = format!("there is no stage {index}");
                 let help = format!("the stages are 0 to {}", self.stages.len() - 1);
-                return Err(Box::new(
-                    Problem::error("frontend::no_stage_index", message, span).help(help),
-                ));
+                return Err(Problem::error("frontend::no_stage_index", message, span).help(help));
             }
             Err(_) => any,
         };
         let Some(index) = index else {
-            return outside(name, span, options).map_err(Box::new);
+            return outside(name, span, options);
         };
         if index < here {
             return Ok(Tree::Stage(index));
@@ -413,7 +411,7 @@ impl<'a> Plan<'a> {
                 .label(format!("`{name}` begins only at line {line}"))
                 .help("move that stage up")
         };
-        Err(Box::new(problem))
+        Err(problem)
     }
 
     /// Whether a stage needs another one, by what the file says of them.
