@@ -164,7 +164,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn kind(&mut self, escape: char) -> Option<Kind> {
         match self.instruction.keyword.text.to_ascii_uppercase().as_str() {
-            "FROM" => self.from_image(),
+            "FROM" => self.stage(),
             "RUN" => self.run(),
             "COPY" => {
                 let flags = ["from", "chown", "chmod", "link", "parents", "exclude"];
@@ -231,11 +231,11 @@ impl Reader<'_> {
         Flags::read(&self.instruction.flags, known, self.problems)
     }
 
-    fn from_image(&mut self) -> Option<Kind> {
+    fn stage(&mut self) -> Option<Kind> {
         let mut flags = self.flags(&["platform"]);
         let platform = flags.text("platform", self.problems);
         let Arguments::Words(words) = &self.instruction.arguments else {
-            return self.from_form();
+            return self.stage_form();
         };
         match words.as_slice() {
             [base] => Some(Kind::From(From {
@@ -268,11 +268,11 @@ impl Reader<'_> {
                     name: Some(name),
                 }))
             }
-            _ => self.from_form(),
+            _ => self.stage_form(),
         }
     }
 
-    fn from_form(&mut self) -> Option<Kind> {
+    fn stage_form(&mut self) -> Option<Kind> {
         self.refuse(
             "dockerfile::from_form",
             "FROM takes one argument, or three".to_owned(),
@@ -440,17 +440,6 @@ impl Reader<'_> {
                     "dockerfile::no_name",
                     message,
                     pair.value.span,
-                ));
-            }
-            if pair.form == PairForm::Blank {
-                let keyword = &self.instruction.keyword.text;
-                let message = format!(
-                    "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
-                );
-                self.problems.push(Problem::warning(
-                    "LegacyKeyValueFormat",
-                    message,
-                    self.instruction.span,
                 ));
             }
         }

@@ -23,6 +23,12 @@ pub struct Parsed {
 /// Reads a Dockerfile.
 #[must_use]
 pub fn parse(text: &str) -> Parsed {
+    parse_with_checks(text, None)
+}
+
+/// The same, where `checks` says which warnings are given, in place of the file's own `# check=`.
+#[must_use]
+pub fn parse_with_checks(text: &str, checks: Option<&str>) -> Parsed {
     let mut parser = Parser {
         lines: lines(text),
         at: 0,
@@ -67,9 +73,10 @@ pub fn parse(text: &str) -> Parsed {
         directives: parser.directives,
         instructions,
     };
+    let problems = dockerfile.judged(parser.problems, checks);
     Parsed {
         dockerfile,
-        problems: parser.problems,
+        problems,
     }
 }
 

@@ -1,6 +1,7 @@
 //! COPY and ADD.
 
 use super::git;
+use super::lint;
 use super::path::destination;
 use super::stage::{Lowerer, Work};
 use crate::dockerfile::expand::Keep;
@@ -107,17 +108,6 @@ impl Lowerer<'_> {
             mode = Some(FileMode::Octal(DOWNLOAD_MODE));
         }
         let dest_path = destination(work.state.workdir(), &dest);
-        if sources.taken.len() > 1 && !dest_path.ends_with('/') {
-            let message = format!(
-                "{} takes several sources to `{dest}`, which is no directory",
-                verb.name()
-            );
-            let problem = Problem::error("frontend::many_to_one", message, transfer.dest.span);
-            self.fail(
-                work,
-                problem.help(format!("end it with a slash: `{dest}/`")),
-            );
-        }
         if self.problems.len() > failed {
             return;
         }
@@ -158,16 +148,6 @@ impl Lowerer<'_> {
         let mut sources = Sources::default();
         let checksum = self.checksum(work, transfer)?;
         let from = match &transfer.from {
-            Some(word) if word.text.contains('$') => {
-                let problem = Problem::error(
-                    "frontend::copy_from",
-                    "--from takes no variables",
-                    word.span,
-                );
-                let help = "define a stage with `FROM $VARIABLE AS name` and write `--from=name`";
-                self.fail(work, problem.help(help));
-                return None;
-            }
             Some(word) if !word.text.is_empty() => self.tree(work, &word.text, word.span)?,
             _ => self.context(),
         };
@@ -259,6 +239,10 @@ impl Lowerer<'_> {
                 from: self.graph.add(Op::Source(source), None),
             }
         } else {
+            if transfer.from.is_none() {
+                let said = if verb == Verb::Add { "Add" } else { "Copy" };
+                lint::ignored(self, work, said, &path, word.span);
+            }
             CopySource::Path {
                 from,
                 path: path.clone(),

@@ -8,7 +8,7 @@ pub(super) struct Ports {
     /// It names an address or a port of the host.
     pub(super) names_host: bool,
     /// The protocol is not in lower case.
-    pub(super) odd_protocol: Option<String>,
+    pub(super) odd_protocol: bool,
 }
 
 /// Reads `[[address:]host:]port[-port][/protocol]`.
@@ -57,7 +57,7 @@ pub(super) fn parse(text: &str) -> Result<Ports, String> {
             .map(|port| format!("{port}/{name}"))
             .collect(),
         names_host: host.is_some(),
-        odd_protocol: (protocol != lower).then(|| protocol.to_owned()),
+        odd_protocol: protocol != lower,
     })
 }
 

@@ -45,15 +45,18 @@ pub(super) fn lower_all(
     if !lowerer.needs.is_empty() {
         return Ok(Lowering::Needs(lowerer.needs));
     }
-    lowerer
-        .problems
-        .sort_by_key(|problem| problem.span.map(|span| span.start));
-    lowerer.problems.dedup();
-    if lowerer.problems.is_empty() {
-        Ok(lowerer.finish())
-    } else {
-        Err(lowerer.problems)
+    let mut found = std::mem::take(&mut lowerer.problems);
+    found.append(&mut lowerer.warnings);
+    found.sort_by_key(|problem| problem.span.map(|span| span.start));
+    found.dedup();
+    let found = super::judged(dockerfile, options, found);
+    if found
+        .iter()
+        .any(|problem| problem.severity == Severity::Error)
+    {
+        return Err(found);
     }
+    Ok(lowerer.finish(found))
 }
 
 /// Everything that the lowering of stages shares.
@@ -282,7 +285,7 @@ impl<'a> Lowerer<'a> {
                 Some(self.graph.add(Op::Source(source), None))
             }
             Err(problem) => {
-                self.problems.push(*problem);
+                self.problems.push(problem);
                 None
             }
         }
@@ -434,7 +437,7 @@ impl<'a> Lowerer<'a> {
         work.nodes.push(work.state.node);
     }
 
-    fn finish(mut self) -> Lowering {
+    fn finish(self, warnings: Vec<Problem>) -> Lowering {
         let mut stages = Vec::new();
         let mut target = None;
         for (index, finished) in self.stages.iter().enumerate() {
@@ -461,9 +464,6 @@ impl<'a> Lowerer<'a> {
             let labels = target.image.config.labels.get_or_insert_default();
             labels.extend(self.options.labels.clone());
         }
-        self.warnings
-            .sort_by_key(|problem| problem.span.map(|span| span.start));
-        self.warnings.dedup();
         Lowering::Done(Box::new(Lowered {
             graph: self.graph,
             target: target.node,
@@ -471,7 +471,7 @@ impl<'a> Lowerer<'a> {
             history: target.history,
             base: target.base,
             stages,
-            warnings: self.warnings,
+            warnings,
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
             source_date_epoch: self.plan.source_date_epoch,
