@@ -176,6 +176,15 @@ impl Bench {
         command
     }
 
+    /// shmocker with the bench's store, as words of a shell line.
+    pub(crate) fn shmocker_words(&self) -> String {
+        format!(
+            "{} --store {}",
+            self.program.display(),
+            self.store.display()
+        )
+    }
+
     /// Runs shmocker; the words of `line` are its arguments.
     pub(crate) fn shmocker(&self, line: &str) -> Run {
         self.finish(&mut self.shmocker_command(line))
