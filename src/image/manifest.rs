@@ -38,7 +38,7 @@ pub mod annotation {
 }
 
 /// Which of the two families of media types is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum MediaTypes {
     /// OCI's.
     #[default]

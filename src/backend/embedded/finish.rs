@@ -68,17 +68,22 @@ pub(super) fn build(
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
     let tree = made.get(&target).and_then(Made::tree).cloned();
     let tree = tree.unwrap_or_else(|| solve::Tree::new(Vec::new()));
-    workshop.snapshots.publish_all().map_err(|error| failures(&error))?;
+    workshop.snapshots.flush().map_err(|error| failures(&error))?;
     let measured = layers::measure(&session, &workshop, tree.layers()).map_err(|failure| vec![failure])?;
     let parts = parts(&session, &planned, tree.layers(), |snapshot| Ok(measured.get(snapshot).copied()))?;
     let Some(parts) = parts else {
         return Err(vec![Failure::new(FailureKind::Bug, "finish::layers", "a layer of the result was not measured")]);
     };
     let assembled = assemble(&session, &planned, parts)?;
-    let outcome = keep(request, &session, &assembled, tree.layers())?;
+    let mut outcome = keep(request, &session, &assembled, tree.layers())?;
     session.remember_steps(&planned).map_err(|failure| vec![failure])?;
-    let layers = Layers::new(&session, &workshop, &planned, tree.layers());
-    export::write_all(request, &assembled, &layers, stdout)?;
+    let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
+    let epoch = planned.lowered.source_date_epoch.map(Timestamp::from_seconds);
+    if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
+        // What left is what was asked for; the store's own manifest names uncompressed layers.
+        outcome.manifest = described(&shipped.manifest);
+        outcome.config_digest = shipped.config;
+    }
     Ok(outcome)
 }
 
@@ -213,12 +218,15 @@ fn keep(
             store.put_image(&image).map_err(store_failures)?;
         }
     }
-    let descriptor = assembled.descriptor();
     Ok(Outcome {
-        manifest: Descriptor { media_type: descriptor.media_type, digest, size: descriptor.size },
+        manifest: described(&assembled.descriptor()),
         config_digest: assembled.config_digest(),
         names,
     })
+}
+
+fn described(descriptor: &image::Descriptor) -> Descriptor {
+    Descriptor { media_type: descriptor.media_type.clone(), digest: descriptor.digest, size: descriptor.size }
 }
 
 fn open(path: &Path) -> Result<Store, Vec<Failure>> {

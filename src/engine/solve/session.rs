@@ -7,12 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use super::look::Keys;
 use crate::digest::{Fields, Key};
 use crate::engine::clock::Clock;
-use crate::engine::exec::Sandbox;
-use crate::engine::exec::cancel::Cancel;
+use crate::engine::exec::{Cancel, Sandbox};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::phases;
 use crate::engine::plan::Planned;
-use crate::engine::snapshot::Snapshots;
+use crate::engine::snapshot::{Choice, SnapshotStore};
 use crate::engine::tree::context::Context;
 use crate::engine::work::{Place, Work};
 use crate::event::{BuildEvent, EventSink, StepOrigin};
@@ -52,11 +51,13 @@ impl std::fmt::Debug for Session<'_> {
 /// Where things are made.
 pub struct Workshop {
     /// Trees.
-    pub snapshots: Box<dyn Snapshots>,
+    pub snapshots: SnapshotStore,
     /// Processes.
     pub sandbox: Sandbox,
     /// The network.
     pub client: Client,
+    /// Repositories.
+    pub git: Git,
     /// The wish that it end.
     pub cancel: Cancel,
     /// Leave to use a core.

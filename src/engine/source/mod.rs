@@ -8,6 +8,7 @@
 pub mod debian;
 pub mod git;
 pub mod http;
+pub mod oci_layout;
 
 use std::fs::File;
 use std::io;

@@ -28,7 +28,7 @@ pub(super) fn write(export: &Export<'_>, dest: &Path) -> Result<u64, ExportError
     let Some(name) = dest.file_name() else {
         return Err(failed("create")(io::ErrorKind::InvalidFilename.into()));
     };
-    let partial = beside(dest, name);
+    let partial = beside(dest, name).map_err(failed("create"))?;
     std::fs::create_dir_all(&partial).map_err(failed("create"))?;
     let written = Dir::open_trusted(&partial)
         .map_err(failed("open"))

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 use crate::image::{Compression, MediaTypes, Name};
 
 /// What is to be made of a build's result.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     /// An image in an OCI layout.
     Oci(ImageOutput),
@@ -31,7 +32,7 @@ pub enum Output {
 }
 
 /// How an image is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageOutput {
     /// Where to. Of no meaning for the local store.
     pub dest: Destination,
@@ -52,7 +53,7 @@ pub struct ImageOutput {
 }
 
 /// Where something is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Destination {
     /// Standard output.
     Stdout,
@@ -61,7 +62,7 @@ pub enum Destination {
 }
 
 /// One file or many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Packing {
     /// One tar.
     Tar,
@@ -70,7 +71,7 @@ pub enum Packing {
 }
 
 /// What becomes of layers, such as a base's, that are compressed in another way than was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OtherCompressions {
     /// They stay as they are.
     Keep,
@@ -79,7 +80,7 @@ pub enum OtherCompressions {
 }
 
 /// What becomes of the modification times in layers that were built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LayerTimes {
     /// They stay.
     Keep,
@@ -455,9 +456,8 @@ impl Values {
         let allowed = || allowed.iter().flat_map(|keys| keys.iter().copied());
         let takes_annotations = allowed().any(|key| key == "name");
         for key in self.values.keys() {
-            if !allowed().any(|known| known == key)
-                && !(takes_annotations && key.starts_with(ANNOTATION))
-            {
+            let is_annotation = takes_annotations && key.starts_with(ANNOTATION);
+            if !is_annotation && !allowed().any(|known| known == key) {
                 return Err(OutputError::UnknownKey {
                     kind: self.kind.clone(),
                     key: key.clone(),

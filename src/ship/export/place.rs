@@ -78,16 +78,13 @@ impl Partial {
                 .open(path)
                 .map(|file| (file, None)),
             (_, None) => Err(io::ErrorKind::InvalidFilename.into()),
-            (_, Some(name)) => {
-                let partial = beside(path, name);
-                // One that is there was left by a process that had our number and is no more.
-                drop(std::fs::remove_file(&partial));
+            (_, Some(name)) => beside(path, name).and_then(|partial| {
                 let file = OpenOptions::new()
                     .write(true)
                     .create_new(true)
-                    .open(&partial);
-                file.map(|file| (file, Some((partial, path.to_owned()))))
-            }
+                    .open(&partial)?;
+                Ok((file, Some((partial, path.to_owned()))))
+            }),
         };
         let (file, names) = file_and_names.map_err(failed)?;
         Ok(Self {
@@ -125,12 +122,14 @@ impl Drop for Partial {
     }
 }
 
-/// A name in the same directory that nobody else uses now.
-pub(super) fn beside(path: &Path, name: &std::ffi::OsStr) -> PathBuf {
+/// A name in the same directory that nobody else uses. Random, as process ids are not unique between pid namespaces.
+pub(super) fn beside(path: &Path, name: &std::ffi::OsStr) -> io::Result<PathBuf> {
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     let mut partial = std::ffi::OsString::from(".");
     partial.push(name);
-    partial.push(format!(".{}.partial", std::process::id()));
-    path.with_file_name(partial)
+    partial.push(format!(".{:016x}.partial", u64::from_ne_bytes(random)));
+    Ok(path.with_file_name(partial))
 }
 
 /// An output that remembers why it failed, for when the error that comes back is wrapped beyond recognition.
