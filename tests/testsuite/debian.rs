@@ -11,13 +11,14 @@ use crate::harness::machine::{self, Lack, need};
 
 /// A minimal bookworm as an OCI layout, made once for all tests.
 pub(crate) fn base() -> Result<&'static Path, Lack> {
+    // Before the wait for whoever makes it: a test that wants to be alone may be waiting too.
+    let _turn = machine::beside_others();
     static BASE: OnceLock<Result<PathBuf, Lack>> = OnceLock::new();
     BASE.get_or_init(|| {
         let bench = made("debian")?;
         bench.sh("mkdir base && tar -C base -xf base.tar && chmod -R go+rX base && rm base.tar");
         let layout = bench.path("base");
-        // It stays for all tests.
-        std::mem::forget(bench);
+        bench.keep();
         Ok(layout)
     })
     .as_deref()
