@@ -89,7 +89,7 @@ pub(super) enum Progress {
 }
 
 /// What every build takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct CommonBuildArguments {
     /// Store the image under this name (may be given again)
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
@@ -250,9 +250,9 @@ pub(super) struct InspectArguments {
     /// Name, or digest
     #[arg(value_name = "IMAGE")]
     pub(super) image: String,
-    /// JSON is the only form; accepted so that every command that prints facts has it
-    #[arg(long, value_enum, default_value = "json")]
-    pub(super) format: Format,
+    /// The form; JSON is the only one
+    #[arg(long, value_parser = ["json"], default_value = "json")]
+    pub(super) format: String,
 }
 
 #[derive(Debug, Args)]
@@ -306,6 +306,9 @@ pub(super) struct UnshareArguments {
 pub(super) struct DoctorArguments {
     #[arg(long, value_enum, default_value = "text")]
     pub(super) format: Format,
+    /// Print the AppArmor profile that Ubuntu 24.04 needs, and nothing else
+    #[arg(long)]
+    pub(super) apparmor_profile: bool,
 }
 
 /// `500ms`, `2s`, `10m`, `1h`, in milliseconds.

@@ -24,10 +24,8 @@ pub struct Environment {
     pub source_date_epoch: Option<String>,
     /// SSL_CERT_FILE
     pub ca_file: Option<PathBuf>,
-    /// USER or LOGNAME
-    pub user: Option<String>,
-    /// PATH
-    pub path: Option<OsString>,
+    /// SHELL
+    pub shell: Option<String>,
     /// HTTP_PROXY and the like, in either case, as they are set.
     pub proxies: Vec<(String, String)>,
 }
@@ -59,8 +57,7 @@ impl Environment {
             no_color: variable("NO_COLOR").is_some(),
             source_date_epoch: variable("SOURCE_DATE_EPOCH"),
             ca_file: path("SSL_CERT_FILE"),
-            user: variable("USER").or_else(|| variable("LOGNAME")),
-            path: os_variable("PATH"),
+            shell: variable("SHELL"),
             proxies: PROXIES
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
@@ -82,6 +79,12 @@ impl Environment {
 /// A variable that is set to something, if it is UTF-8.
 pub(super) fn variable(name: &str) -> Option<String> {
     os_variable(name)?.into_string().ok()
+}
+
+/// The whole environment, as far as it is UTF-8: for a command that runs beside the engine.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub(super) fn all_variables() -> Vec<(String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 fn path(name: &str) -> Option<PathBuf> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::args::{CommonBuildArguments, Progress};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
-use super::render::{Color, JsonLines, Plain, Silent, Tty};
+use super::render::{JsonLines, Plain, Silent, Tty, tty::Color};
 use super::report::Stop;
 use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
@@ -16,13 +16,16 @@ use crate::event::EventSink;
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::ship::export::{Destination, Output};
 
+/// How long a remembered answer serves.
+const DEFAULT_REFRESH_MS: u64 = 3_600_000;
+
 /// A request in the making.
 pub(super) struct Common {
     pub(super) work: Work,
     pub(super) tags: Vec<String>,
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
-    outputs: Vec<Output>,
+    pub(super) outputs: Vec<Output>,
     progress: Progress,
     quiet: bool,
     metadata_file: Option<PathBuf>,
@@ -106,13 +109,19 @@ impl Common {
         })
     }
 
+    /// A build with no flags at all.
+    pub(super) fn plain(environment: &Environment) -> Result<Self, Stop> {
+        let arguments = CommonBuildArguments { refresh: DEFAULT_REFRESH_MS, ..CommonBuildArguments::default() };
+        Self::new(arguments, environment)
+    }
+
     /// Builds and writes what was asked for.
     pub(super) fn build(self, store: PathBuf, environment: &Environment) -> Result<Exit, Stop> {
         let events = self.events(environment);
-        let takes_stdout = self.outputs.iter().any(|output| output.destination == Destination::Stdout);
+        let takes_stdout = self.outputs.iter().any(writes_stdout);
         let tagged = !self.tags.is_empty();
         let request = BuildRequest { store, work: self.work, tags: self.tags, outputs: self.outputs };
-        let outcome = Embedded::default().build(&request, events.as_ref()).map_err(Stop::from)?;
+        let outcome = Embedded.build(&request, events.as_ref()).map_err(Stop::from)?;
         if let Some(path) = &self.metadata_file {
             write_file(path, &metadata(&outcome))?;
         }
@@ -136,6 +145,14 @@ impl Common {
             Progress::Tty => Box::new(Tty::new(stderr, terminal_width(), color)),
             Progress::Auto | Progress::Plain => Box::new(Plain::new(stderr)),
         }
+    }
+}
+
+fn writes_stdout(output: &Output) -> bool {
+    match output {
+        Output::Oci(image) | Output::Docker(image) | Output::Image(image) => image.dest == Destination::Stdout,
+        Output::Tar { dest } => *dest == Destination::Stdout,
+        Output::Local { .. } | Output::CacheOnly => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod json;
 mod plain;
-mod tty;
+pub(super) mod tty;
 
 pub(super) use json::JsonLines;
 pub(super) use plain::Plain;
@@ -28,7 +28,7 @@ fn title(origin: &StepOrigin, width: usize) -> String {
 }
 
 /// `0.3s`, `12.0s`, `2m05s`.
-fn seconds(ms: u64) -> String {
+pub(super) fn seconds(ms: u64) -> String {
     if ms < 60_000 {
         format!("{}.{}s", ms / 1000, ms % 1000 / 100)
     } else {
