@@ -512,3 +512,34 @@ fn an_image_of_the_store_is_a_base() {
 
     assert_eq!(bench.sh("cat out/below out/above").out(), "below\n1\n");
 }
+
+/// What a server said is remembered for as long as was asked for; `--pull` asks now, `--offline` never.
+#[test]
+fn a_remembered_answer_serves_as_long_as_it_may() {
+    let bench = Bench::new(&need!(machine::plain_user()), "refresh");
+    let base = need!(busybox::context());
+    let server = Server::new(b"from afar".to_vec(), Pace::AtOnce);
+    bench.file(
+        "Dockerfile",
+        format!("FROM base\nADD {} /got\n", server.url("file.bin")),
+    );
+    bench.built(&format!("build {base} ."));
+    let asked = server.requests();
+
+    let build = bench.built(&format!("build {base} --offline ."));
+    assert_eq!((build.steps_run(), server.requests()), (0, asked));
+    for flag in ["--pull", "--refresh 0s"] {
+        let before = server.requests();
+        let build = bench.built(&format!("build {base} {flag} ."));
+        assert!(server.requests() > before, "{flag} did not ask");
+        assert_eq!(build.steps_run(), 0, "the same answer is the same input");
+    }
+    // What was never asked cannot be remembered.
+    bench.file(
+        "Dockerfile",
+        format!("FROM base\nADD {} /got\n", server.url("other.bin")),
+    );
+    bench
+        .shmocker(&format!("build {base} --offline ."))
+        .expect(5, &["other.bin", "offline"]);
+}

@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::debian;
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::layout::Layout;
@@ -120,16 +121,8 @@ fn busybox_is_the_same_on_buildkit() {
 #[test]
 fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
     let user = need!(machine::plain_user());
-    need!(machine::debian_archive());
-    let bench = Bench::new(&user, "debian");
-    // The base once, as a layout that everybody starts from.
-    bench.file("base.Dockerfile", "FROM base\n");
-    bench.built("build --build-context base=debian://bookworm -f base.Dockerfile -o type=oci,dest=base.tar .");
-    bench.sh("mkdir base && tar -C base -xf base.tar && chmod -R go+rX base && rm base.tar");
-    let context = format!(
-        "--build-context base=oci-layout://{}",
-        bench.path("base").display()
-    );
+    let base = need!(debian::base());
+    let context = format!("--build-context base=oci-layout://{}", base.display());
 
     let by_user = built_by(&user, "debian-plain", DEBIAN, &context);
     let tree = without(&with_links_resolved(&listing::tree(&by_user)), &BY_CHANCE);
@@ -137,12 +130,13 @@ fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
 
     match buildkit() {
         Ok(buildkit) => {
+            let bench = Bench::new(&user, "debian-buildkit");
             fill(&bench, DEBIAN);
             let theirs = buildkit
                 .build(&Request {
                     context: &bench.project(),
                     dockerfile: "Dockerfile",
-                    contexts: vec![("base", bench.path("base"))],
+                    contexts: vec![("base", base.to_owned())],
                     options: Vec::new(),
                 })
                 .unwrap_or_else(|log| panic!("{log}"));

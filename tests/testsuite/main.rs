@@ -14,6 +14,7 @@ mod build;
 mod cases;
 mod conformance;
 mod crash;
+mod debian;
 mod failures;
 mod habitats;
 mod harness;

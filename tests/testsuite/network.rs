@@ -2,11 +2,13 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::http::{Pace, Server};
 use crate::harness::machine::{self, Capability, Lack, need};
+use crate::harness::processes::wait_until;
 
 const TUN: &str = "/dev/net/tun";
 
@@ -114,4 +116,45 @@ fn the_hosts_network_must_be_allowed() {
         .shmocker(&format!("build {base} ."))
         .expect(6, &["network.host", "--allow"]);
     bench.ok(&format!("build {base} --allow network.host ."));
+}
+
+#[test]
+fn a_published_port_leads_into_the_container() {
+    let user = need!(machine::plain_user());
+    let base = need!(busybox::context());
+    if !machine::on_path("pasta") && !machine::on_path("slirp4netns") {
+        return Capability::Tun
+            .lack("neither pasta nor slirp4netns is installed")
+            .skip();
+    }
+    let _alone = machine::alone();
+    let _tun = need!(Tun::with_mode(0o666));
+    let bench = Bench::new(&user, "publish");
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN mkdir /www && echo served > /www/index.html\n",
+    );
+    bench.ok(&format!("build {base} -t mine ."));
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port is free")
+        .port();
+
+    let mut child = bench.start(
+        &format!("run -p 127.0.0.1:{port}:80 mine httpd -f -p 80 -h /www"),
+        "log",
+    );
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut answer = String::new();
+    let come = wait_until(Duration::from_secs(10), || {
+        answer = reqwest::blocking::get(&url)
+            .and_then(reqwest::blocking::Response::text)
+            .unwrap_or_default();
+        !answer.is_empty()
+    });
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    let log = std::fs::read_to_string(bench.path("log")).unwrap_or_default();
+    assert!(come.is_some(), "nobody answers: {log}");
+    assert_eq!(answer, "served\n");
 }

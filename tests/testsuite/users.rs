@@ -171,3 +171,31 @@ fn run_passes_the_commands_own_status_and_streams() {
         1
     );
 }
+
+#[test]
+fn run_keeps_standard_input_open_and_gives_a_terminal() {
+    let bench = Bench::new(&need!(machine::plain_user()), "run-terminal");
+    let base = need!(busybox::context());
+    bench.file("Dockerfile", "FROM base\n");
+    bench.ok(&format!("build {base} -t mine ."));
+    let shmocker = bench.shmocker_words();
+
+    assert_eq!(
+        bench
+            .sh(&format!("echo hello | {shmocker} run -i mine cat"))
+            .out(),
+        "hello\n"
+    );
+    assert_eq!(
+        bench
+            .sh(&format!("echo hello | {shmocker} run mine cat"))
+            .out(),
+        ""
+    );
+    let on_terminal = bench.sh(&format!("script -qec '{shmocker} run -i -t mine sh -c \"test -t 0 && test -t 1 && stty size\"' /dev/null"));
+    assert!(
+        on_terminal.out().split_whitespace().count() == 2,
+        "{}",
+        on_terminal.both()
+    );
+}

@@ -19,6 +19,7 @@ pub(crate) struct Bench {
     store: PathBuf,
     env: Vec<(String, String)>,
     program: PathBuf,
+    is_kept: bool,
     _turn: Rc<Turn>,
 }
 
@@ -45,6 +46,7 @@ impl Bench {
             root,
             env: Vec::new(),
             program: machine::shmocker().to_owned(),
+            is_kept: false,
             _turn: turn,
         };
         for dir in [bench.root.clone(), bench.project(), bench.store.clone()] {
@@ -70,6 +72,11 @@ impl Bench {
     pub(crate) fn program(mut self, program: &Path) -> Self {
         self.program = program.to_owned();
         self
+    }
+
+    /// Gives the machine back, but leaves the files for other tests.
+    pub(crate) fn keep(mut self) {
+        self.is_kept = true;
     }
 
     /// The directory that commands run in.
@@ -176,6 +183,15 @@ impl Bench {
         command
     }
 
+    /// shmocker with the bench's store, as words of a shell line.
+    pub(crate) fn shmocker_words(&self) -> String {
+        format!(
+            "{} --store {}",
+            self.program.display(),
+            self.store.display()
+        )
+    }
+
     /// Runs shmocker; the words of `line` are its arguments.
     pub(crate) fn shmocker(&self, line: &str) -> Run {
         self.finish(&mut self.shmocker_command(line))
@@ -257,6 +273,9 @@ pub(crate) fn status_of(status: std::process::ExitStatus) -> i32 {
 
 impl Drop for Bench {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         if std::thread::panicking() {
             eprintln!("kept for a look: {}", self.root.display());
             return;
