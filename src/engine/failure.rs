@@ -109,3 +109,32 @@ impl Failure {
         }
     }
 }
+
+impl From<super::snapshot::SnapshotError> for Failure {
+    fn from(error: super::snapshot::SnapshotError) -> Self {
+        Self::from_diagnostic(FailureKind::Machine, &error)
+    }
+}
+
+impl From<super::exec::ExecError> for Failure {
+    fn from(error: super::exec::ExecError) -> Self {
+        use super::exec::ExecError;
+        let kind = match &error {
+            // What the Dockerfile asks for cannot be had in its image.
+            ExecError::User(_) | ExecError::BadTarget { .. } => FailureKind::Step,
+            _ => FailureKind::Machine,
+        };
+        Self::from_diagnostic(kind, &error)
+    }
+}
+
+impl From<super::tree::TreeError> for Failure {
+    fn from(error: super::tree::TreeError) -> Self {
+        use super::tree::TreeError;
+        let kind = match &error {
+            TreeError::Unwritable { .. } | TreeError::Store(_) => FailureKind::Machine,
+            _ => FailureKind::Input,
+        };
+        Self::from_diagnostic(kind, &error)
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::digest::{Fields, Key};
 use crate::engine::source::http::Remembered;
-use crate::engine::tree::context::Context;
+use crate::engine::tree;
 
 /// A file tree: snapshots, bottom first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub enum Made {
     /// A tree in the store.
     Tree(Tree),
     /// A directory of this machine, read in place.
-    Local(Arc<Context>),
+    Local(Arc<tree::Tree>),
     /// One downloaded file.
     Download(Arc<Remembered>),
 }

@@ -7,8 +7,8 @@ use super::inputs::{Made, Tree};
 use super::session::{Session, Workshop, store_failure};
 use crate::digest::{Fields, Key};
 use crate::engine::failure::Failure;
-use crate::engine::tree::hash::{self, Selection};
-use crate::graph::{CopySource, Mount, MountSource, Op};
+use crate::engine::tree::{self, copy, hash};
+use crate::graph::{Copy, CopySource, Mount, Op};
 use crate::store::OpRecord;
 
 /// What a step depends on.
@@ -40,14 +40,45 @@ pub struct Hit {
     pub record: OpRecord,
 }
 
-/// A part of an input that a step reads.
-enum Part<'a> {
-    /// A directory of this machine.
-    Local(&'a crate::engine::tree::context::Context, Selection),
-    /// A tree.
-    Tree(&'a Tree, Selection),
-    /// A download, by its key.
-    Download(Key),
+/// What a step reads of one of its inputs beside its root.
+struct Part<'a> {
+    /// A name that a person understands.
+    name: String,
+    /// The input, once it is known.
+    made: Option<&'a Made>,
+    reads: Reads,
+}
+
+/// Which part of an input that is.
+enum Reads {
+    /// What a COPY with this one source takes.
+    Copy(Box<Copy>),
+    /// All that is at a path.
+    Subtree(String),
+}
+
+impl Reads {
+    /// Names it, so that its digest can be remembered.
+    fn name(&self) -> String {
+        match self {
+            Self::Copy(one) => match one.sources.as_slice() {
+                [CopySource::Path { path, .. }] => copy::selection_name(one, path),
+                _ => String::new(),
+            },
+            Self::Subtree(path) => format!("subtree {path}"),
+        }
+    }
+
+    fn digest(&self, of: &tree::Tree, reading: &hash::Reading<'_>) -> Result<Key, Failure> {
+        match self {
+            Self::Subtree(path) => Ok(hash::subtree(of, path, reading)?),
+            Self::Copy(one) => {
+                let selected = copy::select(one, &[copy::Input::Tree(of)])?;
+                let digests = selected.digests(one, reading)?;
+                Ok(digests.first().copied().unwrap_or_else(|| Fields::new().key()))
+            }
+        }
+    }
 }
 
 impl Session<'_> {
@@ -58,13 +89,13 @@ impl Session<'_> {
     /// If what it reads of this machine is not there.
     pub fn own_fields(&self, op: &Op, inputs: &[Option<Made>]) -> Result<Fields, Failure> {
         let mut own = op.fields();
-        for (name, part) in parts(op, inputs) {
-            let digest = match part {
-                Part::Local(context, selection) => context.digest(&selection, self.store, self.clock.now())?,
-                Part::Download(key) => key,
-                Part::Tree(..) => continue,
+        for part in parts(op, inputs) {
+            let digest = match part.made {
+                Some(Made::Local(context)) => part.reads.digest(context, &self.reading()?)?,
+                Some(Made::Download(download)) => download.key(),
+                Some(Made::Tree(_)) | None => continue,
             };
-            own.put(format!("content of {name}"), digest.to_string());
+            own.put(format!("content of {}", part.name), digest.to_string());
         }
         Ok(own)
     }
@@ -83,11 +114,11 @@ impl Session<'_> {
     ) -> Result<Keys, Failure> {
         let mut trees = Fields::new();
         let mut contents = Some(Fields::new());
-        for (name, part) in parts(op, inputs) {
-            let Part::Tree(tree, selection) = part else { continue };
+        for Part { name, made, reads } in parts(op, inputs) {
+            let Some(Made::Tree(tree)) = made else { continue };
             trees.put(format!("tree of {name}"), tree.identity().to_string());
             let digest = match &contents {
-                Some(_) => self.content(tree, &selection, workshop)?,
+                Some(_) => self.content(tree, &reads, workshop)?,
                 None => None,
             };
             match (digest, &mut contents) {
@@ -124,64 +155,49 @@ impl Session<'_> {
     }
 
     /// The digest of a part of a tree.
-    fn content(
-        &self,
-        tree: &Tree,
-        selection: &Selection,
-        workshop: Option<&Workshop>,
-    ) -> Result<Option<Key>, Failure> {
+    fn content(&self, tree: &Tree, reads: &Reads, workshop: Option<&Workshop>) -> Result<Option<Key>, Failure> {
         let identity = tree.identity();
-        let name = selection.name();
-        let index = self.store.index().map_err(store_failure)?;
+        let name = reads.name();
+        let index = self.index()?;
         if let Some(digest) = index.content(&identity, &name).map_err(store_failure)? {
             return Ok(Some(digest));
         }
         let Some(workshop) = workshop else { return Ok(None) };
         let _core = workshop.cores.take();
-        let mounted = workshop.snapshots.mount(tree.layers())?;
-        let digest = hash::digest(&mounted, selection)?;
+        let mounted = workshop.tree(tree)?;
+        let digest = reads.digest(&mounted.tree("an earlier stage")?, &self.reading()?)?;
         index.put_content(&identity, &name, &digest).map_err(store_failure)?;
         Ok(Some(digest))
     }
 }
 
-/// What a step reads of its inputs beside its root, by a name that a person understands.
-fn parts<'a>(op: &Op, inputs: &'a [Option<Made>]) -> Vec<(String, Part<'a>)> {
+/// What a step reads of its inputs beside its root.
+fn parts<'a>(op: &Op, inputs: &'a [Option<Made>]) -> Vec<Part<'a>> {
     let mut rest = inputs.iter().skip(1).map(Option::as_ref);
     let mut parts = Vec::new();
-    let mut put = |name: String, made: Option<&'a Made>, selection: Selection| {
-        let part = match made {
-            Some(Made::Local(context)) => Part::Local(context, selection),
-            Some(Made::Tree(tree)) => Part::Tree(tree, selection),
-            Some(Made::Download(download)) => Part::Download(download.key()),
-            None => return,
-        };
-        parts.push((name, part));
-    };
     match op {
         Op::Copy(copy) => {
             for source in &copy.sources {
-                match source {
-                    CopySource::Path { path, .. } => put(path.clone(), rest.next().flatten(), Selection::of_copy(copy, path)),
-                    CopySource::Download { .. } => put("download".to_owned(), rest.next().flatten(), Selection::everything()),
-                    CopySource::Inline(_) => {}
-                }
+                let name = match source {
+                    CopySource::Path { path, .. } => path.clone(),
+                    CopySource::Download { .. } => "download".to_owned(),
+                    CopySource::Inline(_) => continue,
+                };
+                let one = Copy { sources: vec![source.clone()], ..copy.clone() };
+                parts.push(Part { name, made: rest.next().flatten(), reads: Reads::Copy(Box::new(one)) });
             }
         }
         Op::Exec(exec) => {
             for mount in &exec.mounts {
-                let source: &MountSource = match mount {
-                    Mount::Bind(bind) => &bind.source,
-                    Mount::Cache(cache) => match &cache.source {
-                        Some(source) => source,
-                        None => continue,
-                    },
-                    Mount::Tmpfs(_) | Mount::Secret(_) => continue,
-                };
-                let made = rest.next().flatten();
-                // What a cache mount starts with is no part of the key, as the rest of its content is none.
-                if matches!(mount, Mount::Bind(_)) {
-                    put(source.path.clone(), made, Selection::of_path(&source.path));
+                match mount {
+                    Mount::Bind(bind) => parts.push(Part {
+                        name: bind.source.path.clone(),
+                        made: rest.next().flatten(),
+                        reads: Reads::Subtree(bind.source.path.clone()),
+                    }),
+                    // What a cache mount starts with is no part of the key, as the rest of its content is none.
+                    Mount::Cache(cache) if cache.source.is_some() => drop(rest.next()),
+                    Mount::Cache(_) | Mount::Tmpfs(_) | Mount::Secret(_) => {}
                 }
             }
         }

@@ -2,22 +2,29 @@
 //! engine child has: a place to make things in.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use super::inputs::Tree;
 use super::look::Keys;
 use crate::digest::{Fields, Key};
 use crate::engine::clock::Clock;
 use crate::engine::exec::{Cancel, Sandbox};
-use crate::engine::failure::{Failure, FailureKind};
+use crate::dockerfile::ignore::IgnoreFile;
+use crate::engine::failure::{self, Failure, FailureKind};
 use crate::engine::phases;
 use crate::engine::plan::Planned;
-use crate::engine::snapshot::{Choice, SnapshotStore};
-use crate::engine::tree::context::Context;
-use crate::engine::work::{Place, Work};
+use crate::engine::snapshot::{Choice, Mounted, SnapshotStore};
+use crate::engine::source::git::{self, Git};
+use crate::engine::tree::{self, Ignore, hash};
+use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, StepOrigin};
-use crate::net::Client;
+use crate::net::{Client, Proxies, Settings};
 use crate::graph::NodeId;
-use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError};
+use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError, TmpDir};
+use crate::sys::dir::Time;
+use crate::sys::root::Root;
 
 /// One build.
 pub struct Session<'a> {
@@ -29,7 +36,7 @@ pub struct Session<'a> {
     pub clock: Clock,
     /// Who listens.
     pub events: &'a dyn EventSink,
-    contexts: Mutex<HashMap<String, Arc<Context>>>,
+    contexts: Mutex<HashMap<String, Arc<tree::Tree>>>,
     noted: Mutex<HashMap<NodeId, Noted>>,
 }
 
@@ -62,6 +69,8 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
+    /// A directory for what lives as long as this.
+    scratch: TmpDir,
 }
 
 impl std::fmt::Debug for Workshop {
@@ -114,7 +123,7 @@ impl<'a> Session<'a> {
     }
 
     /// The context of that name; opened when first asked for.
-    pub(super) fn context(&self, name: &str) -> Result<Arc<Context>, Failure> {
+    pub(super) fn context(&self, name: &str) -> Result<Arc<tree::Tree>, Failure> {
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(context) = contexts.get(name) {
             return Ok(Arc::clone(context));
@@ -130,10 +139,12 @@ impl<'a> Session<'a> {
             return Err(Failure::new(FailureKind::Input, "solve::no_context", message)
                 .with_help(format!("name one with `--build-context {name}=DIR`")));
         };
-        let ignore = ignore.as_ref().map(|text| (text.file.as_str(), text.text.as_str()));
-        let context = Context::open(path, ignore)
-            .map_err(|error| Failure::from_diagnostic(FailureKind::Input, &error))?;
-        let context = Arc::new(context);
+        let ignore = ignore.as_ref().map(read_ignore_file).transpose()?;
+        let shown = match name {
+            "context" => "the build context".to_owned(),
+            name => format!("the context `{name}`"),
+        };
+        let context = Arc::new(tree::Tree::context(path, ignore, &shown)?);
         contexts.insert(name.to_owned(), Arc::clone(&context));
         Ok(context)
     }
@@ -198,6 +209,16 @@ impl<'a> Session<'a> {
         self.store.index().map_err(store_failure)
     }
 
+    /// How files are read and what is remembered of them.
+    pub(super) fn reading(&self) -> Result<hash::Reading<'_>, Failure> {
+        let now = self.clock.now();
+        Ok(hash::Reading {
+            index: Some(self.index()?),
+            now: Time { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() },
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        })
+    }
+
     /// Milliseconds since 1970.
     pub(super) fn now_ms(&self) -> u64 {
         self.clock.now().as_millis() as u64
@@ -211,6 +232,84 @@ impl<'a> Session<'a> {
 
     pub(super) fn step_done(&self, origin: &StepOrigin, cached: bool, duration_ms: u64) {
         self.events.emit(BuildEvent::StepDone { origin: origin.clone(), cached, duration_ms });
+    }
+}
+
+fn read_ignore_file(text: &Text) -> Result<Ignore, Failure> {
+    match IgnoreFile::parse(&text.text) {
+        Ok(rules) => Ok(Ignore { rules, file: text.file.clone() }),
+        Err(problems) => {
+            let problem = &problems[0];
+            let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+            failure.help = problem.help.as_deref().map(str::to_owned);
+            Err(failure.at(failure::Place {
+                file: text.file.clone(),
+                line: problem.span.map_or(1, |span| span.line),
+                span: None,
+            }))
+        }
+    }
+}
+
+impl Workshop {
+    /// Sets up what the engine child makes things with.
+    ///
+    /// # Errors
+    /// If this machine lacks something.
+    pub fn open(session: &Session<'_>, warn: impl Fn(String) + Send + Sync + 'static) -> Result<Self, Failure> {
+        let work = session.work;
+        let snapshots = SnapshotStore::open(session.store, Choice::Best)?;
+        if let Some(reason) = snapshots.fallback() {
+            warn(format!("layers are copied, which is slow, because overlay is not to be had: {reason}"));
+        }
+        let scratch = session.store.tmp_dir().map_err(store_failure)?;
+        let sandbox = Sandbox::new(&scratch.path(), warn)?;
+        let proxy = |name: &str| {
+            let set = work.proxies.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            set.map(|(_, value)| value.clone())
+        };
+        let proxies = Proxies { http: proxy("http_proxy"), https: proxy("https_proxy"), no_proxy: proxy("no_proxy") };
+        let client = Client::new(Settings {
+            proxies: proxies.clone(),
+            ca_files: work.ca_file.iter().cloned().collect(),
+            ..Settings::default()
+        });
+        let git = Git::new(git::Settings {
+            program: PathBuf::from("/usr/bin/git"),
+            mirrors: session.store.path().join("git"),
+            proxies,
+            ca_file: work.ca_file.clone(),
+            ssh_agent: None,
+        });
+        let cancel = Cancel::new().map_err(|error| {
+            Failure::caused(FailureKind::Machine, "solve::cancel", "an event cannot be made", &error)
+        })?;
+        let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
+        Ok(Self { snapshots, sandbox, client, git, cancel, cores, scratch })
+    }
+
+    /// A tree to read, mounted where every process of the engine can use it.
+    pub(super) fn tree(&self, tree: &Tree) -> Result<ReadableTree, Failure> {
+        let mounted = self.snapshots.mount(tree.layers())?;
+        Ok(ReadableTree { mounted })
+    }
+}
+
+/// A mounted tree that is only read.
+pub(super) struct ReadableTree {
+    mounted: Mounted,
+}
+
+impl ReadableTree {
+    /// As a source of files; `name` is for messages.
+    pub(super) fn tree(&self, name: &str) -> Result<tree::Tree, Failure> {
+        Ok(tree::Tree::mounted(self.root()?, name))
+    }
+
+    pub(super) fn root(&self) -> Result<Root, Failure> {
+        self.mounted.root().map_err(|error| {
+            Failure::caused(FailureKind::Machine, "solve::tree", "a tree cannot be opened", &error)
+        })
     }
 }
 
