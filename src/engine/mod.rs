@@ -1,3 +1,4 @@
 //! Does the work of a build.
 
+pub mod doctor;
 pub mod exec;

@@ -27,6 +27,7 @@ const STORIES: &[Story] = stories![
     the_program_of_shmocker_cannot_be_reached,
     dev_is_complete,
     mounts_appear_and_leave_no_trace,
+    an_overlay_keeps_only_what_the_step_changed,
     a_working_directory_is_made_and_cannot_lead_outside,
     a_missing_command_is_127_and_one_that_cannot_run_is_126,
     a_time_limit_ends_everything,
@@ -38,6 +39,7 @@ const STORIES: &[Story] = stories![
     a_build_that_is_killed_leaves_nothing_behind,
     root_can_build_with_ids_of_its_own,
     a_user_without_ids_is_told_what_to_type,
+    a_doctor_says_what_is_there_and_what_would_mend_the_rest,
     a_private_network_has_a_way_out_but_none_to_the_hosts_loopback,
 ];
 
@@ -119,7 +121,7 @@ impl Bench {
             assert!(
                 Command::new("chown")
                     .arg("-R")
-                    .arg(user)
+                    .arg(format!("{user}:"))
                     .arg(path)
                     .status()
                     .unwrap()
@@ -168,6 +170,7 @@ impl Bench {
             timeout_ms: Some(20_000),
             cancel_after_ms: None,
             terminal: false,
+            overlay: None,
             times: 1,
         }
     }
@@ -443,6 +446,48 @@ fn mounts_appear_and_leave_no_trace(bench: &Bench) {
     }
 }
 
+fn an_overlay_keeps_only_what_the_step_changed(bench: &Bench) {
+    let overlay = bench.directory.join("overlay");
+    drop(fs::remove_dir_all(&overlay));
+    fs::create_dir_all(overlay.join("upper")).unwrap();
+    fs::create_dir_all(overlay.join("work")).unwrap();
+    bench.give_to_user(&overlay);
+    let before = listing(&bench.root());
+    let mut request = bench.shell(
+        "echo changed > /tmp/new; mkdir -p /srv/x; rm /etc/group; ls -d /proc /sys /dev /etc/hosts",
+    );
+    request.overlay = Some(overlay.clone());
+    request.mounts = vec![Wish::Tmpfs {
+        target: "/var/cache/apt".to_owned(),
+    }];
+    let answer = bench.play(&request);
+    assert_eq!(
+        answer.output, "/dev\n/etc/hosts\n/proc\n/sys\n",
+        "{answer:?}"
+    );
+    let changed = Command::new("find")
+        .arg(overlay.join("upper"))
+        .args(["-printf", "%P %y\n"])
+        .output()
+        .unwrap();
+    let changed = String::from_utf8(changed.stdout).unwrap();
+    let mut changed: Vec<_> = changed.lines().collect();
+    changed.sort_unstable();
+    assert_eq!(
+        changed,
+        [
+            " d",
+            "etc d",
+            "etc/group c",
+            "srv d",
+            "srv/x d",
+            "tmp d",
+            "tmp/new f"
+        ]
+    );
+    assert_eq!(listing(&bench.root()), before);
+}
+
 /// Every path, with what a layer would record of it.
 fn listing(root: &Path) -> String {
     let found = Command::new("find")
@@ -583,6 +628,7 @@ fn a_build_that_is_killed_leaves_nothing_behind(bench: &Bench) {
         let mut driver = bench
             .command(bench.user, &request)
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let until = |what: &str, holds: &dyn Fn() -> bool, within: Duration| {
@@ -688,6 +734,56 @@ fn a_user_without_ids_is_told_what_to_type(bench: &Bench) {
         answer.exit.contains("sudo usermod --add-subuids"),
         "{answer:?}"
     );
+}
+
+fn a_doctor_says_what_is_there_and_what_would_mend_the_rest(bench: &Bench) {
+    let doctor = |user: Option<&str>| {
+        let mut command = match user {
+            Some(user) => {
+                let mut command = Command::new("runuser");
+                command.args(["-u", user, "--"]).arg(bench.program());
+                command
+            }
+            None => Command::new(bench.program()),
+        };
+        let output = command
+            .arg("doctor")
+            .arg(bench.scratch())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let found = doctor(bench.user);
+    assert!(
+        found.starts_with("true [{\"check\":\"user-namespaces\",\"status\":\"ok\""),
+        "{found}"
+    );
+    for check in [
+        "subordinate-ids",
+        "proc",
+        "overlay",
+        "private-network",
+        "cgroup-delegation",
+        "foreign-architectures",
+    ] {
+        assert!(
+            found.contains(&format!("{{\"check\":\"{check}\",\"status\":\"")),
+            "{check}: {found}"
+        );
+    }
+    if bench.user.is_some()
+        && fs::read_to_string("/etc/passwd")
+            .unwrap()
+            .contains("\nbob:")
+    {
+        let found = doctor(Some("bob"));
+        assert!(
+            found.starts_with("false ") && found.contains("usermod --add-subuids"),
+            "{found}"
+        );
+    }
 }
 
 fn a_private_network_has_a_way_out_but_none_to_the_hosts_loopback(bench: &Bench) {
