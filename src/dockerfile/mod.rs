@@ -37,3 +37,4 @@ pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
 pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};
+pub use suggest::nearest;

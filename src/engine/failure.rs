@@ -53,6 +53,8 @@ pub struct Failure {
     pub label: Option<String>,
     /// The way out.
     pub help: Option<String>,
+    /// The status that the failing step's process ended with.
+    pub exit_status: Option<i32>,
     /// The last lines that the failing step printed.
     pub output: Vec<String>,
 }
@@ -68,6 +70,7 @@ impl Failure {
             place: None,
             label: None,
             help: None,
+            exit_status: None,
             output: Vec::new(),
         }
     }

@@ -229,8 +229,8 @@ fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
     errors
         .map(|problem| {
             let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
-            failure.label.clone_from(&problem.label);
-            failure.help.clone_from(&problem.help);
+            failure.label = problem.label.as_deref().map(str::to_owned);
+            failure.help = problem.help.as_deref().map(str::to_owned);
             failure.place = problem.span.map(|span| Place {
                 file: work.dockerfile.file.clone(),
                 line: span.line,

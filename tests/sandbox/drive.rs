@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use shmocker::engine::doctor;
 use shmocker::engine::exec::ids::{Caller, Ids};
 use shmocker::engine::exec::{
     Access, Cancel, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Streams, start_engine,
@@ -16,7 +17,7 @@ use shmocker::engine::exec::{
 use shmocker::event::Stream;
 use shmocker::graph::Network;
 use shmocker::sys::memfd::sealed_self;
-use shmocker::sys::mount::Tree;
+use shmocker::sys::mount::{Attributes, Tree};
 use shmocker::sys::socket::Socket;
 
 /// What to run.
@@ -33,6 +34,8 @@ pub(crate) struct Request {
     pub timeout_ms: Option<u64>,
     pub cancel_after_ms: Option<u64>,
     pub terminal: bool,
+    /// Where `upper` and `work` of an overlay over the root are; `None`: the root itself is changed.
+    pub overlay: Option<PathBuf>,
     /// How often; the output is the last one's.
     pub times: u32,
 }
@@ -76,6 +79,17 @@ pub(crate) fn drive(request: &str) -> ExitCode {
         }
     });
     println!("{}", serde_json::to_string(&answer).unwrap());
+    ExitCode::SUCCESS
+}
+
+/// What `doctor` would print.
+pub(crate) fn doctor(scratch: &std::path::Path) -> ExitCode {
+    let checks = doctor::checks(scratch, std::io::stderr().as_fd());
+    println!(
+        "{} {}",
+        doctor::can_build(&checks),
+        serde_json::to_string(&checks).unwrap()
+    );
     ExitCode::SUCCESS
 }
 
@@ -129,7 +143,24 @@ fn answer(request: &Request) -> Answer {
     let mut answer = Answer::default();
     for _ in 0..request.times {
         let directory = std::fs::File::open(&request.root).unwrap();
-        let root = Tree::copy_of(directory.as_fd()).unwrap();
+        let root = match &request.overlay {
+            None => Tree::copy_of(directory.as_fd()).unwrap(),
+            Some(overlay) => {
+                let [lower, upper, work] = [
+                    request.root.clone(),
+                    overlay.join("upper"),
+                    overlay.join("work"),
+                ]
+                .map(|path| path.display().to_string());
+                let options = [
+                    ("lowerdir", lower.as_str()),
+                    ("upperdir", upper.as_str()),
+                    ("workdir", work.as_str()),
+                    ("userxattr", ""),
+                ];
+                Tree::of_filesystem("overlay", &options, Attributes::NONE).unwrap()
+            }
+        };
         drop(directory);
         let mut run = Run {
             argv: request.argv.clone(),

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
         (Some("drive"), Some(request)) => drive::drive(&request),
+        (Some("doctor"), Some(scratch)) => drive::doctor(scratch.as_ref()),
         (filter, _) => stories::tell(
             filter
                 .filter(|filter| !filter.starts_with('-'))

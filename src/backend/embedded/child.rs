@@ -1,15 +1,13 @@
 //! The engine child's side: takes one order, carries it out, reports. It is process 1 of its pid namespace; when it
 //! ends, so does everything that it started.
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use super::finish;
 use super::protocol::{self, Order, Report};
-use crate::engine::exec::cancel::Cancel;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
 use crate::event::{BuildEvent, EventSink};

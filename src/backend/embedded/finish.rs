@@ -63,7 +63,8 @@ pub(super) fn build(
     store.sweep_tmp().map_err(store_failures)?;
     let planned = Planned::of(&request.work, &store, events)?;
     let session = Session::new(&request.work, &store, Clock::system(), events);
-    let workshop = Workshop::open(&session).map_err(|failure| vec![failure])?;
+    let warner = events_of(&session);
+    let workshop = Workshop::open(&session, warner).map_err(|failure| vec![failure])?;
     let target = planned.lowered.target;
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
     let tree = made.get(&target).and_then(Made::tree).cloned();

@@ -16,7 +16,7 @@ pub use child::play as engine_child;
 
 use super::{BuildRequest, Outcome};
 use crate::engine::exec::ids::{Caller, Ids};
-use crate::engine::exec::role::{Engine, start_engine};
+use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::event::{BuildEvent, EventSink, Status};

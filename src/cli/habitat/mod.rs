@@ -67,8 +67,8 @@ impl Config {
 
     fn failure(&self, problem: &Problem) -> Failure {
         let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
-        failure.label.clone_from(&problem.label);
-        failure.help.clone_from(&problem.help);
+        failure.label = problem.label.as_deref().map(str::to_owned);
+        failure.help = problem.help.as_deref().map(str::to_owned);
         failure.place = Some(Place {
             file: self.shown.clone(),
             line: problem.span.map_or(1, |span| span.line),

@@ -18,6 +18,7 @@ mod error;
 pub mod ids;
 mod network;
 mod output;
+pub mod probe;
 mod role;
 mod sandbox;
 mod seccomp;

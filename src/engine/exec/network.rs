@@ -409,9 +409,9 @@ fn resolv_conf(host: &str, servers: &[String]) -> String {
         .collect()
 }
 
-/// Tries a helper: `None` if it works, else why not.
-pub(super) fn try_helper(helper: Helper, scratch: &Path) -> Option<String> {
-    connect(helper, scratch).err()
+/// Tries a helper: whether it is there and connects a namespace, else why not.
+pub(super) fn try_helper(helper: Helper, scratch: &Path) -> Result<(), String> {
+    connect(helper, scratch).map(drop)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The two roles that shmocker starts itself in, told by `argv[0]`: the engine child, which does a build inside a user
-//! namespace, and a step, which becomes a command inside a container.
+//! The roles that shmocker starts itself in, told by `argv[0]`: the engine child, which does a build inside a user
+//! namespace; a step, which becomes a command inside a container; and a probe, which tries what an engine child could do.
 //!
 //! Each is started with one socket at descriptor 3 and greets on it, so that a program which embeds shmocker and forgot to
 //! call [`child`] gets a sentence instead of a hang.
@@ -30,10 +30,12 @@ pub enum Role {
     Engine,
     /// One that becomes a command in a container.
     Step,
+    /// One that tries what an engine child could do on this machine.
+    Probe,
 }
 
 impl Role {
-    const ALL: [Self; 2] = [Self::Engine, Self::Step];
+    const ALL: [Self; 3] = [Self::Engine, Self::Step, Self::Probe];
 
     /// The `argv[0]` that tells it.
     #[must_use]
@@ -41,6 +43,7 @@ impl Role {
         match self {
             Self::Engine => "shmocker-engine",
             Self::Step => "shmocker-step",
+            Self::Probe => "shmocker-probe",
         }
     }
 }
@@ -70,7 +73,7 @@ impl Child {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
         // A step does the same, as the first of its table.
         let private = match self.role {
-            Role::Engine => mount::make_all_private(),
+            Role::Engine | Role::Probe => mount::make_all_private(),
             Role::Step => Ok(()),
         };
         let greeted = match &private {
@@ -83,6 +86,7 @@ impl Child {
         match self.role {
             Role::Engine => engine(self.socket),
             Role::Step => super::child::run(&self.socket),
+            Role::Probe => super::probe::run(&self.socket),
         }
     }
 }
@@ -146,6 +150,15 @@ pub fn start_engine(
     ids: &Ids,
     errors: BorrowedFd<'_>,
 ) -> Result<Engine, StartError> {
+    start(Role::Engine, program, ids, errors)
+}
+
+pub(super) fn start(
+    role: Role,
+    program: &SealedSelf,
+    ids: &Ids,
+    errors: BorrowedFd<'_>,
+) -> Result<Engine, StartError> {
     let uid = rustix::process::geteuid().as_raw();
     if let Some(restriction) = userns::restriction(uid) {
         return Err(restriction.into());
@@ -154,7 +167,7 @@ pub fn start_engine(
     let null = null()?;
     let command = Command {
         program: Program::Open(program.as_fd()),
-        argv: argv(Role::Engine),
+        argv: argv(role),
         env: Vec::new(),
         fds: vec![null.as_fd(), null.as_fd(), errors, childs.as_fd()],
         namespaces: Namespaces::USER.and(Namespaces::MOUNT).and(Namespaces::PID),

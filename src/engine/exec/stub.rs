@@ -92,6 +92,10 @@ fn make(
     let (parent, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
     let parent = if parent.is_empty() { "/" } else { parent };
     let directory = make(root, parent, Kind::Directory, make_one, links_left)?;
+    // Nothing can be made there, and a descriptor's name can come into being while it is looked for.
+    if rustix::fs::fstatfs(&directory)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
+        return Err(Errno::NOENT.into());
+    }
     match make_one(directory.as_fd(), name, kind) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),

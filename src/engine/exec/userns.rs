@@ -1,17 +1,18 @@
 //! Whether this machine lets the user make user namespaces, and if not, what is in the way.
 
 use std::fs;
+use std::path::Path;
 
 /// The AppArmor profile that Ubuntu 23.10 and later want of a program that makes user namespaces. It allows what an
 /// unconfined program may do, and user namespaces.
-pub const APPARMOR_PROFILE: &str = "abi <abi/4.0>,
-include <tunables/global>
-
-profile shmocker /{usr/{local/,}bin,home/*/.{cargo,local}/bin}/shmocker flags=(unconfined) {
-  userns,
-  include if exists <local/shmocker>
+#[must_use]
+pub fn apparmor_profile(program: &Path) -> String {
+    format!(
+        "abi <abi/4.0>,\ninclude <tunables/global>\n\nprofile shmocker {} flags=(unconfined) {{\n  userns,\n\n  \
+         include if exists <local/shmocker>\n}}\n",
+        program.display()
+    )
 }
-";
 
 /// Something keeps the user from making user namespaces, without which nothing can be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
@@ -52,8 +53,7 @@ pub enum Restriction {
     #[diagnostic(
         code(userns::apparmor),
         help(
-            "give shmocker a profile: shmocker doctor --apparmor-profile | sudo tee /etc/apparmor.d/shmocker && sudo apparmor_parser \
-             -r /etc/apparmor.d/shmocker (it must name the path that shmocker is installed at)"
+            "give shmocker a profile: `shmocker doctor` prints the command that installs one for the path that it is at"
         )
     )]
     AppArmor,

@@ -19,6 +19,7 @@ mod session;
 mod sources;
 mod steps;
 pub mod survey;
+mod tap;
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -29,6 +30,7 @@ use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
 pub(in crate::engine) use session::store_failure;
+pub(in crate::engine) use sources::{DebianAnswer, of_source};
 pub use session::{Session, Workshop};
 
 /// Makes the results `wanted` and all that they need.
