@@ -57,7 +57,7 @@ pub(super) fn list(arguments: &ListArguments, store: PathBuf) -> Result<Exit, St
 
 fn table(listed: &[Listed]) -> String {
     let names: Vec<String> =
-        listed.iter().map(|image| image.name.as_deref().map_or_else(|| "<none>".to_owned(), familiar_name)).collect();
+        listed.iter().map(|image| image.name.as_deref().map_or_else(|| "<none>".to_owned(), |name| familiar_name(name).to_owned())).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).max(5);
     let mut text = format!("{:<width$}  {:<19}  {:<20}  {:>9}\n", "IMAGE", "DIGEST", "CREATED", "SIZE");
     for (image, name) in listed.iter().zip(&names) {

@@ -35,7 +35,7 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
     }
     let entrypoint = match &arguments.entrypoint {
         None => None,
-        Some(text) => Some(crate::dockerfile::words(text).map_err(|reason| {
+        Some(text) => Some(crate::dockerfile::shell_words(text).map_err(|reason| {
             Stop::usage(format!("`--entrypoint {text}`: {reason}"), "write it as a shell command line")
         })?),
     };

@@ -20,6 +20,7 @@ mod mount;
 mod parse;
 mod pattern;
 mod problem;
+mod shell_words;
 mod split;
 pub mod suggest;
 
@@ -37,4 +38,5 @@ pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
 pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};
+pub use shell_words::{UnfinishedQuote, shell_words};
 pub use suggest::nearest;

@@ -68,7 +68,7 @@ impl DebianTree<'_> {
             let mut active = self.workshop.snapshots.prepare(&[])?;
             let root = active.attach()?;
             base::build(&resolution, &root, &with, &runner).map_err(failure)?;
-            self.commit(active, bottom, resolution.fields(), started)?;
+            self.commit(active, bottom, resolution.fields(), resolution.release_date_s, started)?;
         }
         let mut answer = DebianAnswer {
             layers: vec![bottom],
@@ -84,7 +84,7 @@ impl DebianTree<'_> {
             let mut active = self.workshop.snapshots.prepare(&[bottom])?;
             let root = active.attach()?;
             packages::build(&resolution, &selection, &root, &with, &runner).map_err(failure)?;
-            self.commit(active, top, selection.fields(&resolution), started)?;
+            self.commit(active, top, selection.fields(&resolution), resolution.release_date_s, started)?;
         }
         answer.layers.push(top);
         answer.key = top;
@@ -121,13 +121,15 @@ impl DebianTree<'_> {
         active: snapshot::Active,
         id: Key,
         fields: crate::digest::Fields,
+        released_s: u64,
         started: Instant,
     ) -> Result<(), Failure> {
         let made = snapshot::Made {
             id,
             key: None,
             fields,
-            created_ms: self.session.clock.now().as_millis() as u64,
+            // As old as the archive says: the same packages give the same image.
+            created_ms: released_s * 1000,
             duration_ms: started.elapsed().as_millis() as u64,
             what: self.name.to_owned(),
         };

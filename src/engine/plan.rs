@@ -8,12 +8,13 @@ use super::images;
 use super::failure::{Failure, FailureKind, Place};
 use super::source::{debian, oci_layout};
 use super::work::{self, Work};
-use crate::digest::{Digest, Fields, Key};
+use crate::digest::{Digest, Fields, Key, NotADigest};
+use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{self, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend::{self, Lowered, Lowering, Options, Resolved};
-use crate::graph::Source;
-use crate::image::{Content, Descriptor, ImageConfig, Manifest};
+use crate::graph::{OciLayoutSource, Source};
+use crate::image::{Content, Descriptor, ImageConfig, Manifest, Platform};
 use crate::store::Store;
 
 /// A graph, and the images that its sources are.
@@ -78,7 +79,7 @@ impl Planned {
             match lowering {
                 Lowering::Needs(sources) => {
                     for source in sources {
-                        match find(&source, store) {
+                        match find(&source, store, &work.platform) {
                             Ok(Found::Image(image)) => {
                                 resolved.found(source.clone(), image.config.clone());
                                 images.insert(source, *image);
@@ -113,9 +114,9 @@ enum Found {
     Config(Box<ImageConfig>),
 }
 
-fn find(source: &Source, store: &Store) -> Result<Found, String> {
+fn find(source: &Source, store: &Store, platform: &str) -> Result<Found, String> {
     match source {
-        Source::OciLayout(layout) => oci_layout_image(layout).map(|image| Found::Image(Box::new(image))),
+        Source::OciLayout(layout) => oci_layout_image(layout, platform).map(|image| Found::Image(Box::new(image))),
         Source::StoredImage { name } => stored_image(name, store).map(|image| Found::Image(Box::new(image))),
         Source::Debian(debian) => Ok(Found::Config(Box::new(debian::image_config(&debian.arch)))),
         Source::Git(_) | Source::Http(_) | Source::Local { .. } => Ok(Found::Config(Box::default())),
@@ -123,12 +124,17 @@ fn find(source: &Source, store: &Store) -> Result<Found, String> {
 }
 
 /// An image of a layout on this machine.
-fn oci_layout_image(layout: &crate::graph::OciLayoutSource) -> Result<BaseImage, String> {
+fn oci_layout_image(layout: &OciLayoutSource, platform: &str) -> Result<BaseImage, String> {
     let opened = oci_layout::Layout::open(Path::new(&layout.path)).map_err(|error| in_full(&error))?;
-    let digest = layout.digest.as_deref().map(str::parse).transpose().map_err(|error| in_full(&error))?;
-    let image = opened.image(layout.tag.as_deref(), digest.as_ref()).map_err(|error| in_full(&error))?;
+    let wanted = match (&layout.digest, &layout.tag) {
+        (Some(digest), _) => oci_layout::Wanted::Digest(digest.parse().map_err(|error: NotADigest| in_full(&error))?),
+        (None, Some(tag)) => oci_layout::Wanted::Tag(tag),
+        (None, None) => oci_layout::Wanted::Only,
+    };
+    let platform = platform.parse::<Platform>().map_err(|error| in_full(&error))?;
+    let image = opened.image(wanted, &platform).map_err(|error| in_full(&error))?;
     let layers = layers(&image.config, &image.manifest.layers)?;
-    Ok(BaseImage { digest: image.digest, config: image.config, layers, blobs: Blobs::Layout(layout.path.clone().into()) })
+    Ok(BaseImage { digest: image.descriptor.digest, config: image.config, layers, blobs: Blobs::Layout(layout.path.clone().into()) })
 }
 
 /// An image of the store, by a name or by its digest.
@@ -151,7 +157,7 @@ fn stored_image(name: &str, store: &Store) -> Result<BaseImage, String> {
 pub fn read_image(digest: &Digest, store: &Store) -> Result<(Manifest, ImageConfig), String> {
     let bytes = store.read_blob(digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
     let manifest = match Content::parse("", &bytes).map_err(|error| in_full(&error))? {
-        Content::Manifest(manifest) => manifest,
+        Content::Manifest(manifest) => *manifest,
         Content::Index(_) => return Err(format!("{digest} is an index, not an image")),
     };
     let bytes = store.read_blob(&manifest.config.digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
@@ -221,7 +227,14 @@ fn options(work: &Work) -> Options {
         source_date_epoch: work.source_date_epoch,
         file: work.dockerfile.file.clone(),
         origins: frontend::Origins::new(origins.collect()),
+        ignore: ignore_file(work),
     }
+}
+
+/// The rules of the context's ignore file. What is wrong with it is said when the context is read.
+fn ignore_file(work: &Work) -> IgnoreFile {
+    let Some(work::Place::Directory { ignore: Some(text), .. }) = &work.context else { return IgnoreFile::default() };
+    IgnoreFile::parse(&text.text).unwrap_or_default()
 }
 
 fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {

@@ -272,6 +272,12 @@ impl Habitat {
 }
 
 impl Plan {
+    /// The habitat's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Lays a habitat out.
     ///
     /// # Errors

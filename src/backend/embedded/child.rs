@@ -51,7 +51,12 @@ fn carry_out(order: Order, files: Vec<OwnedFd>, socket: &Arc<Socket>) -> Report 
     let done = match order {
         Order::Build(request) => {
             let stdout = files.into_iter().next();
-            finish::build(&request, stdout, &Sink(Arc::clone(socket))).map(|outcome| Report::Built(Box::new(outcome)))
+            let sink = Sink(Arc::clone(socket));
+            let warnings = sink.clone();
+            let warn = move |message: String| {
+                warnings.emit(BuildEvent::Warning { code: "Machine".to_owned(), message, file: None, line: None });
+            };
+            finish::build(&request, stdout, &sink, warn).map(|outcome| Report::Built(Box::new(outcome)))
         }
         Order::Launch(launch) => {
             launch::run(&launch, files).map(|status| Report::Ended { status }).map_err(|failure| vec![failure])
@@ -93,6 +98,7 @@ fn delete_store(path: &Path) -> Result<Report, Vec<Failure>> {
 }
 
 /// Sends events up. One that cannot be sent is dropped: the connection is gone, and so is this process in a moment.
+#[derive(Clone)]
 struct Sink(Arc<Socket>);
 
 impl EventSink for Sink {

@@ -10,7 +10,8 @@ use crate::digest::Key;
 use crate::engine::clock::Clock;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::phases;
+use crate::engine::phases::{self, PhaseReport};
+use crate::engine::work::{Freshness, Work};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Workshop};
@@ -50,6 +51,24 @@ pub(super) fn from_cache(request: &BuildRequest, events: &dyn EventSink) -> Resu
     Ok(Some(outcome))
 }
 
+/// What a build would do, phase by phase.
+///
+/// # Errors
+/// If the input is wrong.
+pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
+    let store = open(store)?;
+    let silent = Held::default();
+    let mut work = work.clone();
+    if work.freshness != Freshness::Now {
+        // Nothing is asked, so what is remembered serves, however old it is.
+        work.freshness = Freshness::Never;
+    }
+    let planned = Planned::of(&work, &store, &silent)?;
+    let session = Session::new(&work, &store, Clock::system(), &silent);
+    let survey = Survey::of(&session, &planned, &[planned.lowered.target], Thoroughness::Complete)?;
+    phases::report(&session, &planned, &survey).map_err(|failure| vec![failure])
+}
+
 /// The build, in the engine child. `stdout` is where an export to standard output goes.
 ///
 /// # Errors
@@ -58,13 +77,13 @@ pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
     events: &dyn EventSink,
+    warn: impl Fn(String) + Send + Sync + Clone + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
     store.sweep_tmp().map_err(store_failures)?;
     let planned = Planned::of(&request.work, &store, events)?;
     let session = Session::new(&request.work, &store, Clock::system(), events);
-    let warner = events_of(&session);
-    let workshop = Workshop::open(&session, warner).map_err(|failure| vec![failure])?;
+    let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
     let target = planned.lowered.target;
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
     let tree = made.get(&target).and_then(Made::tree).cloned();

@@ -19,6 +19,8 @@ use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
+use crate::engine::phases::PhaseReport;
+use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
 use protocol::{Order, Report};
@@ -63,6 +65,14 @@ impl Embedded {
             duration_ms: started.elapsed().as_millis() as u64,
         });
         built
+    }
+
+    /// What a build of a habitat would do, phase by phase. Builds nothing, and asks nothing.
+    ///
+    /// # Errors
+    /// If the input is wrong.
+    pub fn phases(self, work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
+        finish::phases(work, store)
     }
 
     /// Runs a command in an image of the store. Returns its status, 128 and the signal's number where a signal ended it.

@@ -2,9 +2,11 @@
 //! engine child has: a place to make things in.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::inputs::Tree;
 use super::look::Keys;
@@ -14,14 +16,17 @@ use crate::engine::exec::{Cancel, Sandbox};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::engine::failure::{self, Failure, FailureKind};
 use crate::engine::phases;
-use crate::engine::plan::Planned;
-use crate::engine::snapshot::{Choice, Mounted, SnapshotStore};
+use crate::engine::layers;
+use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
+use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
+use crate::engine::source::oci_layout;
 use crate::engine::tree::{self, Ignore, hash};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, StepOrigin};
 use crate::net::{Client, Proxies, Settings};
 use crate::graph::NodeId;
+use crate::image::layer::Limits;
 use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError, TmpDir};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
@@ -286,6 +291,45 @@ impl Workshop {
         })?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self { snapshots, sandbox, client, git, cancel, cores, scratch })
+    }
+
+    /// Unpacks one layer of an image upon those below it.
+    pub(super) fn unpack(
+        &self,
+        session: &Session<'_>,
+        image: &BaseImage,
+        layer: &BaseLayer,
+        below: &[Key],
+        name: &str,
+    ) -> Result<(), Failure> {
+        let path = match &image.blobs {
+            Blobs::Layout(layout) => layout.join("blobs/sha256").join(layer.descriptor.digest.hex()),
+            Blobs::Store => session.store.blob_path(&layer.descriptor.digest),
+        };
+        let failed = |error: &dyn std::error::Error| {
+            let message = format!("layer {} of {name} cannot be read", layer.descriptor.digest);
+            Failure::caused(FailureKind::Source, "solve::layer", message, error)
+        };
+        let blob = File::open(&path).map_err(|error| failed(&error))?;
+        let blob = oci_layout::Verified::new(blob, &layer.descriptor);
+        let settled = self.snapshots.prepare_layer(below)?;
+        let lowers = layers::lowers(self, below)?;
+        let started = Instant::now();
+        let applied = apply::apply(blob, Some(layer.diff_id), settled.upper(), &lowers, Limits::default())
+            .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
+        let mut fields = Fields::new();
+        fields.put("unpacked layer", layer.diff_id.to_string());
+        let made = snapshot::Made {
+            id: layer.snapshot,
+            key: None,
+            fields,
+            created_ms: session.now_ms(),
+            duration_ms: started.elapsed().as_millis() as u64,
+            what: format!("a layer of {name}"),
+        };
+        session.index()?.put_diff_id(&layer.snapshot, &applied.diff_id, applied.size).map_err(store_failure)?;
+        self.snapshots.commit(settled, made)?;
+        Ok(())
     }
 
     /// A tree to read, mounted where every process of the engine can use it.

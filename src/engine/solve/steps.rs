@@ -23,6 +23,7 @@ use crate::graph::{
 use crate::store::{Lease, OpRecord};
 use crate::sys::dir::Time;
 use crate::sys::mount::Tree as MountedTree;
+use crate::sys::root::{Root, Scope};
 
 /// How many of a failing step's last lines are shown with its error.
 const LAST_LINES: usize = 20;
@@ -359,12 +360,12 @@ impl Session<'_> {
     ) -> Result<Mounted, Failure> {
         let layers = match made {
             Some(Made::Tree(tree)) => tree.layers().to_vec(),
-            Some(made) => vec![self.materialised(workshop, made, &bind.source.path)?],
+            Some(made) => vec![self.materialised(workshop, made, bind)?],
             None => Vec::new(),
         };
         let mut active = workshop.snapshots.prepare(&layers)?;
         let path = active.attach()?;
-        let source = pinned(&active, &bind.source.path)?;
+        let source = pinned(&path, &bind.source.path)?;
         let access = if bind.writable { Access::ReadWrite } else { Access::ReadOnly };
         let mounted = Mounted::bind(source.as_fd(), access).map_err(|error| {
             let message = format!("`{}` cannot be mounted from {}", bind.source.path, path.display());
@@ -375,12 +376,13 @@ impl Session<'_> {
     }
 
     /// A snapshot of what is at a path of a context or download, for a mount: there it can be changed without harm.
-    fn materialised(&self, workshop: &Workshop, made: &Made, path: &str) -> Result<Key, Failure> {
-        let (whole, input) = match made {
+    fn materialised(&self, workshop: &Workshop, made: &Made, bind: &BindMount) -> Result<Key, Failure> {
+        let path = bind.source.path.as_str();
+        let (mut whole, input) = match made {
             Made::Local(context) => {
                 let copy = Copy {
-                    root: NodeId::default(),
-                    sources: vec![CopySource::Path { from: NodeId::default(), path: path.to_owned() }],
+                    root: bind.source.from,
+                    sources: vec![CopySource::Path { from: bind.source.from, path: path.to_owned() }],
                     dest: parent_directory(path),
                     chown: None,
                     chmod: None,
@@ -395,6 +397,9 @@ impl Session<'_> {
                 return Err(Failure::new(FailureKind::Input, "exec::bind", "only trees and contexts can be mounted"));
             }
         };
+        if is_directory(&whole, input) {
+            whole.dest = format!("/{}/", path.trim_matches('/')).replace("//", "/");
+        }
         let selected = copy::select(&whole, &[input])?;
         let digests = selected.digests(&whole, &self.reading()?)?;
         let mut fields = Fields::new();
@@ -408,10 +413,6 @@ impl Session<'_> {
             return Ok(id);
         }
         let active = workshop.snapshots.prepare(&[])?;
-        let mut whole = whole;
-        if is_directory(&whole, input)? {
-            whole.dest = format!("/{}/", path.trim_matches('/')).replace("//", "/");
-        }
         let dest = active.mounted().root().map_err(|error| tree_unusable(&error))?;
         copy::run(&whole, &selected, &dest)?;
         let made = snapshot::Made {
@@ -571,26 +572,26 @@ fn make_directory(active: &Active, mkdir: &Mkdir) -> Result<(), Failure> {
 }
 
 /// A file or directory of a tree, held open; links are followed inside of the tree.
-fn pinned(active: &Active, path: &str) -> Result<OwnedFd, Failure> {
+fn pinned(root: &std::path::Path, path: &str) -> Result<OwnedFd, Failure> {
     let failed = |error: &std::io::Error| {
         let message = format!("there is no `{path}` to be mounted");
         Failure::caused(FailureKind::Input, "exec::bind", message, error)
     };
-    let mut active_path = active.attached_root().map_err(|error| failed(&error))?;
+    let root = Root::open_trusted(root, Scope::Image).map_err(|error| failed(&error))?;
     let relative = path.trim_start_matches('/');
     if relative.is_empty() {
-        return active_path.top().try_clone().map(OwnedFd::from).map_err(|error| failed(&error));
+        return root.top().try_clone().map(OwnedFd::from).map_err(|error| failed(&error));
     }
-    active_path.pin(relative).map_err(|error| failed(&error))
+    root.pin(relative).map_err(|error| failed(&error))
 }
 
-fn is_directory(copy: &Copy, input: copy::Input<'_>) -> Result<bool, Failure> {
+fn is_directory(copy: &Copy, input: copy::Input<'_>) -> bool {
     let (Some(CopySource::Path { path, .. }), copy::Input::Tree(tree)) = (copy.sources.first(), input) else {
-        return Ok(false);
+        return false;
     };
     let real = tree.root().real_path(path.trim_start_matches('/'));
     let found = real.and_then(|real| tree.root().find(real));
-    Ok(found.ok().flatten().is_some_and(|found| found.is_dir()))
+    found.ok().flatten().is_some_and(|found| found.is_dir())
 }
 
 fn parent_directory(path: &str) -> String {

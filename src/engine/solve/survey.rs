@@ -94,7 +94,7 @@ impl Survey {
         let node = planned.lowered.graph.node(id);
         let Some(origin) = &node.step else {
             let made = match &node.op {
-                Op::Source(source) => session.recall(planned, source)?,
+                Op::Source(source) => session.recall(planned, id, source)?,
                 _ => Some(Made::Tree(super::Tree::new(Vec::new()))),
             };
             let there = made.is_some();
