@@ -6,10 +6,12 @@
 //!
 //! Leaves out what instructions do; that is `frontend`'s business. No I/O.
 
+mod arguments;
 mod ast;
 mod checks;
 pub mod duration;
 pub mod expand;
+mod extras;
 mod flags;
 pub mod glob;
 mod heredoc;

@@ -64,7 +64,7 @@ impl PlannedStage<'_> {
 impl<'a> Plan<'a> {
     pub(super) fn of(dockerfile: &'a Dockerfile, options: &Options) -> Result<Self, Vec<Problem>> {
         let mut plan = Plan {
-            globals: predefined(options),
+            globals: predefined(dockerfile, options),
             declared: BTreeSet::new(),
             stages: Vec::new(),
             target: 0,
@@ -535,16 +535,22 @@ fn named_context(name: &str, options: &Options) -> Option<Source> {
 }
 
 /// The arguments that need no declaration outside stages.
-fn predefined(options: &Options) -> IndexMap<String, String> {
+fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
     let (build, target) = (
         options.build_platform.normalised(),
         options.platform.normalised(),
     );
     let variant = |platform: &Platform| platform.variant.clone().unwrap_or_default();
-    let stage = options
-        .target
-        .clone()
-        .unwrap_or_else(|| "default".to_owned());
+    let last = dockerfile
+        .instructions
+        .iter()
+        .rev()
+        .find_map(|instruction| match &instruction.kind {
+            Kind::From(from) => Some(from.name.as_ref().map(|name| name.text.clone())),
+            _ => None,
+        });
+    let stage = options.target.clone().or(last.flatten());
+    let stage = stage.unwrap_or_else(|| "default".to_owned());
     let values = [
         ("BUILDPLATFORM", build.to_string()),
         ("BUILDOS", build.os.clone()),
