@@ -169,7 +169,7 @@ impl Lowerer<'_> {
             Ok(expansion.text)
         });
         undefined(self, work, &unset, flag.span);
-        read.map_err(|problem| self.fail(work, problem)).ok()
+        read.map_err(|problem| self.fail(work, *problem)).ok()
     }
 
     fn mount(

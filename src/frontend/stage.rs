@@ -285,7 +285,7 @@ impl<'a> Lowerer<'a> {
                 Some(self.graph.add(Op::Source(source), None))
             }
             Err(problem) => {
-                self.problems.push(problem);
+                self.problems.push(*problem);
                 None
             }
         }
