@@ -1,0 +1,4 @@
+//! File trees: read, hashed and copied.
+
+pub mod chmod;
+pub mod transfer;

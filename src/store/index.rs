@@ -1,0 +1,712 @@
+//! The index: which result a key has, what a step's slot last was, how layers were packed, what was hashed, what a
+//! reference meant. One SQLite file that several processes use at once (WAL; a rollback journal where the file system
+//! belongs to other machines too).
+//!
+//! It is never the truth. Lost or damaged, it is put aside and made again from the records beside the snapshots; what
+//! those do not know is found again by working. A commit is not synced, so a power loss may forget the last ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+
+use super::record::Record;
+use super::{Doing, StoreError};
+use crate::digest::{Digest, Fields, Key};
+use crate::sys::dir::Dir;
+use crate::sys::overlay::{FileSystem, file_system_of};
+
+/// The result of an op.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpRecord {
+    /// Its snapshots, bottom first.
+    pub layers: Vec<Key>,
+    /// What its key is made from.
+    pub fields: Fields,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// How long that took.
+    pub duration_ms: u64,
+}
+
+/// What a step was when it was last built, wherever its key has gone since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotRecord {
+    /// The key it had.
+    pub key: Key,
+    /// What that was made from.
+    pub fields: Fields,
+    /// When it was last built, in milliseconds since 1970.
+    pub built_ms: u64,
+    /// How long it took when it last ran.
+    pub duration_ms: u64,
+    /// The size of its layer, if it is known.
+    pub size_bytes: Option<u64>,
+}
+
+/// A snapshot's layer, as it is packed into a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerBlob {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// What a moving reference was found to mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// As the one who asked wrote it down.
+    pub answer: String,
+    /// When, in milliseconds since 1970.
+    pub asked_ms: u64,
+}
+
+/// What the stat cache knows of one directory: see `engine::tree::stat_cache`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatRow {
+    /// The directory's path in its context, without a slash in front.
+    pub dir: Vec<u8>,
+    /// Its entries, packed.
+    pub entries: Vec<u8>,
+}
+
+/// The open index.
+#[derive(Debug)]
+pub struct Index {
+    path: PathBuf,
+    snapshots: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// Raised when a table changes; an index with another number is made anew.
+const SCHEMA: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE ops (key BLOB PRIMARY KEY, layers BLOB NOT NULL, fields TEXT NOT NULL, created_ms INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL);
+CREATE TABLE slots (slot TEXT PRIMARY KEY, key BLOB NOT NULL, fields TEXT NOT NULL, built_ms INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL, size_bytes INTEGER);
+CREATE TABLE diff_ids (snapshot BLOB PRIMARY KEY, diff_id TEXT NOT NULL, size INTEGER NOT NULL);
+CREATE TABLE layer_blobs (snapshot BLOB, compression TEXT, variant TEXT, digest TEXT NOT NULL, size INTEGER NOT NULL,
+    media_type TEXT NOT NULL, PRIMARY KEY (snapshot, compression, variant));
+CREATE TABLE contents (tree BLOB, selection TEXT, digest BLOB NOT NULL, PRIMARY KEY (tree, selection));
+CREATE TABLE stats (root BLOB, dir BLOB, entries BLOB NOT NULL, PRIMARY KEY (root, dir));
+CREATE TABLE answers (reference TEXT PRIMARY KEY, answer TEXT NOT NULL, asked_ms INTEGER NOT NULL);
+";
+
+/// How long a process waits for another one's commit.
+const BUSY: Duration = Duration::from_secs(20);
+
+impl Index {
+    pub(super) fn open(store: &Path, snapshots: &Dir) -> Result<Self, StoreError> {
+        let path = store.join("index.sqlite");
+        let local = file_system_of(snapshots).doing("look at the store's file system", store)?
+            != FileSystem::Network;
+        let records = store.join("snapshots");
+        let connection = match connect(&path, &records, local) {
+            Ok(Some(connection)) => connection,
+            Ok(None) => anew(&path, &records, local)?,
+            Err(error) if is_damage(&error) => anew(&path, &records, local)?,
+            Err(source) => {
+                return Err(StoreError::Index {
+                    what: "find anything",
+                    source,
+                });
+            }
+        };
+        Ok(Self {
+            path,
+            snapshots: records,
+            connection: Mutex::new(connection),
+        })
+    }
+
+    /// The result that a key has. Whether its snapshots still exist is for the caller to see:
+    /// [`Store::result`](super::Store::result) does.
+    pub fn op(&self, key: &Key) -> Result<Option<OpRecord>, StoreError> {
+        self.with("look up a result", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT layers, fields, created_ms, duration_ms FROM ops WHERE key = ?",
+                )?
+                .query_row(params![bytes(key)], |row| {
+                    Ok(OpRecord {
+                        layers: keys(row.get_ref(0)?.as_blob()?),
+                        fields: fields(row.get_ref(1)?.as_str()?),
+                        created_ms: row.get(2)?,
+                        duration_ms: row.get(3)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Remembers the result of a key.
+    pub fn put_op(&self, key: &Key, record: &OpRecord) -> Result<(), StoreError> {
+        self.with("remember a result", |connection| {
+            insert_op(connection, key, record)
+        })
+    }
+
+    /// Forgets the result of a key: it will be made again.
+    pub fn remove_op(&self, key: &Key) -> Result<(), StoreError> {
+        self.with("forget a result", |connection| {
+            connection
+                .prepare_cached("DELETE FROM ops WHERE key = ?")?
+                .execute(params![bytes(key)])
+                .map(drop)
+        })
+    }
+
+    /// Remembers freshly published snapshots, all or none.
+    pub(crate) fn put_records(&self, records: &[Record]) -> Result<(), StoreError> {
+        self.with("remember results", |connection| {
+            let together = connection.unchecked_transaction()?;
+            for record in records {
+                insert_record(&together, record)?;
+            }
+            together.commit()
+        })
+    }
+
+    /// What a step was when it was last built.
+    pub fn slot(&self, slot: &str) -> Result<Option<SlotRecord>, StoreError> {
+        self.with("look up a step", |connection| {
+            connection
+                .prepare_cached("SELECT key, fields, built_ms, duration_ms, size_bytes FROM slots WHERE slot = ?")?
+                .query_row(params![slot], |row| {
+                    Ok(SlotRecord {
+                        key: key_at(row, 0)?,
+                        fields: fields(row.get_ref(1)?.as_str()?),
+                        built_ms: row.get(2)?,
+                        duration_ms: row.get(3)?,
+                        size_bytes: row.get(4)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Remembers what steps are now, all or none.
+    pub fn put_slots(&self, slots: &[(String, SlotRecord)]) -> Result<(), StoreError> {
+        self.with("remember steps", |connection| {
+            let together = connection.unchecked_transaction()?;
+            {
+                let mut insert = together
+                    .prepare_cached("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?, ?)")?;
+                for (slot, record) in slots {
+                    insert.execute(params![
+                        slot,
+                        bytes(&record.key),
+                        text(&record.fields),
+                        record.built_ms,
+                        record.duration_ms,
+                        record.size_bytes
+                    ])?;
+                }
+            }
+            together.commit()
+        })
+    }
+
+    /// The digest and size of a snapshot's uncompressed layer.
+    pub fn diff_id(&self, snapshot: &Key) -> Result<Option<(Digest, u64)>, StoreError> {
+        self.with("look up a layer", |connection| {
+            connection
+                .prepare_cached("SELECT diff_id, size FROM diff_ids WHERE snapshot = ?")?
+                .query_row(params![bytes(snapshot)], |row| {
+                    Ok((digest_at(row, 0)?, row.get(1)?))
+                })
+                .optional()
+        })
+    }
+
+    /// Remembers the digest and size of a snapshot's uncompressed layer.
+    pub fn put_diff_id(
+        &self,
+        snapshot: &Key,
+        diff_id: &Digest,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        self.with("remember a layer", |connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO diff_ids VALUES (?, ?, ?)")?
+                .execute(params![bytes(snapshot), diff_id.to_string(), size])
+                .map(drop)
+        })
+    }
+
+    /// The blob of a snapshot's layer in a compression (`gzip`, `zstd`, `none`) and variant (level and the like). Whether
+    /// it still exists is for the caller to see.
+    pub fn layer_blob(
+        &self,
+        snapshot: &Key,
+        compression: &str,
+        variant: &str,
+    ) -> Result<Option<LayerBlob>, StoreError> {
+        self.with("look up a layer", |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT digest, size, media_type FROM layer_blobs
+                     WHERE snapshot = ? AND compression = ? AND variant = ?",
+                )?
+                .query_row(params![bytes(snapshot), compression, variant], |row| {
+                    Ok(LayerBlob {
+                        digest: digest_at(row, 0)?,
+                        size: row.get(1)?,
+                        media_type: row.get(2)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Remembers how a snapshot's layer was packed.
+    pub fn put_layer_blob(
+        &self,
+        snapshot: &Key,
+        compression: &str,
+        variant: &str,
+        blob: &LayerBlob,
+    ) -> Result<(), StoreError> {
+        self.with("remember a layer", |connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO layer_blobs VALUES (?, ?, ?, ?, ?, ?)")?
+                .execute(params![
+                    bytes(snapshot),
+                    compression,
+                    variant,
+                    blob.digest.to_string(),
+                    blob.size,
+                    blob.media_type
+                ])
+                .map(drop)
+        })
+    }
+
+    /// The digest of a selection of paths in a tree that never changes, named by a key of its snapshots.
+    pub fn content(&self, tree: &Key, selection: &str) -> Result<Option<Key>, StoreError> {
+        self.with("look up a digest", |connection| {
+            connection
+                .prepare_cached("SELECT digest FROM contents WHERE tree = ? AND selection = ?")?
+                .query_row(params![bytes(tree), selection], |row| key_at(row, 0))
+                .optional()
+        })
+    }
+
+    /// Remembers the digest of a selection of paths in a tree.
+    pub fn put_content(&self, tree: &Key, selection: &str, digest: &Key) -> Result<(), StoreError> {
+        self.with("remember a digest", |connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO contents VALUES (?, ?, ?)")?
+                .execute(params![bytes(tree), selection, bytes(digest)])
+                .map(drop)
+        })
+    }
+
+    /// What the stat cache knows of a context: all directories at or below `dir`.
+    pub fn stat_rows(&self, root: &Key, dir: &[u8]) -> Result<Vec<StatRow>, StoreError> {
+        self.with("look up files", |connection| {
+            let (from, to) = if dir.is_empty() {
+                (Vec::new(), vec![0xff; 8])
+            } else {
+                ([dir, b"/"].concat(), [dir, b"0"].concat())
+            };
+            let mut select = connection.prepare_cached(
+                "SELECT dir, entries FROM stats WHERE root = ?1 AND (dir = ?2 OR (dir >= ?3 AND dir < ?4))",
+            )?;
+            let rows = select.query_map(params![bytes(root), dir, from, to], |row| {
+                Ok(StatRow { dir: row.get(0)?, entries: row.get(1)? })
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// Remembers what was seen of directories of a context.
+    pub fn put_stat_rows(&self, root: &Key, rows: &[StatRow]) -> Result<(), StoreError> {
+        self.with("remember files", |connection| {
+            let together = connection.unchecked_transaction()?;
+            {
+                let mut insert =
+                    together.prepare_cached("INSERT OR REPLACE INTO stats VALUES (?, ?, ?)")?;
+                for row in rows {
+                    insert.execute(params![bytes(root), row.dir, row.entries])?;
+                }
+            }
+            together.commit()
+        })
+    }
+
+    /// What a reference was last found to mean.
+    pub fn answer(&self, reference: &str) -> Result<Option<Answer>, StoreError> {
+        self.with("look up an answer", |connection| {
+            connection
+                .prepare_cached("SELECT answer, asked_ms FROM answers WHERE reference = ?")?
+                .query_row(params![reference], |row| {
+                    Ok(Answer {
+                        answer: row.get(0)?,
+                        asked_ms: row.get(1)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Remembers what a reference means.
+    pub fn put_answer(&self, reference: &str, answer: &Answer) -> Result<(), StoreError> {
+        self.with("remember an answer", |connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)")?
+                .execute(params![reference, answer.answer, answer.asked_ms])
+                .map(drop)
+        })
+    }
+
+    /// Asks or tells SQLite something; an index that turns out to be damaged is made anew, once, and asked again.
+    fn with<T>(
+        &self,
+        what: &'static str,
+        ask: impl Fn(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut connection: MutexGuard<'_, Connection> = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match ask(&connection) {
+            Err(error) if is_damage(&error) => {
+                let local = connection
+                    .pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
+                *connection = anew(
+                    &self.path,
+                    &self.snapshots,
+                    local.is_ok_and(|mode| mode != "delete"),
+                )?;
+                ask(&connection)
+            }
+            answer => answer,
+        }
+        .map_err(|source| StoreError::Index { what, source })
+    }
+}
+
+/// Opens the index, and makes it from the records if it is new; `None`: it is not one of this layout.
+fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Option<Connection>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    let version = |connection: &Connection| {
+        connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
+    };
+    let found = version(&connection)?;
+    if found == 0 {
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if tables > 0 {
+            return Ok(None);
+        }
+        let mode = if local { "wal" } else { "delete" };
+        connection.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))?;
+        // Of two that find it new, the second waits here and then finds it made.
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        if version(&connection)? == 0 {
+            connection.execute_batch(TABLES)?;
+            insert_records(&connection, snapshots)?;
+            connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}"))?;
+        }
+        connection.execute_batch("COMMIT")?;
+    } else if found != SCHEMA {
+        return Ok(None);
+    }
+    connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+    Ok(Some(connection))
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    ) || matches!(
+        error,
+        rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnType(..)
+    )
+}
+
+/// Puts the index aside, keeping one for those who want to know what happened, and makes a new one.
+fn anew(path: &Path, snapshots: &Path, local: bool) -> Result<Connection, StoreError> {
+    for ending in ["", "-wal", "-shm", "-journal"] {
+        let file = path.with_file_name(format!("index.sqlite{ending}"));
+        let aside = path.with_file_name(format!("index.sqlite-damaged{ending}"));
+        match std::fs::rename(&file, aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::io("put a damaged index aside", file, error));
+            }
+            _ => {}
+        }
+    }
+    connect(path, snapshots, local)
+        .and_then(|connection| connection.ok_or(rusqlite::Error::InvalidQuery))
+        .map_err(|source| StoreError::Index {
+            what: "begin anew",
+            source,
+        })
+}
+
+/// Puts in what the records say. A snapshot whose record cannot be read is one that nobody asks for.
+fn insert_records(connection: &Connection, snapshots: &Path) -> rusqlite::Result<()> {
+    let Ok(dir) = Dir::open_trusted(snapshots) else {
+        return Ok(());
+    };
+    for entry in dir.entries().unwrap_or_default() {
+        if let Ok(record) = dir.open_dir(&entry.name).and_then(|dir| Record::read(&dir)) {
+            insert_record(connection, &record)?;
+        }
+    }
+    Ok(())
+}
+
+fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
+    let Some(key) = &record.key else {
+        return Ok(());
+    };
+    let mut layers = record.below.clone();
+    layers.push(record.id);
+    let op = OpRecord {
+        layers,
+        fields: record.fields.clone(),
+        created_ms: record.created_ms,
+        duration_ms: record.duration_ms,
+    };
+    insert_op(connection, key, &op)
+}
+
+fn insert_op(connection: &Connection, key: &Key, record: &OpRecord) -> rusqlite::Result<()> {
+    let layers: Vec<u8> = record.layers.iter().flat_map(bytes_of).collect();
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO ops VALUES (?, ?, ?, ?, ?)")?
+        .execute(params![
+            bytes(key),
+            layers,
+            text(&record.fields),
+            record.created_ms,
+            record.duration_ms
+        ])
+        .map(drop)
+}
+
+fn bytes(key: &Key) -> &[u8] {
+    key.as_bytes()
+}
+
+fn bytes_of(key: &Key) -> [u8; 32] {
+    *key.as_bytes()
+}
+
+fn keys(bytes: &[u8]) -> Vec<Key> {
+    bytes
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .map(|key| Key::from_bytes(*key))
+        .collect()
+}
+
+fn text(fields: &Fields) -> String {
+    serde_json::to_string(fields).unwrap_or_default()
+}
+
+fn fields(text: &str) -> Fields {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+fn key_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Key> {
+    row.get::<_, [u8; 32]>(column).map(Key::from_bytes)
+}
+
+fn digest_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    row.get::<_, String>(column)?.parse().map_err(|_| {
+        rusqlite::Error::InvalidColumnType(column, "digest".to_owned(), rusqlite::types::Type::Text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::sys::file::tempdir::TempDir;
+
+    fn op(number: u8) -> OpRecord {
+        let mut fields = Fields::new();
+        fields.put("command", format!("make {number}"));
+        OpRecord {
+            layers: vec![Key::of(b"base"), Key::of(&[number])],
+            fields,
+            created_ms: 7,
+            duration_ms: 1500,
+        }
+    }
+
+    #[test]
+    fn what_was_put_is_found_by_another_process() {
+        let dir = TempDir::new();
+        let (one, other) = (
+            Store::open(dir.path()).unwrap(),
+            Store::open(dir.path()).unwrap(),
+        );
+        let key = Key::of(b"key");
+        assert_eq!(one.index().unwrap().op(&key).unwrap(), None);
+        other.index().unwrap().put_op(&key, &op(1)).unwrap();
+        assert_eq!(one.index().unwrap().op(&key).unwrap(), Some(op(1)));
+        // No snapshot of it exists.
+        assert_eq!(one.result(&key).unwrap(), None);
+
+        let index = one.index().unwrap();
+        let slot = SlotRecord {
+            key,
+            fields: op(1).fields,
+            built_ms: 1,
+            duration_ms: 2,
+            size_bytes: None,
+        };
+        index
+            .put_slots(&[("web/3".to_owned(), slot.clone())])
+            .unwrap();
+        assert_eq!(index.slot("web/3").unwrap(), Some(slot));
+        let blob = LayerBlob {
+            digest: Digest::of(b"x"),
+            size: 1,
+            media_type: "tar".to_owned(),
+        };
+        index.put_layer_blob(&key, "gzip", "6", &blob).unwrap();
+        index.put_diff_id(&key, &Digest::of(b"y"), 9).unwrap();
+        assert_eq!(index.layer_blob(&key, "gzip", "6").unwrap(), Some(blob));
+        assert_eq!(index.layer_blob(&key, "gzip", "9").unwrap(), None);
+        assert_eq!(index.diff_id(&key).unwrap(), Some((Digest::of(b"y"), 9)));
+        index.put_content(&key, "/a/*", &Key::of(b"z")).unwrap();
+        assert_eq!(index.content(&key, "/a/*").unwrap(), Some(Key::of(b"z")));
+        let answer = Answer {
+            answer: "{}".to_owned(),
+            asked_ms: 3,
+        };
+        index.put_answer("debian:12", &answer).unwrap();
+        assert_eq!(index.answer("debian:12").unwrap(), Some(answer));
+    }
+
+    #[test]
+    fn rows_of_a_directory_come_with_those_below_it() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let root = Key::of(b"root");
+        let row = |dir: &str| StatRow {
+            dir: dir.into(),
+            entries: vec![1],
+        };
+        let rows = ["", "a", "a/b", "a-b", "ab", "b"].map(row);
+        store.index().unwrap().put_stat_rows(&root, &rows).unwrap();
+        assert_eq!(
+            store.index().unwrap().stat_rows(&root, b"a").unwrap(),
+            [row("a"), row("a/b")]
+        );
+        assert_eq!(
+            store.index().unwrap().stat_rows(&root, b"").unwrap().len(),
+            6
+        );
+        assert_eq!(
+            store
+                .index()
+                .unwrap()
+                .stat_rows(&Key::of(b"other"), b"")
+                .unwrap()
+                .len(),
+            0
+        );
+    }
+
+    #[test]
+    fn a_damaged_or_lost_index_is_made_again_from_the_records() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let tmp = store.tmp_dir().unwrap();
+        let (key, id) = (Key::of(b"key"), Key::of(b"snapshot"));
+        let record = Record {
+            id,
+            below: vec![],
+            key: Some(key),
+            fields: op(1).fields,
+            created_ms: 7,
+            duration_ms: 8,
+            what: "RUN make".to_owned(),
+        };
+        record.write(tmp.dir()).unwrap();
+        store.publish_snapshot(&id, tmp).unwrap().unwrap();
+        let damages: [fn(&Path); 4] = [
+            |path| std::fs::remove_file(path).unwrap(),
+            |path| std::fs::write(path, "this was no database, ever").unwrap(),
+            |path| std::fs::write(path, "").unwrap(),
+            |path| {
+                let connection = Connection::open(path).unwrap();
+                connection
+                    .execute_batch("PRAGMA user_version = 77")
+                    .unwrap();
+            },
+        ];
+        assert!(store.result(&key).unwrap().is_some());
+        drop(store);
+        for damage in damages {
+            damage(&dir.path().join("index.sqlite"));
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(store.result(&key).unwrap().unwrap().layers, [id]);
+        }
+        // Damage that shows only when a page is read.
+        {
+            use std::os::unix::fs::FileExt;
+            let file = std::fs::File::options()
+                .write(true)
+                .open(dir.path().join("index.sqlite"))
+                .unwrap();
+            for page in 1..8 {
+                file.write_all_at(&[0xa5; 4096], page * 4096).unwrap();
+            }
+        }
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.result(&key).unwrap().unwrap().layers, [id]);
+    }
+
+    #[test]
+    fn opening_and_asking_is_quick_and_syncs_nothing() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        for number in 0..200 {
+            store
+                .index()
+                .unwrap()
+                .put_op(&Key::of(&[number]), &op(number))
+                .unwrap();
+        }
+        drop(store);
+        let mut best = Duration::MAX;
+        for _ in 0..20 {
+            let start = std::time::Instant::now();
+            let store = Store::open(dir.path()).unwrap();
+            for number in 0..20 {
+                assert!(
+                    store
+                        .index()
+                        .unwrap()
+                        .op(&Key::of(&[number]))
+                        .unwrap()
+                        .is_some()
+                );
+            }
+            best = best.min(start.elapsed());
+            drop(store);
+        }
+        println!("open and 20 lookups: {best:?}");
+    }
+}
