@@ -221,6 +221,7 @@ fn options(work: &Work) -> Options {
         source_date_epoch: work.source_date_epoch,
         file: work.dockerfile.file.clone(),
         origins: frontend::Origins::new(origins.collect()),
+        ignore: dockerfile::ignore::IgnoreFile::default(),
     }
 }
 
