@@ -35,7 +35,9 @@ pub use ast::{
     Instruction, Kind, MountFlag, MountOption, OnBuild, Pair, PairForm, Run, Transfer,
     TransferSource, Word,
 };
+pub use expand::words;
 pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
 pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};
+pub use suggest::nearest;
