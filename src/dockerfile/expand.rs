@@ -130,6 +130,12 @@ pub fn expand(
     })
 }
 
+/// Splits a command line as a shell would: quotes and backslashes hold blanks together and are taken away, variables stay
+/// as they are written.
+pub fn words(line: &str) -> Result<Vec<String>, ExpandError> {
+    expand(line, '\\', &NoVariables, Keep::Unset).map(|expansion| expansion.words)
+}
+
 #[derive(Clone, Copy)]
 struct Escapes {
     /// Escape characters stay in the result.

@@ -131,7 +131,7 @@ pub(super) fn check(flag: &MountFlag, problems: &mut Vec<Problem>) {
     if !values().any(|(_, value)| value.contains(['$', '\'', '"', '\\', '`']))
         && let Err(problem) = flag.read(&mut |value| Ok(value.to_owned()))
     {
-        problems.push(problem);
+        problems.push(*problem);
     }
 }
 
@@ -140,7 +140,7 @@ impl MountFlag {
     pub fn read(
         &self,
         expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
-    ) -> Result<Mount, Problem> {
+    ) -> Result<Mount, Box<Problem>> {
         let wrong = |message: String| Problem::error("dockerfile::mount", message, self.span);
         let mut mount = Mount {
             kind: MountKind::Bind,
@@ -179,10 +179,11 @@ impl MountFlag {
                     "required" if matches!(mount.kind, MountKind::Secret | MountKind::Ssh) => {
                         mount.required = true
                     }
-                    "required" => return Err(misplaced()),
+                    "required" => return Err(misplaced().into()),
                     _ => {
                         return Err(wrong(format!("`{key}` of a mount has no value"))
-                            .help(format!("write `{key}=…`")));
+                            .help(format!("write `{key}=…`"))
+                            .into());
                     }
                 }
                 continue;
@@ -211,11 +212,11 @@ impl MountFlag {
                     mount.required =
                         truth(&value).ok_or_else(|| not_understood("true or false"))?;
                 }
-                "required" => return Err(misplaced()),
+                "required" => return Err(misplaced().into()),
                 "size" if mount.kind == MountKind::Tmpfs => {
                     mount.size_bytes = Some(size(&value).ok_or_else(|| not_understood("a size"))?);
                 }
-                "size" => return Err(misplaced()),
+                "size" => return Err(misplaced().into()),
                 "id" => mount.id = Some(value).filter(|id| !id.is_empty()),
                 "sharing" => {
                     let lower = value.to_lowercase();
@@ -235,7 +236,11 @@ impl MountFlag {
                 "uid" => mount.uid = Some(value.parse().map_err(|_| not_understood("a number"))?),
                 "gid" => mount.gid = Some(value.parse().map_err(|_| not_understood("a number"))?),
                 "env" => mount.env = Some(value),
-                _ => return Err(wrong(format!("unknown key `{key}` of a mount")).near(key, KEYS)),
+                _ => {
+                    return Err(wrong(format!("unknown key `{key}` of a mount"))
+                        .near(key, KEYS)
+                        .into());
+                }
             }
         }
         mount.read_only =

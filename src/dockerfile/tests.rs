@@ -169,6 +169,22 @@ fn an_open_heredoc_is_pointed_at() {
     assert_eq!(parsed.problems[0].span.unwrap().line, 2);
 }
 
+#[test]
+fn command_lines_fall_into_words() {
+    for (line, expected) in [
+        ("a b", Some(vec!["a", "b"])),
+        (
+            "sh -c 'a  b' \"$X c\" d\\ e",
+            Some(vec!["sh", "-c", "a  b", "$X c", "d e"]),
+        ),
+        ("'open", None),
+    ] {
+        let found = words(line).ok();
+        let expected = expected.map(|words| words.into_iter().map(str::to_owned).collect());
+        assert_eq!(found, expected, "{line}");
+    }
+}
+
 /// Text that looks like a Dockerfile often enough to get deep into the parser.
 fn dockerfiles() -> impl Strategy<Value = String> {
     let word = prop_oneof![

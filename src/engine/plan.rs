@@ -65,7 +65,9 @@ impl Planned {
     /// # Errors
     /// Every problem of the Dockerfile, and every image that is not there.
     pub fn of(work: &Work, store: &Store, events: &dyn EventSink) -> Result<Self, Vec<Failure>> {
-        let parsed = dockerfile::parse(&work.dockerfile.text);
+        let checks = work.build_args.iter().find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
+        let checks = checks.map(|(_, value)| value.as_str());
+        let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
         let errors = failures(work, &parsed.problems);
         if !errors.is_empty() {
             return Err(errors);

@@ -32,6 +32,7 @@ const DOWNLOAD_MODE: u32 = 0o600;
 struct Sources {
     taken: Vec<CopySource>,
     downloads: usize,
+    local: usize,
     words: Vec<String>,
     heredocs: Vec<String>,
 }
@@ -85,11 +86,8 @@ impl Lowerer<'_> {
         }
         let unpack = transfer
             .unpack
-            .unwrap_or(verb == Verb::Add && sources.downloads == 0);
-        if sources.downloads > 0
-            && sources.downloads < sources.taken.len()
-            && transfer.unpack.is_none()
-        {
+            .unwrap_or(verb == Verb::Add && sources.local > 0 && sources.downloads == 0);
+        if sources.downloads > 0 && sources.local > 0 && transfer.unpack.is_none() {
             let problem = Problem::error(
                 "frontend::mixed_add",
                 "downloads and other sources in one ADD are not available yet",
@@ -239,6 +237,7 @@ impl Lowerer<'_> {
                 from: self.graph.add(Op::Source(source), None),
             }
         } else {
+            sources.local += 1;
             if transfer.from.is_none() {
                 let said = if verb == Verb::Add { "Add" } else { "Copy" };
                 lint::ignored(self, work, said, &path, word.span);

@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<Ports, String> {
             .strip_prefix('[')
             .and_then(|address| address.strip_suffix(']'))
             .unwrap_or(address);
-        if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
+        if !address.is_empty() && address.parse::<core::net::IpAddr>().is_err() {
             return Err(format!("`{address}` is no address"));
         }
         if !host.is_empty() {

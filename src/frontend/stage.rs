@@ -271,7 +271,7 @@ impl<'a> Lowerer<'a> {
 
     /// The node of a tree that something is copied or mounted from.
     pub(super) fn tree(&mut self, work: &Work<'_>, name: &str, span: Span) -> Option<NodeId> {
-        let span = work.trigger.unwrap_or(span);
+        let span = work.place(span);
         match self.plan.tree(name, work.index, span, self.options) {
             Ok(Tree::Scratch) => Some(self.graph.add(Op::Scratch, None)),
             Ok(Tree::Stage(index)) => {
@@ -285,7 +285,7 @@ impl<'a> Lowerer<'a> {
                 Some(self.graph.add(Op::Source(source), None))
             }
             Err(problem) => {
-                self.problems.push(problem);
+                self.problems.push(*problem);
                 None
             }
         }
@@ -416,7 +416,7 @@ impl<'a> Lowerer<'a> {
 
     /// Adds a step to the stage.
     pub(super) fn step(&mut self, work: &mut Work<'_>, instruction: &Instruction, op: Op) {
-        let place = work.trigger.unwrap_or(instruction.span);
+        let place = work.place(instruction.span);
         let (file, line) = match self.options.origins.of(place.line) {
             Some((file, line)) => (file.to_owned(), line),
             None => (self.options.file.clone(), place.line),
@@ -457,9 +457,7 @@ impl<'a> Lowerer<'a> {
                 target = Some(state.clone());
             }
         }
-        let Some(mut target) = target else {
-            return Lowering::Needs(Vec::new());
-        };
+        let mut target = target.expect("a target that cannot be lowered was reported");
         if !self.options.labels.is_empty() {
             let labels = target.image.config.labels.get_or_insert_default();
             labels.extend(self.options.labels.clone());
@@ -476,6 +474,13 @@ impl<'a> Lowerer<'a> {
             secrets: self.secrets,
             source_date_epoch: self.plan.source_date_epoch,
         }))
+    }
+}
+
+impl Work<'_> {
+    /// Where a person should look for something that stands at `span`.
+    pub(super) fn place(&self, span: Span) -> Span {
+        self.trigger.unwrap_or(span)
     }
 }
 

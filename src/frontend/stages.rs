@@ -38,7 +38,7 @@ pub(super) struct PlannedStage<'a> {
     /// Its name, in lower case.
     pub(super) name: Option<String>,
     /// What it starts from, or why that cannot be said.
-    pub(super) base: Result<Tree, Problem>,
+    pub(super) base: Result<Tree, Box<Problem>>,
     /// What follows.
     pub(super) instructions: &'a [Instruction],
 }
@@ -64,7 +64,7 @@ impl PlannedStage<'_> {
 impl<'a> Plan<'a> {
     pub(super) fn of(dockerfile: &'a Dockerfile, options: &Options) -> Result<Self, Vec<Problem>> {
         let mut plan = Plan {
-            globals: predefined(options),
+            globals: predefined(dockerfile, options),
             declared: BTreeSet::new(),
             stages: Vec::new(),
             target: 0,
@@ -124,7 +124,7 @@ impl<'a> Plan<'a> {
         }
         match plan.find_target(options) {
             Ok(target) => plan.target = target,
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
         plan.find_needed(options, &mut problems);
         plan.find_epoch(options, &mut problems);
@@ -182,7 +182,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn expand_from(&mut self, word: &Word, escape: char) -> Result<Expansion, Problem> {
+    fn expand_from(&mut self, word: &Word, escape: char) -> Result<Expansion, Box<Problem>> {
         let expansion = expand(&word.text, escape, &self.globals, Keep::Nothing)
             .map_err(|error| Problem::error("frontend::expand", error.to_string(), word.span))?;
         for name in expansion
@@ -208,14 +208,14 @@ impl<'a> Plan<'a> {
         parsed: &From,
         escape: char,
         options: &Options,
-    ) -> Result<Tree, Problem> {
+    ) -> Result<Tree, Box<Problem>> {
         let expanded = self.expand_from(&parsed.base, escape)?;
         if expanded.text.is_empty() {
             let message = format!("the base `{}` is empty", parsed.base.text);
             let problem = Problem::error("frontend::no_base", message, parsed.base.span);
-            return Err(
-                problem.help("give the argument a default, `ARG NAME=image`, or use --build-arg")
-            );
+            return Err(problem
+                .help("give the argument a default, `ARG NAME=image`, or use --build-arg")
+                .into());
         }
         if let Some(word) = &parsed.platform {
             self.check_platform(word, parsed, escape, options)?;
@@ -249,7 +249,7 @@ impl<'a> Plan<'a> {
         parsed: &From,
         escape: char,
         options: &Options,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Box<Problem>> {
         let expanded = self.expand_from(word, escape)?;
         let platform = Platform::parse(&expanded.text).ok_or_else(|| {
             let message = format!("`{}` is not a platform", expanded.text);
@@ -269,13 +269,14 @@ impl<'a> Plan<'a> {
             );
             return Err(
                 Problem::error("frontend::other_platform", message, word.span)
-                    .help("take `--platform` away, or build the whole for that platform"),
+                    .help("take `--platform` away, or build the whole for that platform")
+                    .into(),
             );
         }
         Ok(())
     }
 
-    fn find_target(&self, options: &Options) -> Result<usize, Problem> {
+    fn find_target(&self, options: &Options) -> Result<usize, Box<Problem>> {
         let Some(wanted) = &options.target else {
             return Ok(self.stages.len() - 1);
         };
@@ -304,7 +305,7 @@ impl<'a> Plan<'a> {
                 true => problem.help("no stage of the file has a name; leave --target away"),
                 false => problem.help(format!("the stages are {}", names.join(", "))),
             };
-            if near.help.is_some() { near } else { listed() }
+            Box::new(if near.help.is_some() { near } else { listed() })
         })
     }
 
@@ -320,7 +321,7 @@ impl<'a> Plan<'a> {
             match &stage.base {
                 Ok(Tree::Stage(base)) => pending.push(*base),
                 Ok(_) => {}
-                Err(problem) => problems.push(problem.clone()),
+                Err(problem) => problems.push(Problem::clone(problem)),
             }
             if self.is_replaced(index, options) {
                 continue;
@@ -329,7 +330,7 @@ impl<'a> Plan<'a> {
                 match self.tree(&name, index, span, options) {
                     Ok(Tree::Stage(from)) => pending.push(from),
                     Ok(_) => {}
-                    Err(problem) => problems.push(problem),
+                    Err(problem) => problems.push(*problem),
                 }
             }
         }
@@ -360,12 +361,12 @@ impl<'a> Plan<'a> {
         here: usize,
         span: Span,
         options: &Options,
-    ) -> Result<Tree, Problem> {
+    ) -> Result<Tree, Box<Problem>> {
         if name.contains('$') {
             let problem =
                 Problem::error("frontend::from_variable", "`from` takes no variables", span);
             let help = "define a stage with `FROM $VARIABLE AS name`, from a global ARG, and write `from=name`";
-            return Err(problem.help(help));
+            return Err(problem.help(help).into());
         }
         let lower = name.to_lowercase();
         let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&lower);
@@ -376,7 +377,9 @@ impl<'a> Plan<'a> {
             Ok(index) => {
                 let message = format!("there is no stage {index}");
                 let help = format!("the stages are 0 to {}", self.stages.len() - 1);
-                return Err(Problem::error("frontend::no_stage_index", message, span).help(help));
+                return Err(Problem::error("frontend::no_stage_index", message, span)
+                    .help(help)
+                    .into());
             }
             Err(_) => any,
         };
@@ -411,7 +414,7 @@ impl<'a> Plan<'a> {
                 .label(format!("`{name}` begins only at line {line}"))
                 .help("move that stage up")
         };
-        Err(problem)
+        Err(problem.into())
     }
 
     /// Whether a stage needs another one, by what the file says of them.
@@ -499,7 +502,7 @@ pub(super) fn sources_of(instruction: &Instruction) -> Vec<(String, Span)> {
 }
 
 /// A tree that is no stage.
-fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Problem> {
+fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Box<Problem>> {
     if name == "scratch" {
         return Ok(Tree::Scratch);
     }
@@ -535,16 +538,22 @@ fn named_context(name: &str, options: &Options) -> Option<Source> {
 }
 
 /// The arguments that need no declaration outside stages.
-fn predefined(options: &Options) -> IndexMap<String, String> {
+fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
     let (build, target) = (
         options.build_platform.normalised(),
         options.platform.normalised(),
     );
     let variant = |platform: &Platform| platform.variant.clone().unwrap_or_default();
-    let stage = options
-        .target
-        .clone()
-        .unwrap_or_else(|| "default".to_owned());
+    let last = dockerfile
+        .instructions
+        .iter()
+        .rev()
+        .find_map(|instruction| match &instruction.kind {
+            Kind::From(from) => Some(from.name.as_ref().map(|name| name.text.clone())),
+            _ => None,
+        });
+    let stage = options.target.clone().or(last.flatten());
+    let stage = stage.unwrap_or_else(|| "default".to_owned());
     let values = [
         ("BUILDPLATFORM", build.to_string()),
         ("BUILDOS", build.os.clone()),
