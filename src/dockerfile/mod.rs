@@ -6,10 +6,12 @@
 //!
 //! Leaves out what instructions do; that is `frontend`'s business. No I/O.
 
+mod arguments;
 mod ast;
 mod checks;
 pub mod duration;
 pub mod expand;
+mod extras;
 mod flags;
 pub mod glob;
 mod heredoc;
@@ -34,6 +36,7 @@ pub use ast::{
     Instruction, Kind, MountFlag, MountOption, OnBuild, Pair, PairForm, Run, Transfer,
     TransferSource, Word,
 };
+pub use expand::words;
 pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
 pub use parse::{Parsed, parse, parse_with_checks};
