@@ -203,7 +203,7 @@ impl Target<'_> {
             path,
             mode,
             modified,
-        } in std::mem::take(&mut self.directories).into_iter().rev()
+        } in std::mem::take(&mut self.directories)
         {
             let Some(dir) = self.still_there(&path).map_err(failed("open", &path))? else {
                 continue;
@@ -222,15 +222,12 @@ impl Target<'_> {
             return self.root.try_clone().map(Some);
         }
         let (parent, name) = split(path);
-        let mut dir = match &self.here {
-            Some(here) if here.real == parent => here.dir.try_clone()?,
-            _ => self.root.try_clone()?,
-        };
-        let is_parent = self.here.as_ref().is_some_and(|here| here.real == parent);
-        let mut left = if is_parent {
-            Vec::new()
-        } else {
-            parent.to_vec()
+        let (mut dir, mut left) = match &self.here {
+            Some(here) if here.real == parent => (here.dir.try_clone()?, Vec::new()),
+            Some(here) if is_below(parent, &here.real) => {
+                (here.dir.try_clone()?, parent[here.real.len()..].to_vec())
+            }
+            _ => (self.root.try_clone()?, parent.to_vec()),
         };
         while let Some((component, rest)) = first_component(&left) {
             let component = OsStr::from_bytes(&component);
