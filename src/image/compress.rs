@@ -409,6 +409,30 @@ mod tests {
         }
     }
 
+    /// Kept blobs are found by [`Compression::id`]: where these change, so must that.
+    #[test]
+    fn an_id_stands_for_the_same_bytes() {
+        let digest = |compression| {
+            crate::digest::Digest::of(&compress(&sample(3 << 20), compression, 2)).hex()
+        };
+        let found = [Compression::GZIP, Compression::ZSTD]
+            .map(|compression| (compression.id(), digest(compression)));
+        let expected = [
+            (
+                "gzip-6-1m-libdeflate1.26",
+                "8a3882b8882f8a49542d392d0212c4e87a1183896bad7783a641de303caa595d",
+            ),
+            (
+                "zstd-3-4m-zstd1.5.7",
+                "002733399e1383cdc690bea216f28b6c67256436e7b7e69d48e54c1d42b6feff",
+            ),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(id, digest)| (id.to_owned(), digest.to_owned()))
+        );
+    }
+
     #[test]
     fn a_truncated_blob_is_an_error() {
         for compression in [Compression::GZIP, Compression::ZSTD] {

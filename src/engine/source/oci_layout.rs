@@ -100,7 +100,7 @@ pub enum LayoutError {
         /// The layout.
         path: PathBuf,
         /// What was asked for.
-        wanted: Platform,
+        wanted: String,
         /// What there is.
         has: String,
     },
@@ -399,7 +399,7 @@ impl Layout {
                 };
                 Err(LayoutError::NoPlatform {
                     path: self.path.clone(),
-                    wanted: platform.clone(),
+                    wanted: platform.to_string(),
                     has,
                 })
             }
@@ -431,7 +431,7 @@ impl Layout {
             let has = its.to_string();
             return Err(LayoutError::NoPlatform {
                 path: self.path.clone(),
-                wanted: platform.clone(),
+                wanted: platform.to_string(),
                 has,
             });
         }

@@ -140,6 +140,54 @@ fn system_tar_reads_what_is_written() {
     );
 }
 
+/// Stored images name layers by these bytes (ADR 0005): a change here changes their digests.
+#[test]
+fn the_bytes_of_a_layer_do_not_change() {
+    let mut writer = LayerWriter::new(Vec::new(), TimeRewrite::Clamp(1_700_000_100));
+    let xattrs = vec![
+        (b"security.capability".to_vec(), vec![1, 0, 0, 2]),
+        (b"user.a".to_vec(), b"b\n".to_vec()),
+    ];
+    let long = "n".repeat(200);
+    for entry in [
+        Entry {
+            mode: 0o1777,
+            ..entry("tmp", Kind::Directory)
+        },
+        Entry {
+            uid: 65_534,
+            gid: 5_000_000,
+            xattrs,
+            ..entry(&long, Kind::Fifo)
+        },
+        Entry {
+            mtime: Timestamp {
+                seconds: 1_800_000_000,
+                nanoseconds: 5,
+            },
+            ..entry(
+                "ü",
+                Kind::HardLink {
+                    target: b"tmp/x".to_vec(),
+                },
+            )
+        },
+        entry("null", Kind::CharDevice { major: 1, minor: 3 }),
+    ] {
+        writer.entry(&entry).unwrap();
+    }
+    writer
+        .file(&entry("x", Kind::File { size: 3 }), &mut &b"abc"[..])
+        .unwrap();
+    writer.opaque(b"tmp").unwrap();
+    writer.whiteout(b"tmp/y").unwrap();
+    let digest = crate::digest::Digest::of(&writer.finish().unwrap());
+    assert_eq!(
+        digest.to_string(),
+        "sha256:2d3e498df0cb74ded714121a46675328f760c1d7a82463249f36a71aa7e9cee4"
+    );
+}
+
 #[test]
 fn whiteouts_are_named_as_the_specification_has_them() {
     let mut writer = LayerWriter::new(Vec::new(), TimeRewrite::Keep);

@@ -71,8 +71,7 @@ pub fn prepare(export: &Export<'_>, output: &ImageOutput) -> Result<Prepared, Ex
             compression: output.compression,
             times,
         };
-        let variant =
-            variant(export.source, export.image, index, form, export.threads).map_err(failed)?;
+        let variant = variant(export.source, index, layer, form, export.threads).map_err(failed)?;
         let mut descriptor = Descriptor::new(
             output.types.layer(output.compression),
             variant.digest,
@@ -99,18 +98,18 @@ pub fn prepare(export: &Export<'_>, output: &ImageOutput) -> Result<Prepared, Ex
 }
 
 /// One layer in a form: the kept blob, or one that is made and kept now. May be called as soon as a step is done, while
-/// others still run.
+/// others still run: `known` is what is known of the layer then, `layer` its place in the image to be.
 pub fn variant(
     source: &dyn LayerSource,
-    image: &Assembled,
     layer: usize,
+    known: &Layer,
     form: Form,
     threads: usize,
 ) -> Result<Variant, SourceError> {
     if let Some(kept) = source.kept(layer, form)? {
         return Ok(kept);
     }
-    let stored = source.blob(&image.layers[layer].descriptor.digest)?;
+    let stored = source.blob(&known.descriptor.digest)?;
     source.keep(layer, form, &mut |out| {
         let blob = Counted {
             out,
@@ -128,7 +127,7 @@ pub fn variant(
             None => source.write_tar(layer, form.times, &mut tar)?,
         }
         let (diff_id, _) = tar.hasher.finish();
-        let expected = image.layers[layer].diff_id;
+        let expected = known.diff_id;
         if form.times == TimeRewrite::Keep && diff_id != expected {
             return Err(format!("its content is {diff_id}, but the image says {expected}").into());
         }

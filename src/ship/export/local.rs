@@ -114,7 +114,15 @@ fn unpack(tar: impl Read, root: &Dir, dest: &Path) -> Result<u64, Failure> {
         let existing = dir.find(name).map_err(failed("look at"))?;
         let is_dir = existing.is_some_and(|metadata| metadata.is_dir());
         if matches!(entry.kind, Kind::Directory) {
-            if !is_dir {
+            if is_dir {
+                // One that an export made unwritable before is to be written to again.
+                let own = dir.open_dir(name).map_err(failed("open"))?;
+                let mode = own.own_metadata().map_err(failed("look at"))?.mode;
+                if mode & 0o700 != 0o700 {
+                    own.set_own_mode(mode | 0o700)
+                        .map_err(failed("make room in"))?;
+                }
+            } else {
                 if existing.is_some() {
                     dir.remove_file(name).map_err(failed("replace"))?;
                 }
@@ -233,7 +241,6 @@ fn copy(from: &mut impl Read, to: &mut File) -> Result<(), Copying> {
 }
 
 fn describe(file: &File, entry: &Entry) -> io::Result<()> {
-    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(entry.mode & 0o777))?;
     for (name, value) in entry
         .xattrs
         .iter()
@@ -249,6 +256,7 @@ fn describe(file: &File, entry: &Entry) -> io::Result<()> {
             other => other?,
         }
     }
+    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(entry.mode & 0o777))?;
     let time = rustix::fs::Timespec {
         tv_sec: entry.mtime.seconds,
         tv_nsec: entry.mtime.nanoseconds.into(),

@@ -345,19 +345,15 @@ fn a_docker_archive_is_read_by_skopeo_and_podman() {
         ],
     );
     let (root, state) = (to(&bench, "podman"), to(&bench, "podman-run"));
+    let podman = ["--root", &root, "--runroot", &state, "--storage-driver=vfs"];
+    match Command::new("podman").args(podman).arg("info").output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => return println!("skip: podman: {}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return println!("skip: podman: {error}"),
+    }
     let loaded = run(
         "podman",
-        &[
-            "--root",
-            &root,
-            "--runroot",
-            &state,
-            "--storage-driver=vfs",
-            "load",
-            "-q",
-            "-i",
-            &path,
-        ],
+        &[&podman[..], &["load", "-q", "-i", &path]].concat(),
     );
     assert!(loaded.is_none_or(|loaded| loaded.contains("localhost/app:1")));
 }
