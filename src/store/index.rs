@@ -326,6 +326,16 @@ impl Index {
         })
     }
 
+    /// What the stat cache knows of one directory of a context.
+    pub fn stat_row(&self, root: &Key, dir: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with("look up files", |connection| {
+            connection
+                .prepare_cached("SELECT entries FROM stats WHERE root = ? AND dir = ?")?
+                .query_row(params![bytes(root), dir], |row| row.get(0))
+                .optional()
+        })
+    }
+
     /// Remembers what was seen of directories of a context.
     pub fn put_stat_rows(&self, root: &Key, rows: &[StatRow]) -> Result<(), StoreError> {
         self.with("remember files", |connection| {
