@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::super::http::percent_decoded;
 use super::error::{Error, Result};
 use super::index::{Candidate, Offer};
 use super::runner::Runner;
@@ -149,12 +150,9 @@ fn read_uris(text: &str, offer: &Offer<'_>, names: &[String]) -> Result<Vec<Pack
             .split('\'')
             .next()
             .unwrap_or("");
-        let path = uri.strip_prefix(SHOWN_ARCHIVE).map(|path| {
-            path.trim_start_matches('/')
-                .replace("%2b", "+")
-                .replace("%2B", "+")
-                .replace("%7e", "~")
-        });
+        let path = uri
+            .strip_prefix(SHOWN_ARCHIVE)
+            .map(|path| percent_decoded(path.trim_start_matches('/')));
         let file = path
             .as_deref()
             .and_then(|path| path.rsplit_once('/'))
