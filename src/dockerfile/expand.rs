@@ -249,7 +249,9 @@ impl Lexer<'_> {
         }
         self.at += 1;
         let mut mark = "<<".to_owned();
-        if self.peek() == Some('-') && matches!(self.input.get(self.at + 1), Some('\t' | '\r' | ' ')) {
+        if self.peek() == Some('-')
+            && matches!(self.input.get(self.at + 1), Some('\t' | '\r' | ' '))
+        {
             mark.push('-');
             self.at += 1;
         }

@@ -6,9 +6,12 @@
 //!
 //! Leaves out what instructions do; that is `frontend`'s business. No I/O.
 
+mod arguments;
 mod ast;
+mod checks;
 pub mod duration;
 pub mod expand;
+mod extras;
 mod flags;
 pub mod glob;
 mod heredoc;
@@ -23,7 +26,7 @@ mod split;
 pub mod suggest;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
@@ -34,5 +37,5 @@ pub use ast::{
 };
 pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
-pub use parse::{Parsed, parse};
+pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};

@@ -76,6 +76,9 @@ const SHARINGS: [(&str, Sharing); 3] = [
     ("locked", Sharing::Locked),
 ];
 
+/// `z` and `Z` ask for SELinux labels. None are set here, so there is nothing to relabel.
+const RELABEL: &str = "z";
+
 const KEYS: [&str; 19] = [
     "type",
     "from",
@@ -106,7 +109,7 @@ pub(super) fn check(flag: &MountFlag, problems: &mut Vec<Problem>) {
             .filter_map(|option| option.value.as_deref().map(|value| (&option.key, value)))
     };
     for option in &flag.options {
-        if !KEYS.contains(&option.key.as_str()) {
+        if option.key != RELABEL && !KEYS.contains(&option.key.as_str()) {
             let message = format!("unknown key `{}` of a mount", option.key);
             problems.push(
                 Problem::error("dockerfile::mount_key", message, flag.span).near(&option.key, KEYS),
@@ -170,6 +173,7 @@ impl MountFlag {
             };
             let Some(value) = value else {
                 match key {
+                    RELABEL => {}
                     "readonly" | "ro" => read_only = Some(true),
                     "readwrite" | "rw" => read_only = Some(false),
                     "required" if matches!(mount.kind, MountKind::Secret | MountKind::Ssh) => {

@@ -33,9 +33,9 @@ pub struct Problem {
     /// Where; `None` where it is not in the file (a wrong `--target`).
     pub span: Option<Span>,
     /// Why, said at the place itself.
-    pub label: Option<String>,
+    pub label: Option<Box<str>>,
     /// The way out.
-    pub help: Option<String>,
+    pub help: Option<Box<str>>,
     /// Whether it stops the build.
     pub severity: Severity,
 }
@@ -72,14 +72,14 @@ impl Problem {
     /// Adds the reason, to be shown at the place.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = Some(label.into());
+        self.label = Some(label.into().into_boxed_str());
         self
     }
 
     /// Adds the way out.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(help.into().into_boxed_str());
         self
     }
 
@@ -122,7 +122,7 @@ impl miette::Diagnostic for Problem {
     fn labels(&self) -> Option<Box<dyn Iterator<Item = miette::LabeledSpan> + '_>> {
         let span = self.span?;
         let label = miette::LabeledSpan::new(
-            self.label.clone(),
+            self.label.as_deref().map(str::to_owned),
             span.start,
             span.end.saturating_sub(span.start),
         );

@@ -64,7 +64,7 @@ impl PlannedStage<'_> {
 impl<'a> Plan<'a> {
     pub(super) fn of(dockerfile: &'a Dockerfile, options: &Options) -> Result<Self, Vec<Problem>> {
         let mut plan = Plan {
-            globals: predefined(options),
+            globals: predefined(dockerfile, options),
             declared: BTreeSet::new(),
             stages: Vec::new(),
             target: 0,
@@ -124,16 +124,16 @@ impl<'a> Plan<'a> {
         }
         match plan.find_target(options) {
             Ok(target) => plan.target = target,
-            Err(problem) => problems.push(*problem),
+            Err(problem) => problems.push(problem),
         }
         plan.find_needed(options, &mut problems);
         plan.find_epoch(options, &mut problems);
         lint::stages(&mut plan);
         if problems.is_empty() {
-            Ok(plan)
-        } else {
-            Err(problems)
+            return Ok(plan);
         }
+        problems.append(&mut plan.warnings);
+        Err(problems)
     }
 
     /// ARGs before the first FROM.
@@ -253,8 +253,13 @@ impl<'a> Plan<'a> {
         let expanded = self.expand_from(word, escape)?;
         let platform = Platform::parse(&expanded.text).ok_or_else(|| {
             let message = format!("`{}` is not a platform", expanded.text);
-            Problem::error("frontend::platform", message, word.span)
-                .help("one is `linux/amd64`, or `$BUILDPLATFORM`")
+            let problem = Problem::error("frontend::platform", message, word.span)
+                .help("one is `linux/amd64`, or `$BUILDPLATFORM`");
+            let known = || self.globals.keys().map(String::as_str);
+            expanded
+                .unset
+                .iter()
+                .fold(problem, |problem, name| problem.near(name, known()))
         })?;
         lint::from_platform(self, word, &expanded, &platform, parsed);
         if platform != options.platform.normalised() {
@@ -270,7 +275,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn find_target(&self, options: &Options) -> Result<usize, Box<Problem>> {
+    fn find_target(&self, options: &Options) -> Result<usize, Problem> {
         let Some(wanted) = &options.target else {
             return Ok(self.stages.len() - 1);
         };
@@ -299,7 +304,7 @@ impl<'a> Plan<'a> {
                 true => problem.help("no stage of the file has a name; leave --target away"),
                 false => problem.help(format!("the stages are {}", names.join(", "))),
             };
-            Box::new(if near.help.is_some() { near } else { listed() })
+            if near.help.is_some() { near } else { listed() }
         })
     }
 
@@ -324,11 +329,20 @@ impl<'a> Plan<'a> {
                 match self.tree(&name, index, span, options) {
                     Ok(Tree::Stage(from)) => pending.push(from),
                     Ok(_) => {}
-                    Err(problem) => problems.push(*problem),
+                    Err(problem) => problems.push(problem),
                 }
             }
         }
         self.needed = needed.into_iter().collect();
+    }
+
+    /// Whether a stage or a named context has that name.
+    fn is_tree(&self, name: &str, options: &Options) -> bool {
+        named_context(name, options).is_some()
+            || self
+                .stages
+                .iter()
+                .any(|stage| stage.name.as_deref() == Some(name))
     }
 
     /// Whether a named context takes the place of a stage.
@@ -346,7 +360,13 @@ impl<'a> Plan<'a> {
         here: usize,
         span: Span,
         options: &Options,
-    ) -> Result<Tree, Box<Problem>> {
+    ) -> Result<Tree, Problem> {
+        if name.contains('$') {
+            let problem =
+                Problem::error("frontend::from_variable", "`from` takes no variables", span);
+            let help = "define a stage with `FROM $VARIABLE AS name`, from a global ARG, and write `from=name`";
+            return Err(problem.help(help));
+        }
         let lower = name.to_lowercase();
         let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&lower);
         let earlier = (0..here).rev().find(named);
@@ -356,14 +376,12 @@ impl<'a> Plan<'a> {
             Ok(index) => {
                 let message = format!("there is no stage {index}");
                 let help = format!("the stages are 0 to {}", self.stages.len() - 1);
-                return Err(Box::new(
-                    Problem::error("frontend::no_stage_index", message, span).help(help),
-                ));
+                return Err(Problem::error("frontend::no_stage_index", message, span).help(help));
             }
             Err(_) => any,
         };
         let Some(index) = index else {
-            return outside(name, span, options).map_err(Box::new);
+            return outside(name, span, options);
         };
         if index < here {
             return Ok(Tree::Stage(index));
@@ -393,7 +411,7 @@ impl<'a> Plan<'a> {
                 .label(format!("`{name}` begins only at line {line}"))
                 .help("move that stage up")
         };
-        Err(Box::new(problem))
+        Err(problem)
     }
 
     /// Whether a stage needs another one, by what the file says of them.
@@ -440,6 +458,9 @@ impl<'a> Plan<'a> {
             Err(_) => {
                 let message = match value.as_str() {
                     "context" => "SOURCE_DATE_EPOCH=context is not available yet".to_owned(),
+                    name if self.is_tree(name, options) => {
+                        format!("SOURCE_DATE_EPOCH of `{name}` is not available yet")
+                    }
                     _ => format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
                 };
                 problems.push(
@@ -514,16 +535,22 @@ fn named_context(name: &str, options: &Options) -> Option<Source> {
 }
 
 /// The arguments that need no declaration outside stages.
-fn predefined(options: &Options) -> IndexMap<String, String> {
+fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
     let (build, target) = (
         options.build_platform.normalised(),
         options.platform.normalised(),
     );
     let variant = |platform: &Platform| platform.variant.clone().unwrap_or_default();
-    let stage = options
-        .target
-        .clone()
-        .unwrap_or_else(|| "default".to_owned());
+    let last = dockerfile
+        .instructions
+        .iter()
+        .rev()
+        .find_map(|instruction| match &instruction.kind {
+            Kind::From(from) => Some(from.name.as_ref().map(|name| name.text.clone())),
+            _ => None,
+        });
+    let stage = options.target.clone().or(last.flatten());
+    let stage = stage.unwrap_or_else(|| "default".to_owned());
     let values = [
         ("BUILDPLATFORM", build.to_string()),
         ("BUILDOS", build.os.clone()),
