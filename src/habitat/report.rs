@@ -80,7 +80,9 @@ impl Entry<'_> {
         otherwise: impl Into<String>,
     ) -> Self {
         let near = self.0.clone().near(written, right);
-        self.0.help = near.help.or_else(|| Some(otherwise.into().into_boxed_str()));
+        self.0.help = near
+            .help
+            .or_else(|| Some(otherwise.into().into_boxed_str()));
         self
     }
 }
