@@ -146,7 +146,9 @@ impl FromStr for Key {
     type Err = NotAKey;
 
     fn from_str(text: &str) -> Result<Self, NotAKey> {
-        from_hex(text).map(Self).ok_or_else(|| NotAKey(text.to_owned()))
+        from_hex(text)
+            .map(Self)
+            .ok_or_else(|| NotAKey(text.to_owned()))
     }
 }
 
@@ -195,7 +197,9 @@ impl Fields {
 
     /// Name and value of every field.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The key of these fields.
@@ -219,18 +223,32 @@ impl Fields {
             match self.0.get(index) {
                 Some((old_name, old)) if old_name == name => {
                     if old != value {
-                        return Some(Difference { name, old: Some(old), new: Some(value) });
+                        return Some(Difference {
+                            name,
+                            old: Some(old),
+                            new: Some(value),
+                        });
                     }
                 }
                 _ => {
-                    let old = self.0.iter().find(|(old_name, _)| old_name == name).map(|(_, old)| old.as_str());
-                    return Some(Difference { name, old, new: Some(value) });
+                    let old = self
+                        .0
+                        .iter()
+                        .find(|(old_name, _)| old_name == name)
+                        .map(|(_, old)| old.as_str());
+                    return Some(Difference {
+                        name,
+                        old,
+                        new: Some(value),
+                    });
                 }
             }
         }
-        self.0
-            .get(new.0.len())
-            .map(|(name, old)| Difference { name, old: Some(old), new: None })
+        self.0.get(new.0.len()).map(|(name, old)| Difference {
+            name,
+            old: Some(old),
+            new: None,
+        })
     }
 }
 
@@ -285,7 +303,11 @@ mod tests {
         );
         assert_eq!(digest.to_string().parse(), Ok(digest));
         assert!("sha256:BA78".parse::<Digest>().is_err());
-        assert!("md5:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".parse::<Digest>().is_err());
+        assert!(
+            "md5:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+                .parse::<Digest>()
+                .is_err()
+        );
     }
 
     #[test]
@@ -307,14 +329,22 @@ mod tests {
         new.put("env", "A=2");
         assert_eq!(
             old.first_difference(&new),
-            Some(Difference { name: "env", old: Some("A=1"), new: Some("A=2") })
+            Some(Difference {
+                name: "env",
+                old: Some("A=1"),
+                new: Some("A=2")
+            })
         );
         assert_eq!(old.first_difference(&old), None);
         let mut shorter = Fields::new();
         shorter.put("command", "make");
         assert_eq!(
             old.first_difference(&shorter),
-            Some(Difference { name: "env", old: Some("A=1"), new: None })
+            Some(Difference {
+                name: "env",
+                old: Some("A=1"),
+                new: None
+            })
         );
     }
 }

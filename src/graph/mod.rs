@@ -6,9 +6,9 @@
 mod op;
 
 pub use op::{
-    BindMount, CacheMount, CacheSharing, Copy, CopySource, DebianSource, Exec, FileMode, GitSource, HttpSource,
-    InlineFile, Judge, Mkdir, Mount, MountSource, Network, OciLayoutSource, Op, SecretMount, SecretTarget, Source,
-    TmpfsMount,
+    BindMount, CacheMount, CacheSharing, Copy, CopySource, DebianSource, Exec, FileMode, GitSource,
+    HttpSource, InlineFile, Judge, Mkdir, Mount, MountSource, Network, OciLayoutSource, Op,
+    SecretMount, SecretTarget, Source, TmpfsMount,
 };
 
 use serde::{Deserialize, Serialize};
@@ -55,10 +55,16 @@ impl Graph {
     /// If the op names a node that is not in this graph: a bug of the caller.
     pub fn add(&mut self, op: Op, step: Option<StepOrigin>) -> NodeId {
         for input in op.inputs() {
-            assert!(input.index() < self.nodes.len(), "an op may only name nodes that exist");
+            assert!(
+                input.index() < self.nodes.len(),
+                "an op may only name nodes that exist"
+            );
         }
         if step.is_none()
-            && let Some(index) = self.nodes.iter().position(|node| node.step.is_none() && node.op == op)
+            && let Some(index) = self
+                .nodes
+                .iter()
+                .position(|node| node.step.is_none() && node.op == op)
         {
             return NodeId(index as u32);
         }
@@ -80,7 +86,10 @@ impl Graph {
 
     /// Ids and nodes, inputs first.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.nodes.iter().enumerate().map(|(index, node)| (NodeId(index as u32), node))
+        self.nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| (NodeId(index as u32), node))
     }
 
     /// Every node that the results `wanted` need, themselves among them, in an order in which inputs come first.
@@ -93,6 +102,9 @@ impl Graph {
                 pending.extend(self.nodes[id.index()].op.inputs());
             }
         }
-        (0..self.nodes.len() as u32).map(NodeId).filter(|id| marked[id.index()]).collect()
+        (0..self.nodes.len() as u32)
+            .map(NodeId)
+            .filter(|id| marked[id.index()])
+            .collect()
     }
 }

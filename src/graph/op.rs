@@ -377,7 +377,10 @@ impl Exec {
         fields.put("op", "exec");
         fields.put("command", self.argv.join("\u{1f}"));
         for script in &self.scripts {
-            fields.put(format!("script {}", script.name), Key::of(script.content.as_bytes()).to_string());
+            fields.put(
+                format!("script {}", script.name),
+                Key::of(script.content.as_bytes()).to_string(),
+            );
         }
         for (name, value) in &self.env {
             fields.put(format!("env {name}"), value.clone());
@@ -385,17 +388,31 @@ impl Exec {
         fields.put("user", self.user.clone());
         fields.put("workdir", self.workdir.clone());
         fields.put("network", format!("{:?}", self.network).to_lowercase());
-        fields.put("timeout", self.timeout_ms.map(|limit| limit.to_string()).unwrap_or_default());
+        fields.put(
+            "timeout",
+            self.timeout_ms
+                .map(|limit| limit.to_string())
+                .unwrap_or_default(),
+        );
         fields.put("judge", format!("{:?}", self.judge).to_lowercase());
         for mount in &self.mounts {
             let (target, what) = match mount {
-                Mount::Bind(bind) => (&bind.target, format!("bind {} rw={}", bind.source.path, bind.writable)),
-                Mount::Cache(cache) => (&cache.target, format!("cache {} ro={}", cache.id, cache.read_only)),
+                Mount::Bind(bind) => (
+                    &bind.target,
+                    format!("bind {} rw={}", bind.source.path, bind.writable),
+                ),
+                Mount::Cache(cache) => (
+                    &cache.target,
+                    format!("cache {} ro={}", cache.id, cache.read_only),
+                ),
                 Mount::Tmpfs(tmpfs) => (&tmpfs.target, "tmpfs".to_owned()),
                 Mount::Secret(secret) => {
                     let path = secret.target.path.as_deref().unwrap_or_default();
                     let env = secret.target.env.as_deref().unwrap_or_default();
-                    fields.put(format!("secret {}", secret.id), format!("{path} {env} {:o}", secret.mode));
+                    fields.put(
+                        format!("secret {}", secret.id),
+                        format!("{path} {env} {:o}", secret.mode),
+                    );
                     continue;
                 }
             };
@@ -411,7 +428,10 @@ impl Copy {
             match source {
                 CopySource::Path { path, .. } => fields.put("source", path.clone()),
                 CopySource::Inline(file) => {
-                    fields.put(format!("inline {}", file.name), Key::of(file.content.as_bytes()).to_string());
+                    fields.put(
+                        format!("inline {}", file.name),
+                        Key::of(file.content.as_bytes()).to_string(),
+                    );
                 }
                 CopySource::Download { .. } => fields.put("source", "download"),
             }
@@ -426,7 +446,13 @@ impl Copy {
                 Some(FileMode::Symbolic(clauses)) => clauses.clone(),
             },
         );
-        fields.put("flags", format!("link={} parents={} unpack={}", self.link, self.parents, self.unpack));
+        fields.put(
+            "flags",
+            format!(
+                "link={} parents={} unpack={}",
+                self.link, self.parents, self.unpack
+            ),
+        );
         for pattern in &self.exclude {
             fields.put("exclude", pattern.clone());
         }

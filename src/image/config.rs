@@ -44,10 +44,18 @@ pub struct RunConfig {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// `80/tcp` → `{}`, sorted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "null_is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "null_is_none"
+    )]
     pub exposed_ports: Option<std::collections::BTreeMap<String, Empty>>,
     /// `K=V`, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub env: Vec<String>,
     /// ENTRYPOINT
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,13 +64,21 @@ pub struct RunConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// path → `{}`, sorted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "null_is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "null_is_none"
+    )]
     pub volumes: Option<std::collections::BTreeMap<String, Empty>>,
     /// WORKDIR
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// LABEL, sorted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "null_is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "null_is_none"
+    )]
     pub labels: Option<std::collections::BTreeMap<String, String>>,
     /// STOPSIGNAL
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,12 +128,17 @@ pub struct Healthcheck {
     pub retries: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-fn null_is_none<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(input: D) -> Result<Option<T>, D::Error> {
+fn null_is_none<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    input: D,
+) -> Result<Option<T>, D::Error> {
     Option::<T>::deserialize(input)
 }
 
@@ -138,7 +159,10 @@ pub struct RootFs {
 
 impl Default for RootFs {
     fn default() -> Self {
-        Self { kind: "layers".to_owned(), diff_ids: Vec::new() }
+        Self {
+            kind: "layers".to_owned(),
+            diff_ids: Vec::new(),
+        }
     }
 }
 
