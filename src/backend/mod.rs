@@ -1,1 +1,48 @@
-//! .
+//! Where a build runs. Backends meet at [`BuildRequest`]: what was asked for, typed; a request is honoured or refused,
+//! never silently thinned. Today there is one, [`embedded`].
+
+pub mod embedded;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::engine::work::Work;
+use crate::ship::export::Output;
+
+/// A build and what is done with its result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BuildRequest {
+    /// The store's directory, absolute.
+    pub store: PathBuf,
+    /// What to build.
+    pub work: Work,
+    /// Names under which the image is stored.
+    pub tags: Vec<String>,
+    /// Files and directories to write.
+    pub outputs: Vec<Output>,
+}
+
+/// What a build made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The stored image's manifest.
+    pub manifest: Descriptor,
+    /// Its configuration.
+    pub config_digest: Digest,
+    /// The names it was stored under.
+    pub names: Vec<String>,
+}
+
+/// A blob by its content, as an OCI descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}

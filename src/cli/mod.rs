@@ -1,1 +1,80 @@
-//! .
+//! The command line: arguments, environment, terminal. One file per command; each is a thin layer over a library call.
+//!
+//! Only this module reads the environment and writes to streams. Data goes to standard output, everything else to
+//! standard error.
+
+mod args;
+mod build;
+mod doctor;
+mod environment;
+mod exit;
+mod habitat;
+mod images;
+mod render;
+mod report;
+mod request;
+mod run;
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::backend::embedded::Embedded;
+use args::{Arguments, Command, ImageCommand, StoreCommand};
+use environment::Environment;
+use exit::Exit;
+use report::Stop;
+
+/// Runs a command line to its end.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, everything else is wrong usage.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            drop(error.print());
+            return exit.into();
+        }
+    };
+    let environment = Environment::read();
+    match dispatch(arguments, &environment) {
+        Ok(exit) => exit.into(),
+        Err(stop) => {
+            let color = !environment.no_color && std::io::stderr().is_terminal();
+            stop.write(&mut std::io::stderr(), color);
+            stop.exit.into()
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Stop> {
+    let store = || store_path(arguments.store.clone(), environment);
+    match arguments.command {
+        Command::Build(build) => build::run(*build, store()?, environment),
+        Command::Habitat(command) => habitat::run(command, store()?, environment),
+        Command::Images(list) | Command::Image(ImageCommand::Ls(list)) => images::list(&list, store()?),
+        Command::Rmi(remove) | Command::Image(ImageCommand::Rm(remove)) => images::remove(&remove, store()?),
+        Command::Inspect(inspect) => images::inspect(&inspect, store()?),
+        Command::Run(run) => run::run(run, store()?),
+        Command::Unshare(unshare) => run::unshare(unshare, environment),
+        Command::Store(StoreCommand::Delete) => delete_store(&store()?),
+        Command::Doctor(doctor) => doctor::run(&doctor, &store()?),
+    }
+}
+
+fn store_path(option: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, Stop> {
+    match environment.store_path(option) {
+        Some(path) => request::absolute(&path),
+        None => Err(Stop::usage("nothing says where the store is", "give `--store DIR`, or set HOME")),
+    }
+}
+
+fn delete_store(path: &Path) -> Result<Exit, Stop> {
+    if path.exists() {
+        Embedded.delete_store(path).map_err(Stop::from)?;
+    }
+    Ok(Exit::Done)
+}

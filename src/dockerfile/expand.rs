@@ -130,6 +130,12 @@ pub fn expand(
     })
 }
 
+/// Splits a command line as a shell would: quotes and backslashes hold blanks together and are taken away, variables stay
+/// as they are written.
+pub fn words(line: &str) -> Result<Vec<String>, ExpandError> {
+    expand(line, '\\', &NoVariables, Keep::Unset).map(|expansion| expansion.words)
+}
+
 #[derive(Clone, Copy)]
 struct Escapes {
     /// Escape characters stay in the result.
@@ -241,7 +247,7 @@ impl Lexer<'_> {
         }
     }
 
-    /// `<<` keeps the blanks behind it, so that `<< EOF` stays one word.
+    /// `<<` and `<<-` keep the blanks behind them, so that `<< EOF` stays one word.
     fn heredoc_mark(&mut self) -> String {
         self.at += 1;
         if self.peek() != Some('<') {
@@ -249,6 +255,12 @@ impl Lexer<'_> {
         }
         self.at += 1;
         let mut mark = "<<".to_owned();
+        if self.peek() == Some('-')
+            && matches!(self.input.get(self.at + 1), Some('\t' | '\r' | ' '))
+        {
+            mark.push('-');
+            self.at += 1;
+        }
         while let Some(blank @ ('\t' | '\r' | ' ')) = self.peek() {
             mark.push(blank);
             self.at += 1;

@@ -147,10 +147,7 @@ impl IgnoreFile {
             };
         }
         let mut above = Matched::default();
-        for (at, _) in path
-            .match_indices('/')
-            .filter(|(at, _)| *at > 0 && at + 1 < path.len())
-        {
+        for (at, _) in path.match_indices('/').filter(|(at, _)| *at > 0) {
             above = self.decide_below(&above, &path[..at]).1;
         }
         self.decide_below(&above, path).0

@@ -1,16 +1,14 @@
 //! What the arguments of each instruction mean.
 
 use super::ast::{
-    Argument, Arguments, Command, Extras, From, Healthcheck, Instruction, Kind, MountFlag,
-    MountOption, OnBuild, Pair, PairForm, Run, Transfer, TransferSource, Word,
+    Argument, Arguments, Command, From, Healthcheck, Instruction, Kind, MountFlag, MountOption,
+    OnBuild, Pair, Run, Transfer, TransferSource, Word,
 };
 use super::duration;
 use super::flags::Flags;
 use super::heredoc;
-use super::line::Part;
-use super::parse::split_instruction;
-use super::problem::{Problem, Span};
-use super::split::{self, Json};
+use super::problem::Problem;
+use super::split;
 
 /// All instructions that there are.
 pub(super) const NAMES: [&str; 18] = [
@@ -34,114 +32,6 @@ pub(super) const NAMES: [&str; 18] = [
     "WORKDIR",
 ];
 
-/// Splits the arguments as the instruction's form asks.
-pub(super) fn split_arguments(
-    keyword: &str,
-    rest: Part<'_>,
-    escape: char,
-    problems: &mut Vec<Problem>,
-) -> Arguments {
-    match keyword.to_ascii_uppercase().as_str() {
-        "ADD" | "COPY" | "VOLUME" => {
-            json_or(rest, problems, |rest| Arguments::Words(split::words(rest)))
-        }
-        "CMD" | "ENTRYPOINT" | "RUN" | "SHELL" => {
-            json_or(rest, problems, |rest| Arguments::Line(rest.word()))
-        }
-        "ENV" | "LABEL" => pairs(keyword, rest, escape, problems),
-        "ARG" => Arguments::Words(split::quoted_words(rest, escape)),
-        "EXPOSE" | "FROM" => Arguments::Words(split::words(rest)),
-        "HEALTHCHECK" if !rest.is_empty() => {
-            let (kind, rest) = split::first_word(rest);
-            let command = json_or(rest, problems, |rest| Arguments::Line(rest.word()));
-            Arguments::Typed(kind.word(), Box::new(command))
-        }
-        "ONBUILD" if !rest.is_empty() => {
-            Arguments::Instruction(Box::new(split_instruction(rest, escape, problems)))
-        }
-        _ if rest.is_empty() => Arguments::None,
-        _ => Arguments::Line(rest.word()),
-    }
-}
-
-fn json_or(
-    rest: Part<'_>,
-    problems: &mut Vec<Problem>,
-    other: impl Fn(Part<'_>) -> Arguments,
-) -> Arguments {
-    if rest.is_empty() {
-        return Arguments::None;
-    }
-    match split::json(rest) {
-        Json::Strings(words) => Arguments::Json(words),
-        Json::No => other(rest),
-        Json::NotOnlyStrings => {
-            problems.push(
-                Problem::error(
-                    "dockerfile::json_strings",
-                    "an array of arguments holds strings only",
-                    rest.span(),
-                )
-                .help("put every argument in double quotes"),
-            );
-            Arguments::Json(Vec::new())
-        }
-    }
-}
-
-fn pairs(keyword: &str, rest: Part<'_>, escape: char, problems: &mut Vec<Problem>) -> Arguments {
-    let words = split::quoted_words(rest, escape);
-    let Some(first) = words.first() else {
-        return Arguments::None;
-    };
-    let help = format!("write `{keyword} NAME=value`");
-    if !first.text.contains('=') {
-        let (name, value) = split::first_word(rest);
-        if value.is_empty() {
-            let message = format!("{keyword} has a name and no value");
-            problems.push(Problem::error("dockerfile::no_value", message, name.span()).help(help));
-            return Arguments::Pairs(Vec::new());
-        }
-        return Arguments::Pairs(vec![Pair {
-            name: name.word(),
-            value: value.word(),
-            form: PairForm::Blank,
-        }]);
-    }
-    let mut pairs = Vec::new();
-    for word in words {
-        match word.text.split_once('=') {
-            Some((name, value)) => {
-                let end = word.span.start + name.len();
-                let name = Word {
-                    text: name.to_owned(),
-                    span: Span {
-                        end: end.min(word.span.end),
-                        ..word.span
-                    },
-                };
-                let start = (end + 1).min(word.span.end);
-                let value = Word {
-                    text: value.to_owned(),
-                    span: Span { start, ..word.span },
-                };
-                pairs.push(Pair {
-                    name,
-                    value,
-                    form: PairForm::Equals,
-                });
-            }
-            None => {
-                let message = format!("`{}` has no `=`", word.text);
-                problems.push(
-                    Problem::error("dockerfile::no_value", message, word.span).help(help.clone()),
-                );
-            }
-        }
-    }
-    Arguments::Pairs(pairs)
-}
-
 /// Reads flags and arguments of an instruction that was split.
 pub(super) fn give_meaning(
     instruction: &mut Instruction,
@@ -164,7 +54,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn kind(&mut self, escape: char) -> Option<Kind> {
         match self.instruction.keyword.text.to_ascii_uppercase().as_str() {
-            "FROM" => self.from_image(),
+            "FROM" => self.stage(),
             "RUN" => self.run(),
             "COPY" => {
                 let flags = ["from", "chown", "chmod", "link", "parents", "exclude"];
@@ -231,11 +121,11 @@ impl Reader<'_> {
         Flags::read(&self.instruction.flags, known, self.problems)
     }
 
-    fn from_image(&mut self) -> Option<Kind> {
+    fn stage(&mut self) -> Option<Kind> {
         let mut flags = self.flags(&["platform"]);
         let platform = flags.text("platform", self.problems);
         let Arguments::Words(words) = &self.instruction.arguments else {
-            return self.from_form();
+            return self.stage_form();
         };
         match words.as_slice() {
             [base] => Some(Kind::From(From {
@@ -268,11 +158,11 @@ impl Reader<'_> {
                     name: Some(name),
                 }))
             }
-            _ => self.from_form(),
+            _ => self.stage_form(),
         }
     }
 
-    fn from_form(&mut self) -> Option<Kind> {
+    fn stage_form(&mut self) -> Option<Kind> {
         self.refuse(
             "dockerfile::from_form",
             "FROM takes one argument, or three".to_owned(),
@@ -440,17 +330,6 @@ impl Reader<'_> {
                     "dockerfile::no_name",
                     message,
                     pair.value.span,
-                ));
-            }
-            if pair.form == PairForm::Blank {
-                let keyword = &self.instruction.keyword.text;
-                let message = format!(
-                    "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
-                );
-                self.problems.push(Problem::warning(
-                    "LegacyKeyValueFormat",
-                    message,
-                    self.instruction.span,
                 ));
             }
         }
@@ -730,53 +609,4 @@ fn joined_marks(words: &[Word]) -> Vec<Word> {
         }
     }
     joined
-}
-
-/// Reads `timeout=2m tap`.
-pub(super) fn read_extras(
-    said: &str,
-    span: Span,
-    extras: &mut Extras,
-    problems: &mut Vec<Problem>,
-) {
-    let mut at = 0;
-    for word in said.split_whitespace() {
-        at += said[at..].find(word).unwrap_or(0);
-        let place = Span {
-            start: span.start + at,
-            end: span.start + at + word.len(),
-            ..span
-        };
-        at += word.len();
-        match word.split_once('=') {
-            None if word == "tap" => extras.tap = true,
-            Some(("timeout", length)) => match duration::parse_ns(length) {
-                Ok(length_ns) if length_ns >= 1_000_000 => {
-                    extras.timeout_ms = Some(length_ns / 1_000_000)
-                }
-                Ok(_) => {
-                    let message = format!("`{length}` is less than a millisecond");
-                    problems.push(Problem::error("dockerfile::duration", message, place));
-                }
-                Err(error) => problems.push(Problem::error(
-                    "dockerfile::duration",
-                    error.to_string(),
-                    place,
-                )),
-            },
-            _ => {
-                let key = word.split('=').next().unwrap_or(word);
-                let problem = Problem::error(
-                    "dockerfile::unknown_extra",
-                    format!("unknown extra `{key}`"),
-                    place,
-                );
-                problems.push(match key {
-                    "timeout" => problem.help("write `timeout=2m`"),
-                    "tap" => problem.help("write `tap` alone"),
-                    _ => problem.near(key, ["timeout", "tap"]),
-                });
-            }
-        }
-    }
 }

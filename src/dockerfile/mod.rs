@@ -6,9 +6,12 @@
 //!
 //! Leaves out what instructions do; that is `frontend`'s business. No I/O.
 
+mod arguments;
 mod ast;
+mod checks;
 pub mod duration;
 pub mod expand;
+mod extras;
 mod flags;
 pub mod glob;
 mod heredoc;
@@ -19,11 +22,12 @@ mod mount;
 mod parse;
 mod pattern;
 mod problem;
+mod shell_words;
 mod split;
 pub mod suggest;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +36,10 @@ pub use ast::{
     Instruction, Kind, MountFlag, MountOption, OnBuild, Pair, PairForm, Run, Transfer,
     TransferSource, Word,
 };
+pub use expand::words;
 pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
-pub use parse::{Parsed, parse};
+pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};
+pub use shell_words::{UnfinishedQuote, shell_words};
+pub use suggest::nearest;

@@ -76,6 +76,9 @@ const SHARINGS: [(&str, Sharing); 3] = [
     ("locked", Sharing::Locked),
 ];
 
+/// `z` and `Z` ask for SELinux labels. None are set here, so there is nothing to relabel.
+const RELABEL: &str = "z";
+
 const KEYS: [&str; 19] = [
     "type",
     "from",
@@ -106,7 +109,7 @@ pub(super) fn check(flag: &MountFlag, problems: &mut Vec<Problem>) {
             .filter_map(|option| option.value.as_deref().map(|value| (&option.key, value)))
     };
     for option in &flag.options {
-        if !KEYS.contains(&option.key.as_str()) {
+        if option.key != RELABEL && !KEYS.contains(&option.key.as_str()) {
             let message = format!("unknown key `{}` of a mount", option.key);
             problems.push(
                 Problem::error("dockerfile::mount_key", message, flag.span).near(&option.key, KEYS),
@@ -128,7 +131,7 @@ pub(super) fn check(flag: &MountFlag, problems: &mut Vec<Problem>) {
     if !values().any(|(_, value)| value.contains(['$', '\'', '"', '\\', '`']))
         && let Err(problem) = flag.read(&mut |value| Ok(value.to_owned()))
     {
-        problems.push(problem);
+        problems.push(*problem);
     }
 }
 
@@ -137,7 +140,7 @@ impl MountFlag {
     pub fn read(
         &self,
         expand: &mut dyn FnMut(&str) -> Result<String, ExpandError>,
-    ) -> Result<Mount, Problem> {
+    ) -> Result<Mount, Box<Problem>> {
         let wrong = |message: String| Problem::error("dockerfile::mount", message, self.span);
         let mut mount = Mount {
             kind: MountKind::Bind,
@@ -170,15 +173,17 @@ impl MountFlag {
             };
             let Some(value) = value else {
                 match key {
+                    RELABEL => {}
                     "readonly" | "ro" => read_only = Some(true),
                     "readwrite" | "rw" => read_only = Some(false),
                     "required" if matches!(mount.kind, MountKind::Secret | MountKind::Ssh) => {
                         mount.required = true
                     }
-                    "required" => return Err(misplaced()),
+                    "required" => return Err(misplaced().into()),
                     _ => {
                         return Err(wrong(format!("`{key}` of a mount has no value"))
-                            .help(format!("write `{key}=…`")));
+                            .help(format!("write `{key}=…`"))
+                            .into());
                     }
                 }
                 continue;
@@ -207,11 +212,11 @@ impl MountFlag {
                     mount.required =
                         truth(&value).ok_or_else(|| not_understood("true or false"))?;
                 }
-                "required" => return Err(misplaced()),
+                "required" => return Err(misplaced().into()),
                 "size" if mount.kind == MountKind::Tmpfs => {
                     mount.size_bytes = Some(size(&value).ok_or_else(|| not_understood("a size"))?);
                 }
-                "size" => return Err(misplaced()),
+                "size" => return Err(misplaced().into()),
                 "id" => mount.id = Some(value).filter(|id| !id.is_empty()),
                 "sharing" => {
                     let lower = value.to_lowercase();
@@ -231,7 +236,11 @@ impl MountFlag {
                 "uid" => mount.uid = Some(value.parse().map_err(|_| not_understood("a number"))?),
                 "gid" => mount.gid = Some(value.parse().map_err(|_| not_understood("a number"))?),
                 "env" => mount.env = Some(value),
-                _ => return Err(wrong(format!("unknown key `{key}` of a mount")).near(key, KEYS)),
+                _ => {
+                    return Err(wrong(format!("unknown key `{key}` of a mount"))
+                        .near(key, KEYS)
+                        .into());
+                }
             }
         }
         mount.read_only =

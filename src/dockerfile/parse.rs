@@ -1,7 +1,9 @@
 //! Text to [`Dockerfile`]: lines, directives, comments, continuations and heredocs. What an instruction's arguments
 //! mean is `instruction`'s business. Never stops at the first problem.
 
+use super::arguments;
 use super::ast::{Arguments, Directives, Dockerfile, Extras, Heredoc, Instruction, Kind, Word};
+use super::extras;
 use super::heredoc;
 use super::instruction;
 use super::line::{Logical, Part, Physical, before_continuation, lines};
@@ -23,6 +25,12 @@ pub struct Parsed {
 /// Reads a Dockerfile.
 #[must_use]
 pub fn parse(text: &str) -> Parsed {
+    parse_with_checks(text, None)
+}
+
+/// The same, where `checks` says which warnings are given, in place of the file's own `# check=`.
+#[must_use]
+pub fn parse_with_checks(text: &str, checks: Option<&str>) -> Parsed {
     let mut parser = Parser {
         lines: lines(text),
         at: 0,
@@ -67,9 +75,10 @@ pub fn parse(text: &str) -> Parsed {
         directives: parser.directives,
         instructions,
     };
+    let problems = dockerfile.judged(parser.problems, checks);
     Parsed {
         dockerfile,
-        problems: parser.problems,
+        problems,
     }
 }
 
@@ -136,16 +145,16 @@ impl<'a> Parser<'a> {
                 continue;
             }
             if line.text.trim_start().is_empty() {
-                empty = Some(line.span());
+                empty.get_or_insert(line.span());
                 continue;
             }
-            if let Some(span) = empty.take() {
-                self.problems.push(
-                    Problem::warning("NoEmptyContinuation", "Empty continuation line", span)
-                        .help("take the empty line away, or make it a comment"),
-                );
-            }
             continued = self.take(&mut logical, line.text, line, escape);
+        }
+        if let Some(span) = empty {
+            self.problems.push(
+                Problem::warning("NoEmptyContinuation", "Empty continuation line", span)
+                    .help("take the empty line away, or make it a comment"),
+            );
         }
         logical
     }
@@ -406,7 +415,7 @@ impl<'a> Parser<'a> {
             line = comment.span.line;
             if let Some(said) = comment.text.strip_prefix("shmocker:") {
                 let start = comment.span.end - said.len();
-                instruction::read_extras(
+                extras::read(
                     said,
                     Span {
                         start,
@@ -452,7 +461,7 @@ pub(super) fn split_instruction(
 ) -> Instruction {
     let (keyword, rest) = split::first_word(part);
     let (flags, rest) = split::flags(rest, escape);
-    let arguments = instruction::split_arguments(keyword.text(), rest.trim(), escape, problems);
+    let arguments = arguments::split(keyword.text(), rest.trim(), escape, problems);
     Instruction {
         span: part.span(),
         keyword: keyword.word(),

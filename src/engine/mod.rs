@@ -1,4 +1,27 @@
-//! Does the work of a build.
+//! Does the work of a build: from a Dockerfile to snapshots in the store.
+//!
+//! ```text
+//! work       what is asked for                    plan      parse, lower, find the base images
+//! solve      walks the graph, asks the cache      source    Debian, git, HTTP, OCI layouts
+//! exec       one process in one root              snapshot  trees in layers
+//! tree       COPY, ADD, content digests           layers    from snapshots to layer digests
+//! phases     a habitat's phases in the graph      launch    `run`: a command in an image
+//! ```
+//!
+//! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
+pub mod clock;
+mod debian_tree;
+pub mod doctor;
+pub mod exec;
+pub mod failure;
+pub mod images;
+pub mod launch;
+pub mod layers;
+pub mod phases;
+pub mod plan;
 pub mod snapshot;
+pub mod solve;
+pub mod source;
 pub mod tree;
+pub mod work;

@@ -1,6 +1,7 @@
 //! COPY and ADD.
 
 use super::git;
+use super::lint;
 use super::path::destination;
 use super::stage::{Lowerer, Work};
 use crate::dockerfile::expand::Keep;
@@ -31,6 +32,7 @@ const DOWNLOAD_MODE: u32 = 0o600;
 struct Sources {
     taken: Vec<CopySource>,
     downloads: usize,
+    local: usize,
     words: Vec<String>,
     heredocs: Vec<String>,
 }
@@ -84,11 +86,8 @@ impl Lowerer<'_> {
         }
         let unpack = transfer
             .unpack
-            .unwrap_or(verb == Verb::Add && sources.downloads == 0);
-        if sources.downloads > 0
-            && sources.downloads < sources.taken.len()
-            && transfer.unpack.is_none()
-        {
+            .unwrap_or(verb == Verb::Add && sources.local > 0 && sources.downloads == 0);
+        if sources.downloads > 0 && sources.local > 0 && transfer.unpack.is_none() {
             let problem = Problem::error(
                 "frontend::mixed_add",
                 "downloads and other sources in one ADD are not available yet",
@@ -107,17 +106,6 @@ impl Lowerer<'_> {
             mode = Some(FileMode::Octal(DOWNLOAD_MODE));
         }
         let dest_path = destination(work.state.workdir(), &dest);
-        if sources.taken.len() > 1 && !dest_path.ends_with('/') {
-            let message = format!(
-                "{} takes several sources to `{dest}`, which is no directory",
-                verb.name()
-            );
-            let problem = Problem::error("frontend::many_to_one", message, transfer.dest.span);
-            self.fail(
-                work,
-                problem.help(format!("end it with a slash: `{dest}/`")),
-            );
-        }
         if self.problems.len() > failed {
             return;
         }
@@ -158,16 +146,6 @@ impl Lowerer<'_> {
         let mut sources = Sources::default();
         let checksum = self.checksum(work, transfer)?;
         let from = match &transfer.from {
-            Some(word) if word.text.contains('$') => {
-                let problem = Problem::error(
-                    "frontend::copy_from",
-                    "--from takes no variables",
-                    word.span,
-                );
-                let help = "define a stage with `FROM $VARIABLE AS name` and write `--from=name`";
-                self.fail(work, problem.help(help));
-                return None;
-            }
             Some(word) if !word.text.is_empty() => self.tree(work, &word.text, word.span)?,
             _ => self.context(),
         };
@@ -259,6 +237,11 @@ impl Lowerer<'_> {
                 from: self.graph.add(Op::Source(source), None),
             }
         } else {
+            sources.local += 1;
+            if transfer.from.is_none() {
+                let said = if verb == Verb::Add { "Add" } else { "Copy" };
+                lint::ignored(self, work, said, &path, word.span);
+            }
             CopySource::Path {
                 from,
                 path: path.clone(),

@@ -6,10 +6,10 @@ use crate::graph::GitSource;
 /// A repository, as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Reference {
-    url: String,
-    reference: Option<String>,
-    subdir: Option<String>,
-    commit: Option<String>,
+    pub(super) url: String,
+    pub(super) reference: Option<String>,
+    pub(super) subdir: Option<String>,
+    pub(super) commit: Option<String>,
     keep_git_dir: Option<bool>,
     submodules: Option<bool>,
     commit_times: bool,

@@ -202,6 +202,49 @@ pub(super) fn secret_name(
     }
 }
 
+/// `ENV NAME value`, where `NAME=value` says it better.
+pub(super) fn legacy_pair(lowerer: &mut Lowerer<'_>, work: &Work<'_>, instruction: &Instruction) {
+    let keyword = &instruction.keyword.text;
+    let message = format!(
+        "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
+    );
+    lowerer.warn(
+        work,
+        Problem::warning("LegacyKeyValueFormat", message, instruction.span),
+    );
+}
+
+/// COPY or ADD of a path of the context that the ignore file leaves out. With exceptions in it nothing is certain.
+pub(super) fn ignored(
+    lowerer: &mut Lowerer<'_>,
+    work: &Work<'_>,
+    verb: &str,
+    path: &str,
+    span: Span,
+) {
+    let ignore = &lowerer.options.ignore;
+    let path = match super::path::absolute("/", path) {
+        root if root == "/" => ".".to_owned(),
+        path => path[1..].to_owned(),
+    };
+    let everything = || {
+        ignore
+            .patterns()
+            .iter()
+            .any(|pattern| matches!(pattern.as_str(), "*" | "**" | "**/*"))
+    };
+    let left_out = if path == "." {
+        everything()
+    } else {
+        ignore.decide(&path).excluded
+    };
+    if left_out && !ignore.has_exceptions() {
+        let message =
+            format!("Attempting to {verb} file \"{path}\" that is excluded by .dockerignore");
+        lowerer.warn(work, Problem::warning("CopyIgnoredFile", message, span));
+    }
+}
+
 /// A shell between a container and its signals.
 pub(super) fn json_recommended(
     lowerer: &mut Lowerer<'_>,
@@ -272,9 +315,9 @@ pub(super) fn exposed(
         );
         lowerer.warn(work, Problem::warning("ExposeInvalidFormat", message, span));
     }
-    if let Some(protocol) = &found.odd_protocol {
+    if found.odd_protocol {
         let message =
-            format!("Defined protocol '{protocol}' in EXPOSE instruction should be lowercase");
+            format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
         lowerer.warn(work, Problem::warning("ExposeProtoCasing", message, span));
     }
 }

@@ -6,7 +6,7 @@ use super::run::in_shell;
 use super::stage::{Lowerer, Work};
 use super::{lint, ports};
 use crate::dockerfile::{
-    Argument, Command, Healthcheck, Instruction, Kind, Pair, Problem, Word, duration,
+    Argument, Command, Healthcheck, Instruction, Kind, Pair, PairForm, Problem, Word, duration,
 };
 use crate::graph::{Mkdir, Op};
 use crate::image::{Empty, Healthcheck as ConfigHealthcheck};
@@ -14,8 +14,14 @@ use crate::image::{Empty, Healthcheck as ConfigHealthcheck};
 impl Lowerer<'_> {
     pub(super) fn metadata(&mut self, work: &mut Work<'_>, instruction: &Instruction) {
         match &instruction.kind {
-            Kind::Env(pairs) => self.env(work, pairs),
-            Kind::Label(pairs) => self.label(work, pairs),
+            Kind::Env(pairs) => {
+                self.legacy(work, instruction, pairs);
+                self.env(work, pairs);
+            }
+            Kind::Label(pairs) => {
+                self.legacy(work, instruction, pairs);
+                self.label(work, pairs);
+            }
             Kind::Arg(arguments) => self.arg(work, arguments),
             Kind::Workdir(path) => self.workdir(work, instruction, path),
             Kind::User(user) => self.user(work, user),
@@ -31,6 +37,12 @@ impl Lowerer<'_> {
                 work.state.record(format!("MAINTAINER {}", author.text));
             }
             _ => {}
+        }
+    }
+
+    fn legacy(&mut self, work: &Work<'_>, instruction: &Instruction, pairs: &[Pair]) {
+        if pairs.iter().any(|pair| pair.form == PairForm::Blank) {
+            lint::legacy_pair(self, work, instruction);
         }
     }
 

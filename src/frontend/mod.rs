@@ -17,12 +17,15 @@ mod stage;
 mod stages;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
 use indexmap::IndexMap;
 
+use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{Dockerfile, Problem, Span};
 use crate::graph::{Graph, NodeId, Source};
 use crate::image::ImageConfig;
@@ -53,6 +56,8 @@ pub struct Options {
     pub file: String,
     /// Where the lines of a rendered Dockerfile come from.
     pub origins: Origins,
+    /// The ignore file of the build context, so that a COPY of what it leaves out is warned of.
+    pub ignore: IgnoreFile,
 }
 
 /// `os/arch[/variant]`, in the words of GOOS and GOARCH.
@@ -228,12 +233,20 @@ pub struct NeededSecret {
     pub span: Span,
 }
 
-/// Makes a graph of a Dockerfile that was parsed without errors.
+/// Makes a graph of a Dockerfile that was parsed without errors. With an error among them, all problems are given,
+/// warnings too.
 pub fn lower(
     dockerfile: &Dockerfile,
     options: &Options,
     resolved: &Resolved,
 ) -> Result<Lowering, Vec<Problem>> {
-    let plan = stages::Plan::of(dockerfile, options)?;
+    let plan = stages::Plan::of(dockerfile, options)
+        .map_err(|problems| judged(dockerfile, options, problems))?;
     stage::lower_all(&plan, dockerfile, options, resolved)
+}
+
+/// The problems that the file, or a build argument, wants to hear of.
+fn judged(dockerfile: &Dockerfile, options: &Options, problems: Vec<Problem>) -> Vec<Problem> {
+    let given = options.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+    dockerfile.judged(problems, given.map(String::as_str))
 }

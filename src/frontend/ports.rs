@@ -8,7 +8,7 @@ pub(super) struct Ports {
     /// It names an address or a port of the host.
     pub(super) names_host: bool,
     /// The protocol is not in lower case.
-    pub(super) odd_protocol: Option<String>,
+    pub(super) odd_protocol: bool,
 }
 
 /// Reads `[[address:]host:]port[-port][/protocol]`.
@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<Ports, String> {
             .strip_prefix('[')
             .and_then(|address| address.strip_suffix(']'))
             .unwrap_or(address);
-        if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {
+        if !address.is_empty() && address.parse::<core::net::IpAddr>().is_err() {
             return Err(format!("`{address}` is no address"));
         }
         if !host.is_empty() {
@@ -57,7 +57,7 @@ pub(super) fn parse(text: &str) -> Result<Ports, String> {
             .map(|port| format!("{port}/{name}"))
             .collect(),
         names_host: host.is_some(),
-        odd_protocol: (protocol != lower).then(|| protocol.to_owned()),
+        odd_protocol: protocol != lower,
     })
 }
 

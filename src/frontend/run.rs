@@ -29,6 +29,17 @@ const SCRIPTS: &str = "/dev/pipes/";
 impl Lowerer<'_> {
     pub(super) fn run(&mut self, work: &mut Work<'_>, instruction: &Instruction, run: &Run) {
         let (argv, scripts) = command(work, instruction, run);
+        if argv.is_empty() {
+            let problem = Problem::error(
+                "frontend::no_command",
+                "RUN [] runs nothing",
+                instruction.span,
+            );
+            self.fail(
+                work,
+                problem.help("name a program: `RUN [\"program\", \"argument\"]`"),
+            );
+        }
         let mounts = self.mounts(work, instruction, run);
         let network = self.network(work, run);
         self.refuse_privileges(work, run);
@@ -158,7 +169,7 @@ impl Lowerer<'_> {
             Ok(expansion.text)
         });
         undefined(self, work, &unset, flag.span);
-        read.map_err(|problem| self.fail(work, problem)).ok()
+        read.map_err(|problem| self.fail(work, *problem)).ok()
     }
 
     fn mount(
@@ -262,7 +273,7 @@ impl Lowerer<'_> {
                 self.secrets.push(NeededSecret {
                     id: id.clone(),
                     required: read.required,
-                    span: instruction.span,
+                    span: work.place(instruction.span),
                 });
             }
         }

@@ -45,15 +45,18 @@ pub(super) fn lower_all(
     if !lowerer.needs.is_empty() {
         return Ok(Lowering::Needs(lowerer.needs));
     }
-    lowerer
-        .problems
-        .sort_by_key(|problem| problem.span.map(|span| span.start));
-    lowerer.problems.dedup();
-    if lowerer.problems.is_empty() {
-        Ok(lowerer.finish())
-    } else {
-        Err(lowerer.problems)
+    let mut found = std::mem::take(&mut lowerer.problems);
+    found.append(&mut lowerer.warnings);
+    found.sort_by_key(|problem| problem.span.map(|span| span.start));
+    found.dedup();
+    let found = super::judged(dockerfile, options, found);
+    if found
+        .iter()
+        .any(|problem| problem.severity == Severity::Error)
+    {
+        return Err(found);
     }
+    Ok(lowerer.finish(found))
 }
 
 /// Everything that the lowering of stages shares.
@@ -268,7 +271,7 @@ impl<'a> Lowerer<'a> {
 
     /// The node of a tree that something is copied or mounted from.
     pub(super) fn tree(&mut self, work: &Work<'_>, name: &str, span: Span) -> Option<NodeId> {
-        let span = work.trigger.unwrap_or(span);
+        let span = work.place(span);
         match self.plan.tree(name, work.index, span, self.options) {
             Ok(Tree::Scratch) => Some(self.graph.add(Op::Scratch, None)),
             Ok(Tree::Stage(index)) => {
@@ -413,7 +416,7 @@ impl<'a> Lowerer<'a> {
 
     /// Adds a step to the stage.
     pub(super) fn step(&mut self, work: &mut Work<'_>, instruction: &Instruction, op: Op) {
-        let place = work.trigger.unwrap_or(instruction.span);
+        let place = work.place(instruction.span);
         let (file, line) = match self.options.origins.of(place.line) {
             Some((file, line)) => (file.to_owned(), line),
             None => (self.options.file.clone(), place.line),
@@ -434,7 +437,7 @@ impl<'a> Lowerer<'a> {
         work.nodes.push(work.state.node);
     }
 
-    fn finish(mut self) -> Lowering {
+    fn finish(self, warnings: Vec<Problem>) -> Lowering {
         let mut stages = Vec::new();
         let mut target = None;
         for (index, finished) in self.stages.iter().enumerate() {
@@ -454,16 +457,11 @@ impl<'a> Lowerer<'a> {
                 target = Some(state.clone());
             }
         }
-        let Some(mut target) = target else {
-            return Lowering::Needs(Vec::new());
-        };
+        let mut target = target.expect("a target that cannot be lowered was reported");
         if !self.options.labels.is_empty() {
             let labels = target.image.config.labels.get_or_insert_default();
             labels.extend(self.options.labels.clone());
         }
-        self.warnings
-            .sort_by_key(|problem| problem.span.map(|span| span.start));
-        self.warnings.dedup();
         Lowering::Done(Box::new(Lowered {
             graph: self.graph,
             target: target.node,
@@ -471,11 +469,18 @@ impl<'a> Lowerer<'a> {
             history: target.history,
             base: target.base,
             stages,
-            warnings: self.warnings,
+            warnings,
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
             source_date_epoch: self.plan.source_date_epoch,
         }))
+    }
+}
+
+impl Work<'_> {
+    /// Where a person should look for something that stands at `span`.
+    pub(super) fn place(&self, span: Span) -> Span {
+        self.trigger.unwrap_or(span)
     }
 }
 

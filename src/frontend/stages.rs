@@ -38,7 +38,7 @@ pub(super) struct PlannedStage<'a> {
     /// Its name, in lower case.
     pub(super) name: Option<String>,
     /// What it starts from, or why that cannot be said.
-    pub(super) base: Result<Tree, Problem>,
+    pub(super) base: Result<Tree, Box<Problem>>,
     /// What follows.
     pub(super) instructions: &'a [Instruction],
 }
@@ -64,7 +64,7 @@ impl PlannedStage<'_> {
 impl<'a> Plan<'a> {
     pub(super) fn of(dockerfile: &'a Dockerfile, options: &Options) -> Result<Self, Vec<Problem>> {
         let mut plan = Plan {
-            globals: predefined(options),
+            globals: predefined(dockerfile, options),
             declared: BTreeSet::new(),
             stages: Vec::new(),
             target: 0,
@@ -130,10 +130,10 @@ impl<'a> Plan<'a> {
         plan.find_epoch(options, &mut problems);
         lint::stages(&mut plan);
         if problems.is_empty() {
-            Ok(plan)
-        } else {
-            Err(problems)
+            return Ok(plan);
         }
+        problems.append(&mut plan.warnings);
+        Err(problems)
     }
 
     /// ARGs before the first FROM.
@@ -182,7 +182,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn expand_from(&mut self, word: &Word, escape: char) -> Result<Expansion, Problem> {
+    fn expand_from(&mut self, word: &Word, escape: char) -> Result<Expansion, Box<Problem>> {
         let expansion = expand(&word.text, escape, &self.globals, Keep::Nothing)
             .map_err(|error| Problem::error("frontend::expand", error.to_string(), word.span))?;
         for name in expansion
@@ -208,14 +208,14 @@ impl<'a> Plan<'a> {
         parsed: &From,
         escape: char,
         options: &Options,
-    ) -> Result<Tree, Problem> {
+    ) -> Result<Tree, Box<Problem>> {
         let expanded = self.expand_from(&parsed.base, escape)?;
         if expanded.text.is_empty() {
             let message = format!("the base `{}` is empty", parsed.base.text);
             let problem = Problem::error("frontend::no_base", message, parsed.base.span);
-            return Err(
-                problem.help("give the argument a default, `ARG NAME=image`, or use --build-arg")
-            );
+            return Err(problem
+                .help("give the argument a default, `ARG NAME=image`, or use --build-arg")
+                .into());
         }
         if let Some(word) = &parsed.platform {
             self.check_platform(word, parsed, escape, options)?;
@@ -249,12 +249,17 @@ impl<'a> Plan<'a> {
         parsed: &From,
         escape: char,
         options: &Options,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Box<Problem>> {
         let expanded = self.expand_from(word, escape)?;
         let platform = Platform::parse(&expanded.text).ok_or_else(|| {
             let message = format!("`{}` is not a platform", expanded.text);
-            Problem::error("frontend::platform", message, word.span)
-                .help("one is `linux/amd64`, or `$BUILDPLATFORM`")
+            let problem = Problem::error("frontend::platform", message, word.span)
+                .help("one is `linux/amd64`, or `$BUILDPLATFORM`");
+            let known = || self.globals.keys().map(String::as_str);
+            expanded
+                .unset
+                .iter()
+                .fold(problem, |problem, name| problem.near(name, known()))
         })?;
         lint::from_platform(self, word, &expanded, &platform, parsed);
         if platform != options.platform.normalised() {
@@ -264,7 +269,8 @@ impl<'a> Plan<'a> {
             );
             return Err(
                 Problem::error("frontend::other_platform", message, word.span)
-                    .help("take `--platform` away, or build the whole for that platform"),
+                    .help("take `--platform` away, or build the whole for that platform")
+                    .into(),
             );
         }
         Ok(())
@@ -315,7 +321,7 @@ impl<'a> Plan<'a> {
             match &stage.base {
                 Ok(Tree::Stage(base)) => pending.push(*base),
                 Ok(_) => {}
-                Err(problem) => problems.push(problem.clone()),
+                Err(problem) => problems.push(Problem::clone(problem)),
             }
             if self.is_replaced(index, options) {
                 continue;
@@ -329,6 +335,15 @@ impl<'a> Plan<'a> {
             }
         }
         self.needed = needed.into_iter().collect();
+    }
+
+    /// Whether a stage or a named context has that name.
+    fn is_tree(&self, name: &str, options: &Options) -> bool {
+        named_context(name, options).is_some()
+            || self
+                .stages
+                .iter()
+                .any(|stage| stage.name.as_deref() == Some(name))
     }
 
     /// Whether a named context takes the place of a stage.
@@ -347,6 +362,12 @@ impl<'a> Plan<'a> {
         span: Span,
         options: &Options,
     ) -> Result<Tree, Box<Problem>> {
+        if name.contains('$') {
+            let problem =
+                Problem::error("frontend::from_variable", "`from` takes no variables", span);
+            let help = "define a stage with `FROM $VARIABLE AS name`, from a global ARG, and write `from=name`";
+            return Err(problem.help(help).into());
+        }
         let lower = name.to_lowercase();
         let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&lower);
         let earlier = (0..here).rev().find(named);
@@ -356,14 +377,14 @@ impl<'a> Plan<'a> {
             Ok(index) => {
                 let message = format!("there is no stage {index}");
                 let help = format!("the stages are 0 to {}", self.stages.len() - 1);
-                return Err(Box::new(
-                    Problem::error("frontend::no_stage_index", message, span).help(help),
-                ));
+                return Err(Problem::error("frontend::no_stage_index", message, span)
+                    .help(help)
+                    .into());
             }
             Err(_) => any,
         };
         let Some(index) = index else {
-            return outside(name, span, options).map_err(Box::new);
+            return outside(name, span, options);
         };
         if index < here {
             return Ok(Tree::Stage(index));
@@ -393,7 +414,7 @@ impl<'a> Plan<'a> {
                 .label(format!("`{name}` begins only at line {line}"))
                 .help("move that stage up")
         };
-        Err(Box::new(problem))
+        Err(problem.into())
     }
 
     /// Whether a stage needs another one, by what the file says of them.
@@ -440,6 +461,9 @@ impl<'a> Plan<'a> {
             Err(_) => {
                 let message = match value.as_str() {
                     "context" => "SOURCE_DATE_EPOCH=context is not available yet".to_owned(),
+                    name if self.is_tree(name, options) => {
+                        format!("SOURCE_DATE_EPOCH of `{name}` is not available yet")
+                    }
                     _ => format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
                 };
                 problems.push(
@@ -478,7 +502,7 @@ pub(super) fn sources_of(instruction: &Instruction) -> Vec<(String, Span)> {
 }
 
 /// A tree that is no stage.
-fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Problem> {
+fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Box<Problem>> {
     if name == "scratch" {
         return Ok(Tree::Scratch);
     }
@@ -514,16 +538,22 @@ fn named_context(name: &str, options: &Options) -> Option<Source> {
 }
 
 /// The arguments that need no declaration outside stages.
-fn predefined(options: &Options) -> IndexMap<String, String> {
+fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
     let (build, target) = (
         options.build_platform.normalised(),
         options.platform.normalised(),
     );
     let variant = |platform: &Platform| platform.variant.clone().unwrap_or_default();
-    let stage = options
-        .target
-        .clone()
-        .unwrap_or_else(|| "default".to_owned());
+    let last = dockerfile
+        .instructions
+        .iter()
+        .rev()
+        .find_map(|instruction| match &instruction.kind {
+            Kind::From(from) => Some(from.name.as_ref().map(|name| name.text.clone())),
+            _ => None,
+        });
+    let stage = options.target.clone().or(last.flatten());
+    let stage = stage.unwrap_or_else(|| "default".to_owned());
     let values = [
         ("BUILDPLATFORM", build.to_string()),
         ("BUILDOS", build.os.clone()),

@@ -1,1 +1,637 @@
 //! Dockerfiles and what they lower to.
+
+use super::*;
+use crate::dockerfile::parse;
+use crate::graph::{
+    CacheSharing, CopySource, Exec, FileMode, GitSource, Judge, Mkdir, Mount, Network, Op, Source,
+};
+
+fn try_lower(file: &str, options: &Options, resolved: &Resolved) -> Result<Lowering, Vec<Problem>> {
+    let parsed = parse(file);
+    let wrong = |problem: &&Problem| problem.severity == crate::dockerfile::Severity::Error;
+    assert_eq!(parsed.problems.iter().find(wrong), None, "{file}");
+    lower(&parsed.dockerfile, options, resolved)
+}
+
+fn options() -> Options {
+    Options {
+        file: "Dockerfile".to_owned(),
+        ..Options::default()
+    }
+}
+
+fn image(name: &str) -> Source {
+    Source::StoredImage {
+        name: name.to_owned(),
+    }
+}
+
+/// A base with a little of everything.
+fn base() -> ImageConfig {
+    let mut config = ImageConfig {
+        architecture: "amd64".into(),
+        os: "linux".into(),
+        ..Default::default()
+    };
+    config.config.env = vec!["PATH=/bin".to_owned(), "BASE=1".to_owned()];
+    config.config.cmd = Some(vec!["sh".to_owned()]);
+    config.config.working_dir = "/base".to_owned();
+    config
+}
+
+fn lowered_with(file: &str, options: &Options) -> Lowered {
+    let mut resolved = Resolved::default();
+    resolved.found(image("docker.io/library/base:latest"), base());
+    match try_lower(file, options, &resolved) {
+        Ok(Lowering::Done(lowered)) => *lowered,
+        other => panic!("{file}: {other:?}"),
+    }
+}
+
+fn lowered(file: &str) -> Lowered {
+    lowered_with(file, &options())
+}
+
+fn problems(file: &str) -> Vec<String> {
+    let mut resolved = Resolved::default();
+    resolved.found(image("docker.io/library/base:latest"), base());
+    match try_lower(file, &options(), &resolved) {
+        Err(problems) => problems
+            .into_iter()
+            .filter(|problem| problem.severity == crate::dockerfile::Severity::Error)
+            .map(|problem| format!("{}: {}", problem.code, problem.message))
+            .collect(),
+        Ok(other) => panic!("{file}: {other:?}"),
+    }
+}
+
+fn history(lowered: &Lowered) -> Vec<&str> {
+    lowered
+        .history
+        .iter()
+        .map(|entry| entry.created_by.as_str())
+        .collect()
+}
+
+fn last_op(lowered: &Lowered) -> &Op {
+    &lowered.graph.node(lowered.target).op
+}
+
+fn last_exec(lowered: &Lowered) -> &Exec {
+    match last_op(lowered) {
+        Op::Exec(exec) => exec,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn last_copy(lowered: &Lowered) -> &crate::graph::Copy {
+    match last_op(lowered) {
+        Op::Copy(copy) => copy,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn bases_are_asked_for_until_they_are_known() {
+    let file = "FROM debian:12 AS a\nFROM localhost/x AS unused\nFROM scratch\nCOPY --from=a /x /\nCOPY --from=busybox /y /\n";
+    let mut resolved = Resolved::default();
+    let wanted = [
+        image("docker.io/library/debian:12"),
+        image("docker.io/library/busybox:latest"),
+    ];
+    assert_eq!(
+        try_lower(file, &options(), &resolved),
+        Ok(Lowering::Needs(wanted.to_vec()))
+    );
+    for source in wanted {
+        resolved.found(source, base());
+    }
+    let Ok(Lowering::Done(lowered)) = try_lower(file, &options(), &resolved) else {
+        panic!()
+    };
+    let names: Vec<&str> = lowered
+        .stages
+        .iter()
+        .map(|stage| stage.name.as_str())
+        .collect();
+    assert_eq!(names, ["a", "2"]);
+    assert_eq!(lowered.base, None);
+}
+
+#[test]
+fn a_base_that_cannot_be_had_is_shown_at_its_line() {
+    let mut resolved = Resolved::default();
+    resolved.missing(
+        image("docker.io/library/late:latest"),
+        "there is no image `late`",
+    );
+    let problems = try_lower(
+        "FROM late\nFROM scratch AS late\nFROM scratch\nCOPY --from=0 /a /\n",
+        &options(),
+        &resolved,
+    )
+    .unwrap_err();
+    assert_eq!(problems[0].message, "there is no image `late`");
+    assert_eq!(problems[0].span.unwrap().line, 1);
+    assert_eq!(
+        problems[0].help.as_deref(),
+        Some("the stage `late` is defined only at line 2; move it up")
+    );
+}
+
+#[test]
+fn named_contexts_take_the_place_of_images_and_stages() {
+    let mut options = options();
+    let local = Source::Local {
+        name: "src".to_owned(),
+    };
+    options.contexts.insert("debian".to_owned(), local.clone());
+    options.contexts.insert("stage".to_owned(), local.clone());
+    for file in [
+        "FROM debian\n",
+        "FROM docker.io/library/debian:latest\n",
+        "FROM nowhere AS stage\nRUN never\n",
+        "FROM scratch\nCOPY --from=debian / /\n",
+    ] {
+        let lowered = lowered_with(file, &options);
+        let uses = lowered
+            .graph
+            .nodes()
+            .iter()
+            .any(|node| node.op == Op::Source(local.clone()));
+        assert!(uses, "{file}");
+        assert!(
+            lowered
+                .graph
+                .nodes()
+                .iter()
+                .all(|node| !matches!(node.op, Op::Exec(_)))
+        );
+    }
+}
+
+#[test]
+fn the_history_is_worded_as_buildkit_words_it() {
+    let file = "\
+ARG GLOBAL=g
+FROM scratch
+ARG GLOBAL A=1
+ENV X=\"a b\" Y=$A
+RUN echo $X
+RUN [\"ls\", \"-l\"]
+COPY --chown=1:2 --chmod=755 a b /c/
+COPY <<EOF /d
+text
+EOF
+WORKDIR sub
+WORKDIR /
+LABEL k=v
+USER me
+EXPOSE 80 53/udp
+VOLUME /v /w
+STOPSIGNAL SIGTERM
+SHELL [\"/bin/bash\", \"-c\"]
+HEALTHCHECK --interval=5s CMD true
+CMD [\"a\", \"b c\"]
+ENTRYPOINT run it
+MAINTAINER me
+";
+    let lowered = lowered(file);
+    assert_eq!(
+        history(&lowered),
+        [
+            "ARG GLOBAL=g A=1",
+            "ENV X=a b Y=1",
+            "RUN |2 GLOBAL=g A=1 /bin/sh -c echo $X # buildkit",
+            "RUN |2 GLOBAL=g A=1 ls -l # buildkit",
+            "COPY --chown=1:2 --chmod=755 a b /c/ # buildkit",
+            "COPY <<EOF /d # buildkit",
+            "WORKDIR /sub",
+            "WORKDIR /",
+            "LABEL k=v",
+            "USER me",
+            "EXPOSE [53/udp 80/tcp]",
+            "VOLUME [/v /w]",
+            "STOPSIGNAL SIGTERM",
+            "SHELL [/bin/bash -c]",
+            "HEALTHCHECK {Test:[CMD-SHELL true] Interval:5s Timeout:0s StartPeriod:0s StartInterval:0s Retries:0}",
+            "CMD [\"a\" \"b c\"]",
+            "ENTRYPOINT [\"/bin/bash\" \"-c\" \"run it\"]",
+            "MAINTAINER me",
+        ]
+    );
+    let layers = lowered.history.iter().filter(|entry| entry.node.is_some());
+    assert_eq!(layers.count(), 5);
+    let config = &lowered.config.config;
+    assert_eq!(config.env[1..], ["X=a b", "Y=1"]);
+    assert_eq!(
+        config.cmd.as_deref(),
+        Some(&["a".to_owned(), "b c".to_owned()][..])
+    );
+    assert_eq!(config.user, "me");
+    assert_eq!(config.working_dir, "/");
+    assert_eq!(lowered.config.author.as_deref(), Some("me"));
+}
+
+#[test]
+fn values_of_one_instruction_see_what_was_before_it() {
+    let lowered = lowered("FROM base\nENV a=1\nENV a=2 b=$a PATH=/x:$PATH\n");
+    assert_eq!(
+        lowered.config.config.env,
+        ["PATH=/x:/bin", "BASE=1", "a=2", "b=1"]
+    );
+}
+
+#[test]
+fn arguments_have_scopes() {
+    let file = "ARG V=global\nARG W\nFROM scratch AS a\nARG S=s\nFROM a\nARG V\nARG W=own\nARG TARGETARCH\nRUN x\n";
+    let mut with = options();
+    with.build_args.insert("W".to_owned(), "given".to_owned());
+    with.build_args.insert("NOBODY".to_owned(), "1".to_owned());
+    let lowered = lowered_with(file, &with);
+    let env = &last_exec(&lowered).env;
+    let value = |name: &str| {
+        env.iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    };
+    assert_eq!(value("V"), Some("global"));
+    assert_eq!(value("W"), Some("given"));
+    assert_eq!(value("S"), Some("s"));
+    assert_eq!(value("TARGETARCH"), Some("amd64"));
+    assert_eq!(value("TARGETOS"), None);
+    assert!(value("PATH").is_some());
+    assert_eq!(lowered.unused_build_args, ["NOBODY"]);
+}
+
+#[test]
+fn proxies_stay_out_of_the_key_until_they_are_declared() {
+    let mut with = options();
+    with.proxies
+        .insert("http_proxy".to_owned(), "http://p".to_owned());
+    let proxy = |name: &str| (name.to_owned(), "http://p".to_owned());
+    let lowered = lowered_with("FROM scratch\nRUN x\n", &with);
+    assert_eq!(
+        last_exec(&lowered).env_unkeyed,
+        [proxy("HTTP_PROXY"), proxy("http_proxy")]
+    );
+    let lowered = lowered_with("FROM scratch\nARG http_proxy\nRUN x\n", &with);
+    assert_eq!(last_exec(&lowered).env_unkeyed, [proxy("HTTP_PROXY")]);
+    assert!(last_exec(&lowered).env.contains(&proxy("http_proxy")));
+}
+
+#[test]
+fn the_body_of_a_heredoc_is_the_script() {
+    for (file, argv, scripts) in [
+        ("RUN <<EOF\na\nb\nEOF\n", "a\nb\n", None),
+        ("RUN <<-EOF\n\ta\n\tEOF\n", "a\n", None),
+        (
+            "RUN <<E\n#!/usr/bin/env python\nx\nE\n",
+            "/dev/pipes/E",
+            Some("#!/usr/bin/env python\nx\n"),
+        ),
+        (
+            "RUN python <<EOF > /x\na\nEOF\n",
+            "python <<EOF > /x\na\nEOF",
+            None,
+        ),
+        (
+            "RUN cat <<A <<B\n1\nA\n2\nB\n",
+            "cat <<A <<B\n1\nA\n2\nB",
+            None,
+        ),
+    ] {
+        let lowered = lowered(&format!("FROM scratch\n{file}"));
+        let exec = last_exec(&lowered);
+        assert_eq!(exec.argv, ["/bin/sh", "-c", argv], "{file}");
+        let found = exec.scripts.first().map(|script| script.content.as_str());
+        assert_eq!(found, scripts, "{file}");
+    }
+}
+
+#[test]
+fn mounts_have_their_defaults() {
+    let file = "\
+FROM scratch AS tools
+FROM scratch
+WORKDIR /w
+ARG D=deps
+RUN --mount=type=cache,target=/c/ --mount=type=cache,id=x,target=$D,sharing=locked,uid=5 \\
+    --mount=target=/src,source=a,rw --mount=from=tools,target=/t --mount=type=tmpfs,target=/tmp,size=1m \\
+    --mount=type=secret,id=s,env=S --mount=type=secret,id=t,required --network=none x
+";
+    let lowered = lowered(file);
+    let exec = last_exec(&lowered);
+    assert_eq!(exec.network, Network::None);
+    let [
+        Mount::Cache(plain),
+        Mount::Cache(deps),
+        Mount::Bind(source),
+        Mount::Bind(tools),
+        Mount::Tmpfs(memory),
+        Mount::Secret(variable),
+        Mount::Secret(file),
+    ] = exec.mounts.as_slice()
+    else {
+        panic!("{:?}", exec.mounts)
+    };
+    assert_eq!(
+        (plain.id.as_str(), plain.target.as_str(), plain.mode),
+        ("/c", "/c", 0o755)
+    );
+    assert_eq!(
+        (deps.id.as_str(), deps.target.as_str(), deps.uid),
+        ("x", "/w/deps", 5)
+    );
+    assert_eq!(deps.sharing, CacheSharing::Locked);
+    assert_eq!((source.source.path.as_str(), source.writable), ("/a", true));
+    assert!(!tools.writable);
+    assert_eq!(memory.size_bytes, Some(1_048_576));
+    assert_eq!(
+        (
+            variable.target.path.as_deref(),
+            variable.target.env.as_deref()
+        ),
+        (None, Some("S"))
+    );
+    assert_eq!(file.target.path.as_deref(), Some("/run/secrets/t"));
+    let ids: Vec<(&str, bool)> = lowered
+        .secrets
+        .iter()
+        .map(|secret| (secret.id.as_str(), secret.required))
+        .collect();
+    assert_eq!(ids, [("s", false), ("t", true)]);
+}
+
+#[test]
+fn copies_and_additions_keep_what_is_written() {
+    let lowered = lowered(
+        "FROM scratch\nWORKDIR /w\nCOPY --link --parents --exclude=*.o --chmod=u=rwX a/. ./b .\n",
+    );
+    let copy = last_copy(&lowered);
+    let paths: Vec<&str> = copy
+        .sources
+        .iter()
+        .map(|source| match source {
+            CopySource::Path { path, .. } => path.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        (paths.as_slice(), copy.dest.as_str()),
+        (&["a/.", "./b"][..], "/w/")
+    );
+    assert!(copy.link && copy.parents && !copy.unpack);
+    assert_eq!(copy.chmod, Some(FileMode::Symbolic("u=rwX".to_owned())));
+    assert_eq!(copy.exclude, ["*.o"]);
+}
+
+#[test]
+fn additions_unpack_what_is_local_and_nothing_else() {
+    let local = lowered("FROM scratch\nADD a.tar /\n");
+    assert!(last_copy(&local).unpack);
+    let kept = lowered("FROM scratch\nADD --unpack=false a.tar /\n");
+    assert!(!last_copy(&kept).unpack);
+    let download = lowered("FROM scratch\nADD https://example.com/a.tar /\n");
+    let copy = last_copy(&download);
+    assert!(!copy.unpack);
+    assert_eq!(copy.chmod, Some(FileMode::Octal(0o600)));
+    assert!(matches!(copy.sources[..], [CopySource::Download { .. }]));
+    let git = lowered("FROM scratch\nADD --keep-git-dir https://example.com/a.git#v1:dir /a\n");
+    let source = GitSource {
+        url: "https://example.com/a.git".to_owned(),
+        reference: Some("v1".to_owned()),
+        subdir: Some("dir".to_owned()),
+        depth: Some(1),
+        submodules: true,
+        keep_git_dir: true,
+        remote: None,
+        read_only: false,
+    };
+    let nodes = git.graph.nodes();
+    assert!(
+        nodes
+            .iter()
+            .any(|node| node.op == Op::Source(Source::Git(source.clone())))
+    );
+}
+
+#[test]
+fn heredocs_of_copies_are_files() {
+    let lowered =
+        lowered("FROM scratch\nARG A=1\nCOPY <<one <<'two' /d/\n$A \"x\" \\$A\none\n$A\ntwo\n");
+    let contents: Vec<(&str, &str)> = last_copy(&lowered)
+        .sources
+        .iter()
+        .map(|source| match source {
+            CopySource::Inline(file) => (file.name.as_str(), file.content.as_str()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(contents, [("one", "1 \"x\" $A\n"), ("two", "$A\n")]);
+}
+
+#[test]
+fn steps_say_where_they_come_from() {
+    let mut with = options();
+    with.origins = Origins::new(vec![Origin {
+        first: 3,
+        last: 4,
+        file: "habitat.yaml".to_owned(),
+        line: 7,
+    }]);
+    let file = "FROM scratch AS a\nWORKDIR /x\n# shmocker: timeout=2m tap\nRUN a \\\n  b\n";
+    let lowered = lowered_with(file, &with);
+    let [first, second] = lowered.stages[0].nodes[..] else {
+        panic!()
+    };
+    let origin = |node| lowered.graph.node(node).step.clone().unwrap();
+    assert_eq!(origin(first).step, "0/0");
+    assert_eq!(
+        (origin(first).file.as_str(), origin(first).line),
+        ("Dockerfile", 2)
+    );
+    assert_eq!(
+        (origin(second).file.as_str(), origin(second).line),
+        ("habitat.yaml", 7)
+    );
+    assert_eq!(origin(second).name, "RUN a   b");
+    assert_eq!(origin(second).stage, "a");
+    let exec = last_exec(&lowered);
+    assert_eq!((exec.timeout_ms, exec.judge), (Some(120_000), Judge::Tap));
+}
+
+#[test]
+fn the_base_image_passes_on_what_it_is() {
+    let inherited = lowered("FROM base\nUSER me\nWORKDIR sub\nENTRYPOINT [\"x\"]\n");
+    assert_eq!(inherited.config.config.cmd, None);
+    let op = Op::Mkdir(Mkdir {
+        root: inherited.base.as_ref().unwrap().node,
+        path: "/base/sub".to_owned(),
+        user: "me".to_owned(),
+        mode: 0o755,
+    });
+    assert_eq!(*last_op(&inherited), op);
+    assert_eq!(inherited.base.as_ref().unwrap().config, base());
+    let both = lowered("FROM base\nCMD [\"own\"]\nENTRYPOINT [\"x\"]\n");
+    assert_eq!(both.config.config.cmd, Some(vec!["own".to_owned()]));
+}
+
+#[test]
+fn triggers_of_the_base_run_first_and_once() {
+    let mut config = base();
+    config.config.on_build = Some(vec![
+        "RUN first".to_owned(),
+        "COPY --from=tools /a /".to_owned(),
+    ]);
+    let mut resolved = Resolved::default();
+    resolved.found(image("docker.io/library/base:latest"), config);
+    let file = "FROM scratch AS tools\nFROM base AS b\nONBUILD ENV LATER=1\nRUN second\nFROM b\nRUN third\n";
+    let Ok(Lowering::Done(lowered)) = try_lower(file, &options(), &resolved) else {
+        panic!()
+    };
+    assert_eq!(
+        history(&lowered),
+        [
+            "RUN /bin/sh -c first # buildkit",
+            "COPY /a / # buildkit",
+            "RUN /bin/sh -c second # buildkit",
+            "ENV LATER=1",
+            "RUN /bin/sh -c third # buildkit",
+        ]
+    );
+    assert_eq!(lowered.config.config.on_build, None);
+    let kept = lowered
+        .stages
+        .iter()
+        .find(|stage| stage.name == "b")
+        .unwrap();
+    assert_eq!(
+        kept.config.config.on_build,
+        Some(vec!["ENV LATER=1".to_owned()])
+    );
+    let step = lowered.graph.node(kept.nodes[0]).step.clone().unwrap();
+    assert_eq!((step.name.as_str(), step.line), ("ONBUILD RUN first", 2));
+}
+
+#[test]
+fn what_is_wrong_is_said_with_all_its_places() {
+    for (file, expected) in [
+        ("ARG A\n", "frontend::no_stage"),
+        ("RUN x\nFROM scratch\n", "frontend::before_from"),
+        ("FROM $NOPE\n", "frontend::no_base"),
+        ("FROM Upper\n", "frontend::image_name"),
+        (
+            "FROM scratch AS a\nCOPY --from=a / /\n",
+            "frontend::copy_from_self",
+        ),
+        (
+            "FROM scratch AS a\nCOPY --from=b / /\nFROM scratch AS b\nFROM a\n",
+            "frontend::later_stage",
+        ),
+        (
+            "FROM scratch AS a\nCOPY --from=b / /\nFROM a AS b\n",
+            "frontend::cycle",
+        ),
+        (
+            "FROM scratch\nCOPY --from=7 / /\n",
+            "frontend::no_stage_index",
+        ),
+        (
+            "FROM scratch\nCOPY --from=$X / /\n",
+            "frontend::from_variable",
+        ),
+        (
+            "FROM --platform=linux/s390x scratch\n",
+            "frontend::other_platform",
+        ),
+        ("FROM scratch\nRUN --mount=type=ssh x\n", "frontend::ssh"),
+        (
+            "FROM scratch\nRUN --security=insecure x\n",
+            "frontend::security",
+        ),
+        ("FROM scratch\nRUN --device=a/b=c x\n", "frontend::device"),
+        (
+            "FROM scratch\nRUN --mount=target=/ x\n",
+            "frontend::mount_target",
+        ),
+        (
+            "FROM scratch\nRUN --mount=target=/a --mount=type=tmpfs,target=/a x\n",
+            "frontend::mount_twice",
+        ),
+        ("FROM scratch\nCOPY --chmod=999 a /\n", "frontend::chmod"),
+        (
+            "FROM scratch\nCOPY --link --chown=me a /\n",
+            "frontend::chown_link",
+        ),
+        (
+            "FROM scratch\nCOPY https://example.com/a /\n",
+            "frontend::copy_url",
+        ),
+        (
+            "FROM scratch\nADD --checksum=sha256:1 https://example.com/a /\n",
+            "frontend::checksum",
+        ),
+        ("FROM scratch\nENV A=${B:?missing}\n", "frontend::expand"),
+        ("FROM scratch\nEXPOSE no\n", "frontend::expose"),
+        ("FROM scratch\nRUN []\n", "frontend::no_command"),
+        (
+            "FROM scratch\nADD a https://example.com/b /\n",
+            "frontend::mixed_add",
+        ),
+        ("FROM scratch\nSTOPSIGNAL no\n", "frontend::signal"),
+        (
+            "# syntax=example.com/other\nFROM scratch\n",
+            "frontend::syntax",
+        ),
+    ] {
+        let found = problems(file);
+        assert!(
+            found.iter().any(|found| found.starts_with(expected)),
+            "{file}: {found:?}"
+        );
+    }
+    let all = problems("FROM scratch\nEXPOSE no\nCOPY --chmod=999 a /\nRUN --mount=type=ssh x\n");
+    assert_eq!(all.len(), 3);
+}
+
+#[test]
+fn what_nothing_needs_does_no_harm() {
+    let lowered = lowered("FROM $NOPE AS broken\nCOPY --from=9 / /\nFROM scratch\nRUN x\n");
+    assert_eq!(lowered.stages.len(), 1);
+    assert_eq!(lowered.stages[0].index, 1);
+}
+
+#[test]
+fn targets_are_found_by_name_and_index() {
+    let file = "FROM scratch AS One\nRUN 1\nFROM scratch AS two\nRUN 2\n";
+    for (target, line) in [("one", 1), ("TWO", 3), ("0", 1)] {
+        let mut with = options();
+        with.target = Some(target.to_owned());
+        assert_eq!(
+            lowered_with(file, &with).stages[0].first_line,
+            line,
+            "{target}"
+        );
+    }
+    let mut with = options();
+    with.target = Some("onee".to_owned());
+    let problems = try_lower(file, &with, &Resolved::default()).unwrap_err();
+    let missing = problems
+        .iter()
+        .find(|problem| problem.code == "frontend::no_target")
+        .unwrap();
+    assert_eq!(missing.help.as_deref(), Some("did you mean `one`?"));
+}
+
+#[test]
+fn the_epoch_comes_from_an_argument_or_the_file() {
+    let mut with = options();
+    with.source_date_epoch = Some(5);
+    let lowered = lowered_with("FROM scratch\nARG SOURCE_DATE_EPOCH\nRUN x\n", &with);
+    assert_eq!(lowered.source_date_epoch, Some(5));
+    let pair = ("SOURCE_DATE_EPOCH".to_owned(), "5".to_owned());
+    assert!(last_exec(&lowered).env.contains(&pair));
+    let own = lowered_with("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n", &options());
+    assert_eq!(own.source_date_epoch, Some(7));
+}

@@ -1,1 +1,46 @@
-//! .
+//! A habitat: one YAML file that says what a development environment is, and the Dockerfile that makes it.
+//!
+//! ```text
+//! text ── Habitat::parse ──▶ Habitat ── Plan::of ──▶ Plan ── render ──▶ Dockerfile, named contexts, origins
+//!                                          ▲                   ▲
+//!                                        Facts             Templates
+//! ```
+//!
+//! [`Habitat::parse`] finds everything that is wrong with the text; [`Plan::of`] everything that stands against it on
+//! this machine, by the [`Facts`] that its caller looked up. Nothing here reads a file, an environment or a clock.
+//!
+//! Leaves out how anything is built: the Dockerfile is the only way into the engine.
+
+mod caches;
+mod check;
+mod document;
+mod env;
+mod facts;
+mod keys;
+mod node;
+mod phase;
+mod plan;
+mod quote;
+mod render;
+mod report;
+mod steps;
+mod users;
+
+pub use check::Habitat;
+pub use document::{Document, Timeouts};
+pub use env::{EnvEntry, Environment, Part, UnknownNames};
+pub use facts::{Facts, PathKind, Purpose};
+pub use phase::{PHASES, PhaseId, PhaseRow};
+pub use plan::{ContextKind, NamedContext, Place, Plan, SecretSource};
+pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
+
+/// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schemars::SchemaGenerator::default()
+        .into_root_schema_for::<Document>()
+        .to_value()
+}
+
+#[cfg(test)]
+mod tests;

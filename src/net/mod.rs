@@ -1,1 +1,283 @@
-//! .
+//! The one HTTP client: proxies and certificate authorities that are given, never looked up in the environment; bounded
+//! retries; downloads that go on where they broke off; a size limit and a digest for what comes in. Blocking to its
+//! callers.
+//!
+//! ```text
+//! Client::download(&Download, &mut dyn Sink)      one body, checked, retried, resumed
+//! Client::head(url)                               only the head
+//! fetch_all(jobs, parallel, one)                  many at once, ends with the first failure
+//! ```
+//!
+//! A connection is made only when the first request is: a [`Client`] costs nothing until then. Redirects are followed ten
+//! times at most, never from https to http, never to another scheme, and never from a public host to this machine.
+//!
+//! Leaves out what the bytes mean, where they are kept, and credentials other than those written in a URL.
+
+mod address;
+mod error;
+mod parallel;
+mod sink;
+mod transfer;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::digest::Digest;
+
+pub use address::redacted;
+pub use error::{Error, Result};
+pub use parallel::fetch_all;
+pub use sink::Sink;
+
+/// How the network is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Proxies.
+    pub proxies: Proxies,
+    /// Certificate authorities beside the system's own: files in PEM form.
+    pub ca_files: Vec<PathBuf>,
+    /// `User-Agent`.
+    pub user_agent: String,
+    /// How long a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// How long a server may stay silent.
+    pub stall_timeout: Duration,
+    /// How often, and how far apart, something is tried again.
+    pub retry: Retry,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            proxies: Proxies::default(),
+            ca_files: Vec::new(),
+            user_agent: concat!("shmocker/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connect_timeout: Duration::from_secs(20),
+            stall_timeout: Duration::from_secs(60),
+            retry: Retry::default(),
+        }
+    }
+}
+
+/// The proxies to use, as `http_proxy`, `https_proxy` and `no_proxy` have them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For `http:` addresses.
+    pub http: Option<String>,
+    /// For `https:` addresses.
+    pub https: Option<String>,
+    /// Hosts that are reached without one, separated by commas.
+    pub no_proxy: Option<String>,
+}
+
+/// How often something is tried again that may be better in a moment: no connection, a broken one, 408, 429, 5xx.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in a row without a single new byte.
+    pub attempts: u32,
+    /// The pause before the second attempt; it doubles with each further one.
+    pub first_pause: Duration,
+    /// The longest pause, also where a server asks for more (`Retry-After`).
+    pub longest_pause: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            first_pause: Duration::from_millis(250),
+            longest_pause: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What is downloaded, and what it must be.
+#[derive(Debug, Clone, Default)]
+pub struct Download<'a> {
+    /// `http://` or `https://`.
+    pub url: &'a str,
+    /// The digest that the whole body must have.
+    pub digest: Option<Digest>,
+    /// The length that the whole body must have.
+    pub size_bytes: Option<u64>,
+    /// The most that is taken; `None`: [`LIMIT_BYTES`].
+    pub limit_bytes: Option<u64>,
+    /// What is at hand already: the server may say that it still holds.
+    pub known: Validators,
+}
+
+/// The most that a download may have if nothing else is said: 64 GiB.
+pub const LIMIT_BYTES: u64 = 64 << 30;
+
+/// By what a server tells one state of a resource from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Validators {
+    /// `ETag`, as it came.
+    pub etag: Option<String>,
+    /// `Last-Modified`, as it came.
+    pub last_modified: Option<String>,
+}
+
+/// The head of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Where it came from in the end, after redirects.
+    pub url: String,
+    /// `ETag` and `Last-Modified`.
+    pub validators: Validators,
+    /// `Content-Length`.
+    pub length: Option<u64>,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+}
+
+/// What came of a download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server says that [`Download::known`] still holds; nothing was written.
+    NotModified(Head),
+    /// The body is in the sink.
+    Fetched(Fetched),
+}
+
+/// A body that was written to a sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The head that it came with.
+    pub head: Head,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length.
+    pub size_bytes: u64,
+}
+
+/// The client. Cheap to make, shared by threads.
+#[derive(Debug)]
+pub struct Client {
+    settings: Settings,
+    connections: OnceLock<reqwest::blocking::Client>,
+}
+
+impl Client {
+    /// A client with these settings; no file is read and no connection made until the first request.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            connections: OnceLock::new(),
+        }
+    }
+
+    /// The settings it was made with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Downloads into `sink`. `progress` is told how many bytes came, from this thread; the sum is more than the body
+    /// where a part had to be fetched twice.
+    ///
+    /// # Errors
+    /// Says the address, what happened, and what to do; see [`Error`].
+    pub fn download(
+        &self,
+        what: &Download<'_>,
+        sink: &mut dyn Sink,
+        progress: &dyn Fn(u64),
+    ) -> Result<Outcome> {
+        transfer::download(self, what, sink, progress)
+    }
+
+    /// Downloads something small into memory.
+    ///
+    /// # Errors
+    /// As [`Client::download`].
+    pub fn read(&self, url: &str, limit_bytes: u64) -> Result<(Vec<u8>, Fetched)> {
+        let mut body = Vec::new();
+        let what = Download {
+            url,
+            limit_bytes: Some(limit_bytes),
+            ..Download::default()
+        };
+        match self.download(&what, &mut body, &|_| ())? {
+            Outcome::Fetched(fetched) => Ok((body, fetched)),
+            Outcome::NotModified(_) => Err(Error::Status {
+                url: redacted(url),
+                status: 304,
+                reason: "Not Modified".to_owned(),
+            }),
+        }
+    }
+
+    /// Asks for the head alone.
+    ///
+    /// # Errors
+    /// As [`Client::download`].
+    pub fn head(&self, url: &str) -> Result<Head> {
+        transfer::head(self, url)
+    }
+
+    fn connections(&self) -> Result<&reqwest::blocking::Client> {
+        if let Some(made) = self.connections.get() {
+            return Ok(made);
+        }
+        let made = self.connect()?;
+        Ok(self.connections.get_or_init(|| made))
+    }
+
+    fn connect(&self) -> Result<reqwest::blocking::Client> {
+        let settings = &self.settings;
+        let mut builder = reqwest::blocking::Client::builder()
+            .no_proxy()
+            .user_agent(settings.user_agent.clone())
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.stall_timeout)
+            .referer(false)
+            .pool_max_idle_per_host(16)
+            .redirect(reqwest::redirect::Policy::custom(address::follow));
+        let exempt = settings
+            .proxies
+            .no_proxy
+            .as_deref()
+            .and_then(reqwest::NoProxy::from_string);
+        for (scheme, url) in [
+            ("http", &settings.proxies.http),
+            ("https", &settings.proxies.https),
+        ] {
+            let Some(url) = url.as_deref().filter(|url| !url.is_empty()) else {
+                continue;
+            };
+            let made = if scheme == "http" {
+                reqwest::Proxy::http(url)
+            } else {
+                reqwest::Proxy::https(url)
+            };
+            let proxy = made.map_err(|_| Error::Proxy { url: redacted(url) })?;
+            builder = builder.proxy(proxy.no_proxy(exempt.clone()));
+        }
+        for path in &settings.ca_files {
+            let pem = std::fs::read(path).map_err(|source| Error::CaFile {
+                path: path.clone(),
+                why: source.to_string(),
+            })?;
+            let found =
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| Error::CaFile {
+                    path: path.clone(),
+                    why: error::chain(&error),
+                })?;
+            if found.is_empty() {
+                return Err(Error::CaFile {
+                    path: path.clone(),
+                    why: "it holds no certificate".to_owned(),
+                });
+            }
+            builder = builder.tls_certs_merge(found);
+        }
+        builder.build().map_err(|error| Error::Setup {
+            why: error::chain(&error),
+        })
+    }
+}

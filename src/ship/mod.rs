@@ -1,1 +1,3 @@
-//! .
+//! What leaves shmocker: images and trees in the forms that other programs take.
+
+pub mod export;

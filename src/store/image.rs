@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 
 use super::{Doing, Store, StoreError, name};
-use crate::digest::Digest;
+use crate::digest::{Digest, Key};
 
 /// A name and the manifest that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct StoredImage {
     pub digest: Digest,
     /// When the name was given to it, in milliseconds since 1970.
     pub stored_ms: u64,
+    /// The snapshots that its layers are, bottom first.
+    #[serde(default)]
+    pub layers: Vec<Key>,
 }
 
 impl Store {
@@ -104,6 +107,7 @@ mod tests {
             name: name.to_owned(),
             digest: Digest::of(content),
             stored_ms: 5,
+            layers: Vec::new(),
         };
         for (name, content) in [("b/x:1", b"1"), ("a:latest", b"2"), ("b/x:1", b"3")] {
             store.put_image(&image(name, content)).unwrap();

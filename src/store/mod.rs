@@ -126,6 +126,23 @@ impl Store {
         })
     }
 
+    /// Deletes a store, with what belongs to the users of containers: only the engine child may do that. Anything that is
+    /// no store is left alone.
+    pub fn delete(path: &Path) -> Result<(), StoreError> {
+        let store = Self::open(path)?;
+        drop(store);
+        let top = Dir::open_trusted(path).doing("open the store", path)?;
+        for name in DIRECTORIES.iter().filter(|name| !name.contains('/')) {
+            top.remove_tree(name)
+                .doing("delete a directory of the store", path.join(name))?;
+        }
+        for entry in top.entries().doing("read the store", path)? {
+            top.remove_file(&entry.name)
+                .doing("delete a file of the store", path.join(&entry.name))?;
+        }
+        std::fs::remove_dir(path).doing("delete the store", path)
+    }
+
     /// Where it is, absolute.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -1,1 +1,27 @@
-fn main() {}
+//! Every end-to-end test of shmocker, in one binary: what a person types, and what then is true. `harness` is the bench
+//! on which they stand, `peers` the programs that they are compared with. What this machine lacks is a skip with its
+//! reason, never a silent pass.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "tests ask what the machine offers, are told by the environment, and say what they leave out"
+)]
+
+mod architecture;
+mod build;
+mod cases;
+mod conformance;
+mod crash;
+mod debian;
+mod failures;
+mod habitats;
+mod harness;
+mod network;
+mod parallel;
+mod peers;
+mod quickstart;
+mod rendered;
+mod tidy;
+mod users;

@@ -12,7 +12,10 @@
 //! Two ways to put a tree together implement [`Snapshots`]: [`overlay`], and [`copy`] for places where there is no overlay
 //! to be had. Nothing outside needs to know which it is.
 
+pub mod apply;
 pub mod copy;
+pub mod diff;
+pub mod lower;
 pub mod overlay;
 mod publish;
 
@@ -378,6 +381,17 @@ impl SnapshotStore {
 
     /// Makes a closed tree's changes a snapshot. It can be used at once; it is published soon, or by [`SnapshotStore::flush`].
     pub fn commit(&self, settled: Settled, made: Made) -> Result<SnapshotId, SnapshotError> {
+        self.commit_holding(settled, made, None)
+    }
+
+    /// As [`commit`](Self::commit). `held` is let go when the snapshot is published, so that whoever waits for it finds
+    /// the result.
+    pub fn commit_holding(
+        &self,
+        settled: Settled,
+        made: Made,
+        held: Option<Lease>,
+    ) -> Result<SnapshotId, SnapshotError> {
         let id = made.id;
         let record = Record {
             id,
@@ -389,7 +403,7 @@ impl SnapshotStore {
             what: made.what,
         };
         self.publisher
-            .publish(record, settled.upper, settled.scratch)?;
+            .publish(record, settled.upper, settled.scratch, held)?;
         Ok(id)
     }
 

@@ -28,7 +28,8 @@ struct Shared {
 
 #[derive(Debug)]
 enum Order {
-    Publish(Box<(Record, TmpDir)>),
+    /// With what is held until it is published: the lock of the key that it was made for.
+    Publish(Box<(Record, TmpDir, Option<Lease>)>),
     /// Answers when all orders before it are carried out.
     Flush(Sender<()>),
 }
@@ -58,9 +59,10 @@ impl Publisher {
         record: Record,
         upper: Arc<Dir>,
         scratch: TmpDir,
+        held: Option<Lease>,
     ) -> Result<(), SnapshotError> {
         lock(&self.shared.uppers).insert(record.id, upper);
-        self.order(Order::Publish(Box::new((record, scratch))))
+        self.order(Order::Publish(Box::new((record, scratch, held))))
     }
 
     /// The layer of a snapshot that this engine has committed and that is not in its place yet.
@@ -111,11 +113,16 @@ fn work(store: &Store, shared: &Shared, orders: &Receiver<Order>) {
     let mut doubles: Vec<TmpDir> = Vec::new();
     while let Ok(first) = orders.recv() {
         let mut batch = Vec::new();
+        let mut held = Vec::new();
         let mut waiting = Vec::new();
         let mut next = Some(first);
         while let Some(order) = next {
             match order {
-                Order::Publish(finished) => batch.push(*finished),
+                Order::Publish(finished) => {
+                    let (record, scratch, lease) = *finished;
+                    batch.push((record, scratch));
+                    held.extend(lease);
+                }
                 Order::Flush(done) => waiting.push(done),
             }
             next = orders.try_recv().ok();
@@ -131,6 +138,7 @@ fn work(store: &Store, shared: &Shared, orders: &Receiver<Order>) {
             }
             lock(&shared.failure).get_or_insert(text);
         }
+        drop(held);
         for done in waiting {
             // Nobody waits any more: fine.
             let _ = done.send(());

@@ -1,0 +1,121 @@
+//! shmocker's own figures, of whole processes: a build in which nothing changed, and sixteen steps that wait.
+//! `cargo bench` prints them. As root it builds as the tests' plain user, otherwise as whoever runs it.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::fmt::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+#[expect(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "the tests use all of it"
+)]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "it asks what this machine offers"
+)]
+#[path = "../tests/testsuite/harness/mod.rs"]
+mod harness;
+
+use harness::{Bench, Lack, User, busybox, machine};
+
+const ROUNDS: usize = 20;
+
+fn main() {
+    let user = machine::plain_user().or_else(|_| machine::root());
+    for figure in [process_start, nothing_changed, sixteen_steps_that_wait] {
+        if let Err(lack) = user.clone().and_then(|user| figure(&user)) {
+            println!("left out: {lack}");
+        }
+    }
+}
+
+/// What any figure contains: the process itself.
+fn process_start(user: &User) -> Result<(), Lack> {
+    let bench = Bench::new(user, "start");
+    report(
+        "process start (`shmocker --version`)",
+        &rounds(&bench, "--version"),
+    );
+    Ok(())
+}
+
+/// The quick start, built before: nothing to do but to find that out.
+fn nothing_changed(user: &User) -> Result<(), Lack> {
+    machine::debian_archive()?;
+    let bench = Bench::new(user, "warm");
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    bench.tree(&repository.join("habitats/quickstart"), "quickstart");
+    let line = "habitat build quickstart/config.yaml";
+    let start = Instant::now();
+    bench.built(line);
+    println!(
+        "{:<48} {:>8.2} s",
+        "quick start, from an empty store",
+        start.elapsed().as_secs_f64()
+    );
+    report("quick start, nothing changed", &rounds(&bench, line));
+    Ok(())
+}
+
+/// The whole would take half a second if everything but the waiting were free.
+fn sixteen_steps_that_wait(user: &User) -> Result<(), Lack> {
+    let base = busybox::context()?;
+    let bench = Bench::new(user, "wait");
+    let mut dockerfile = String::new();
+    for stage in 0..16 {
+        let _ = writeln!(
+            dockerfile,
+            "FROM base AS s{stage}\nRUN sleep 0.5 && echo {stage} > /out{stage}"
+        );
+    }
+    dockerfile.push_str("FROM base\n");
+    for stage in 0..16 {
+        let _ = writeln!(dockerfile, "COPY --from=s{stage} /out{stage} /");
+    }
+    bench.file("Dockerfile", dockerfile);
+    bench.ok(&format!("build {base} --target s0 ."));
+    let mut times: Vec<Duration> = (0..5)
+        .map(|_| timed(&bench, &format!("build {base} --no-cache .")))
+        .collect();
+    times.sort();
+    println!(
+        "{:<48} {:>8.2} s, {:.2} s more than the waiting",
+        "sixteen steps of 0.5 s and their join, median of 5",
+        times[2].as_secs_f64(),
+        times[2].as_secs_f64() - 0.5
+    );
+    Ok(())
+}
+
+/// From the start of the process to its end, output thrown away.
+fn timed(bench: &Bench, line: &str) -> Duration {
+    let mut command = bench.shmocker_command(line);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let status = command.status().expect("shmocker can be started");
+    let time = start.elapsed();
+    assert!(status.success(), "shmocker {line}: {status}");
+    time
+}
+
+fn rounds(bench: &Bench, line: &str) -> Vec<Duration> {
+    let mut times: Vec<Duration> = (0..ROUNDS).map(|_| timed(bench, line)).collect();
+    times.sort();
+    times
+}
+
+fn report(what: &str, times: &[Duration]) {
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    println!(
+        "{what:<48} {:>8.2} ms, median of {} (fastest {:.2}, slowest {:.2})",
+        ms(times[times.len() / 2]),
+        times.len(),
+        ms(times[0]),
+        ms(times[times.len() - 1])
+    );
+}

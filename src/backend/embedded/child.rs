@@ -1,0 +1,108 @@
+//! The engine child's side: takes one order, carries it out, reports. It is process 1 of its pid namespace; when it
+//! ends, so does everything that it started.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use super::finish;
+use super::protocol::{self, Order, Report};
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::launch;
+use crate::event::{BuildEvent, EventSink};
+use crate::store::Store;
+use crate::sys::mount;
+use crate::sys::socket::Socket;
+
+/// Plays the engine child to its end.
+pub fn play(socket: Socket) -> ExitCode {
+    let socket = Arc::new(socket);
+    let Ok(Some(message)) = socket.receive() else {
+        return ExitCode::FAILURE;
+    };
+    let order = protocol::read::<Order>(&message);
+    end_with_connection(Arc::clone(&socket));
+    let report = match order {
+        Ok(order) => carry_out(order, message.files, &socket),
+        Err(failure) => Report::Failed(vec![failure]),
+    };
+    match protocol::send(&socket, &report, &[]) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Nothing more is said on the way down, so whatever comes is the end of the other side: it was killed, or interrupted.
+fn end_with_connection(socket: Arc<Socket>) {
+    std::thread::spawn(move || {
+        drop(socket.receive());
+        // Process 1 takes its namespace with it: every step, every helper.
+        #[expect(clippy::exit, reason = "nobody is left to report to, and nothing may go on")]
+        std::process::exit(1);
+    });
+}
+
+fn carry_out(order: Order, files: Vec<OwnedFd>, socket: &Arc<Socket>) -> Report {
+    if let Err(error) = mount::make_all_private() {
+        let message = "the engine cannot make its mounts private";
+        return Report::Failed(vec![Failure::caused(FailureKind::Machine, "engine::mounts", message, &error)]);
+    }
+    let done = match order {
+        Order::Build(request) => {
+            let stdout = files.into_iter().next();
+            let sink = Sink(Arc::clone(socket));
+            let warnings = sink.clone();
+            let warn = move |message: String| {
+                warnings.emit(BuildEvent::Warning { code: "Machine".to_owned(), message, file: None, line: None });
+            };
+            finish::build(&request, stdout, &sink, warn).map(|outcome| Report::Built(Box::new(outcome)))
+        }
+        Order::Launch(launch) => {
+            launch::run(&launch, files).map(|status| Report::Ended { status }).map_err(|failure| vec![failure])
+        }
+        Order::Command { argv, env, directory } => command(&argv, &env, &directory, files),
+        Order::DeleteStore { path } => delete_store(&path),
+    };
+    done.unwrap_or_else(Report::Failed)
+}
+
+fn command(
+    argv: &[String],
+    env: &[(String, String)],
+    directory: &Path,
+    files: Vec<OwnedFd>,
+) -> Result<Report, Vec<Failure>> {
+    let (program, arguments) = argv.split_first().ok_or_else(|| {
+        vec![Failure::new(FailureKind::Input, "unshare::no_command", "no command was given")]
+    })?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(env.iter().map(|(name, value)| (name, value))).current_dir(directory);
+    let mut streams = files.into_iter().map(Stdio::from);
+    if let (Some(input), Some(output), Some(errors)) = (streams.next(), streams.next(), streams.next()) {
+        command.stdin(input).stdout(output).stderr(errors);
+    }
+    let status = command.status().map_err(|error| {
+        let message = format!("`{program}` cannot be started");
+        vec![Failure::caused(FailureKind::Input, "unshare::not_started", message, &error)]
+    })?;
+    use std::os::unix::process::ExitStatusExt as _;
+    let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok(Report::Ended { status })
+}
+
+fn delete_store(path: &Path) -> Result<Report, Vec<Failure>> {
+    Store::delete(path).map(|()| Report::Deleted).map_err(|error| {
+        vec![Failure::from_diagnostic(FailureKind::Machine, &error)]
+    })
+}
+
+/// Sends events up. One that cannot be sent is dropped: the connection is gone, and so is this process in a moment.
+#[derive(Clone)]
+struct Sink(Arc<Socket>);
+
+impl EventSink for Sink {
+    fn emit(&self, event: BuildEvent) {
+        drop(protocol::send(&self.0, &Report::Event(event), &[]));
+    }
+}

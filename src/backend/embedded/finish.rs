@@ -1,0 +1,279 @@
+//! From results to an image: the layers' digests, configuration and manifest, the names in the store, the exports. The
+//! same for a build that found everything in the cache and for one that made it.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use super::super::{BuildRequest, Descriptor, Outcome};
+use super::export::{self, Layers};
+use crate::digest::Key;
+use crate::engine::clock::Clock;
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::layers;
+use crate::engine::phases::{self, PhaseReport};
+use crate::engine::work::{Freshness, Work};
+use crate::engine::plan::{BaseImage, Planned};
+use crate::engine::solve::survey::{Survey, Thoroughness};
+use crate::engine::solve::{self, Made, Session, Workshop};
+use crate::event::{BuildEvent, EventSink};
+use crate::frontend::normalised_name;
+use crate::graph::{NodeId, Op};
+use crate::image::{self, Assembled, Base, History, Instruction, Layer, MediaTypes, Timestamp};
+use crate::store::{Store, StoreError, StoredImage};
+
+/// The build, if all of its results are there and nothing has to be written but names.
+///
+/// # Errors
+/// If the input is wrong.
+pub(super) fn from_cache(request: &BuildRequest, events: &dyn EventSink) -> Result<Option<Outcome>, Vec<Failure>> {
+    if !request.outputs.is_empty() {
+        return Ok(None);
+    }
+    let store = open(&request.store)?;
+    // What the look finds is said only if it is the whole build; else the engine child says it.
+    let said = Held::default();
+    let planned = Planned::of(&request.work, &store, &said)?;
+    let session = Session::new(&request.work, &store, Clock::system(), &said);
+    let wanted = [planned.lowered.target];
+    let survey = Survey::of(&session, &planned, &wanted, Thoroughness::UntilSomethingIsMissing)?;
+    let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else { return Ok(None) };
+    let Some(parts) = parts(&session, &planned, tree.layers(), |snapshot| {
+        store.index()?.diff_id(snapshot)
+    })?
+    else {
+        return Ok(None);
+    };
+    let assembled = assemble(&session, &planned, parts)?;
+    survey.announce(&session, &planned);
+    session.remember_steps(&planned).map_err(|failure| vec![failure])?;
+    let outcome = keep(request, &session, &assembled, tree.layers())?;
+    said.release(events);
+    Ok(Some(outcome))
+}
+
+/// What a build would do, phase by phase.
+///
+/// # Errors
+/// If the input is wrong.
+pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
+    let store = open(store)?;
+    let silent = Held::default();
+    let mut work = work.clone();
+    if work.freshness != Freshness::Now {
+        // Nothing is asked, so what is remembered serves, however old it is.
+        work.freshness = Freshness::Never;
+    }
+    let planned = Planned::of(&work, &store, &silent)?;
+    let session = Session::new(&work, &store, Clock::system(), &silent);
+    let survey = Survey::of(&session, &planned, &[planned.lowered.target], Thoroughness::Complete)?;
+    phases::report(&session, &planned, &survey).map_err(|failure| vec![failure])
+}
+
+/// The build, in the engine child. `stdout` is where an export to standard output goes.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn build(
+    request: &BuildRequest,
+    stdout: Option<OwnedFd>,
+    events: &dyn EventSink,
+    warn: impl Fn(String) + Send + Sync + Clone + 'static,
+) -> Result<Outcome, Vec<Failure>> {
+    let store = open(&request.store)?;
+    store.sweep_tmp().map_err(store_failures)?;
+    let planned = Planned::of(&request.work, &store, events)?;
+    let session = Session::new(&request.work, &store, Clock::system(), events);
+    let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
+    let target = planned.lowered.target;
+    let made = solve::solve(&session, &workshop, &planned, &[target])?;
+    let tree = made.get(&target).and_then(Made::tree).cloned();
+    let tree = tree.unwrap_or_else(|| solve::Tree::new(Vec::new()));
+    workshop.snapshots.flush().map_err(|error| failures(&error))?;
+    let measured = layers::measure(&session, &workshop, tree.layers()).map_err(|failure| vec![failure])?;
+    let parts = parts(&session, &planned, tree.layers(), |snapshot| Ok(measured.get(snapshot).copied()))?;
+    let Some(parts) = parts else {
+        return Err(vec![Failure::new(FailureKind::Bug, "finish::layers", "a layer of the result was not measured")]);
+    };
+    let assembled = assemble(&session, &planned, parts)?;
+    let mut outcome = keep(request, &session, &assembled, tree.layers())?;
+    session.remember_steps(&planned).map_err(|failure| vec![failure])?;
+    let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
+    let epoch = planned.lowered.source_date_epoch.map(Timestamp::from_seconds);
+    if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
+        // What left is what was asked for; the store's own manifest names uncompressed layers.
+        outcome.manifest = described(&shipped.manifest);
+        outcome.config_digest = shipped.config;
+    }
+    Ok(outcome)
+}
+
+/// The parts of an image.
+struct Parts {
+    base: Base,
+    instructions: Vec<Instruction>,
+}
+
+/// The image's layers in their places. `None` if the size of one of ours is not known.
+fn parts(
+    session: &Session<'_>,
+    planned: &Planned,
+    snapshots: &[Key],
+    measured: impl Fn(&Key) -> Result<Option<(crate::digest::Digest, u64)>, StoreError>,
+) -> Result<Option<Parts>, Vec<Failure>> {
+    let lowered = &planned.lowered;
+    let steps: Vec<NodeId> = lowered.history.iter().filter_map(|entry| entry.node).collect();
+    let below = snapshots.len().saturating_sub(steps.len());
+    let epoch = lowered.source_date_epoch.map(Timestamp::from_seconds);
+    let own = |snapshot: &Key| -> Result<Option<Layer>, Vec<Failure>> {
+        let Some((diff_id, size)) = measured(snapshot).map_err(store_failures)? else { return Ok(None) };
+        let record = session.store.snapshot_record(snapshot).map_err(store_failures)?;
+        let created = epoch.unwrap_or_else(|| Timestamp::from_seconds((record.created_ms / 1000) as i64));
+        Ok(Some(Layer::uncompressed(diff_id, size, Some(created))))
+    };
+    let mut base = Base::default();
+    if let Some(image) = base_image(planned) {
+        base.history.clone_from(&image.config.history);
+        for layer in &image.layers {
+            base.layers.push(Layer {
+                diff_id: layer.diff_id,
+                descriptor: layer.descriptor.clone(),
+                created: None,
+            });
+        }
+    } else {
+        for snapshot in &snapshots[..below] {
+            let Some(layer) = own(snapshot)? else { return Ok(None) };
+            let history = History {
+                created: layer.created.map(|created| created.to_string()),
+                created_by: Some(base_name(planned)),
+                ..History::default()
+            };
+            base.history.push(history);
+            base.layers.push(layer);
+        }
+    }
+    let mut tops = snapshots[below..].iter();
+    let mut instructions = Vec::new();
+    for entry in &lowered.history {
+        let layer = match entry.node.and_then(|_| tops.next()) {
+            None => None,
+            Some(snapshot) => match own(snapshot)? {
+                None => return Ok(None),
+                layer => layer,
+            },
+        };
+        let history = History {
+            created_by: Some(entry.created_by.clone()),
+            comment: Some(crate::frontend::HISTORY_COMMENT.to_owned()),
+            ..History::default()
+        };
+        instructions.push(Instruction { history, layer });
+    }
+    Ok(Some(Parts { base, instructions }))
+}
+
+/// The image that the target starts from, if that is one.
+fn base_image(planned: &Planned) -> Option<&BaseImage> {
+    let base = planned.lowered.base.as_ref()?;
+    match &planned.lowered.graph.node(base.node).op {
+        Op::Source(source) => planned.images.get(source),
+        _ => None,
+    }
+}
+
+/// What the history says of a base that has none of its own.
+fn base_name(planned: &Planned) -> String {
+    let base = planned.lowered.base.as_ref().map(|base| &planned.lowered.graph.node(base.node).op);
+    match base {
+        Some(Op::Source(crate::graph::Source::Debian(debian))) => {
+            let mut name = format!("debian://{}", debian.suite);
+            if !debian.packages.is_empty() {
+                name.push_str(&format!("?packages={}", debian.packages.join(",")));
+            }
+            name
+        }
+        _ => "FROM".to_owned(),
+    }
+}
+
+fn assemble(session: &Session<'_>, planned: &Planned, parts: Parts) -> Result<Assembled, Vec<Failure>> {
+    let mut config = planned.lowered.config.clone();
+    let labels = phases::labels(session, planned);
+    if !labels.is_empty() {
+        config.config.labels.get_or_insert_default().extend(labels);
+    }
+    let epoch = planned.lowered.source_date_epoch.map(Timestamp::from_seconds);
+    image::assemble(config, parts.base, parts.instructions, MediaTypes::Oci, epoch)
+        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Input, &error)])
+}
+
+/// Puts configuration and manifest into the store, and gives them their names. Writes nothing that is there already.
+fn keep(
+    request: &BuildRequest,
+    session: &Session<'_>,
+    assembled: &Assembled,
+    snapshots: &[Key],
+) -> Result<Outcome, Vec<Failure>> {
+    let store = session.store;
+    for (digest, bytes) in
+        [(assembled.config_digest(), &assembled.config_bytes), (assembled.digest(), &assembled.manifest_bytes)]
+    {
+        if !store.has_blob(&digest) {
+            store.put(bytes.as_slice()).map_err(store_failures)?;
+        }
+    }
+    let mut names = Vec::new();
+    for tag in &request.tags {
+        let name = normalised_name(tag)
+            .map_err(|error| vec![Failure::caused(FailureKind::Input, "finish::name", format!("`{tag}` cannot be a name"), &error)])?;
+        names.push(name);
+    }
+    let digest = assembled.digest();
+    let stored_ms = session.clock.now().as_millis() as u64;
+    // An image is found by its digest as well, whatever names it has.
+    for name in names.iter().cloned().chain([digest.to_string()]) {
+        let known = store.image(&name).map_err(store_failures)?;
+        if known.is_none_or(|known| known.digest != digest || known.layers != snapshots) {
+            let image = StoredImage { name, digest, stored_ms, layers: snapshots.to_vec() };
+            store.put_image(&image).map_err(store_failures)?;
+        }
+    }
+    Ok(Outcome {
+        manifest: described(&assembled.descriptor()),
+        config_digest: assembled.config_digest(),
+        names,
+    })
+}
+
+fn described(descriptor: &image::Descriptor) -> Descriptor {
+    Descriptor { media_type: descriptor.media_type.clone(), digest: descriptor.digest, size: descriptor.size }
+}
+
+fn open(path: &Path) -> Result<Store, Vec<Failure>> {
+    Store::open(path).map_err(store_failures)
+}
+
+fn store_failures(error: StoreError) -> Vec<Failure> {
+    failures(&error)
+}
+
+fn failures(error: &dyn miette::Diagnostic) -> Vec<Failure> {
+    vec![Failure::from_diagnostic(FailureKind::Machine, error)]
+}
+
+/// Keeps events until it is known whether they are the build.
+#[derive(Default)]
+struct Held(std::sync::Mutex<Vec<BuildEvent>>);
+
+impl Held {
+    fn release(self, events: &dyn EventSink) {
+        let held = self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        held.into_iter().for_each(|event| events.emit(event));
+    }
+}
+
+impl EventSink for Held {
+    fn emit(&self, event: BuildEvent) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(event);
+    }
+}

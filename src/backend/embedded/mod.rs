@@ -1,0 +1,203 @@
+//! The build on this machine, in two halves. This process looks whether every result exists already; that needs no
+//! namespace, no thread and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
+//! itself, from a sealed copy, root of a new user namespace, which does the work and dies with the connection.
+
+mod child;
+mod export;
+mod finish;
+mod protocol;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub use child::play as engine_child;
+
+use super::{BuildRequest, Outcome};
+use crate::engine::exec::ids::{Caller, Ids};
+use crate::engine::exec::{Engine, start_engine};
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::launch::Launch;
+use crate::engine::phases::PhaseReport;
+use crate::engine::work::Work;
+use crate::event::{BuildEvent, EventSink, Status};
+use crate::sys::memfd::sealed_self;
+use protocol::{Order, Report};
+
+/// The backend that builds on this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Embedded;
+
+/// The standard streams that a command gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams<'a> {
+    /// Standard input, output and error.
+    pub fds: [BorrowedFd<'a>; 3],
+}
+
+impl Embedded {
+    /// Builds. The last event is always `build.done`.
+    ///
+    /// # Errors
+    /// Everything that went wrong; at least one failure.
+    pub fn build(self, request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+        let started = Instant::now();
+        let counting = Counting::new(events);
+        let built = match finish::from_cache(request, &counting) {
+            Ok(Some(outcome)) => Ok(outcome),
+            Ok(None) => in_child(request, &counting),
+            Err(failures) => Err(failures),
+        };
+        let (steps_run, steps_cached) = counting.steps();
+        let outcome = built.as_ref().ok();
+        let status = match &built {
+            Ok(_) => Status::Ok,
+            Err(failures) if failures.iter().all(|failure| failure.kind == FailureKind::Cancelled) => Status::Cancelled,
+            Err(_) => Status::Failed,
+        };
+        events.emit(BuildEvent::BuildDone {
+            status,
+            digest: outcome.map(|outcome| outcome.manifest.digest),
+            config_digest: outcome.map(|outcome| outcome.config_digest),
+            steps_run,
+            steps_cached,
+            duration_ms: started.elapsed().as_millis() as u64,
+        });
+        built
+    }
+
+    /// What a build of a habitat would do, phase by phase. Builds nothing, and asks nothing.
+    ///
+    /// # Errors
+    /// If the input is wrong.
+    pub fn phases(self, work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
+        finish::phases(work, store)
+    }
+
+    /// Runs a command in an image of the store. Returns its status, 128 and the signal's number where a signal ended it.
+    ///
+    /// # Errors
+    /// If it could not be started.
+    pub fn launch(self, launch: Launch, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {
+        command(&Order::Launch(Box::new(launch)), streams)
+    }
+
+    /// Runs a command beside the engine, with its ids: it sees what the store holds as the engine does.
+    ///
+    /// # Errors
+    /// If it could not be started.
+    pub fn unshare(
+        self,
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        directory: PathBuf,
+        streams: Streams<'_>,
+    ) -> Result<i32, Vec<Failure>> {
+        command(&Order::Command { argv, env, directory }, streams)
+    }
+
+    /// Deletes a store and all that it holds, also what belongs to the container's users.
+    ///
+    /// # Errors
+    /// If something of it could not be deleted.
+    pub fn delete_store(self, path: &Path) -> Result<(), Vec<Failure>> {
+        let engine = start(&Order::DeleteStore { path: path.to_owned() }, &[])?;
+        loop {
+            match next(&engine)? {
+                Report::Deleted => return Ok(()),
+                Report::Failed(failures) => return Err(failures),
+                other => return Err(vec![unexpected(&other)]),
+            }
+        }
+    }
+}
+
+fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+    let stdout = io::stdout();
+    let engine = start(&Order::Build(Box::new(request.clone())), &[stdout.as_fd()])?;
+    loop {
+        match next(&engine)? {
+            Report::Event(event) => events.emit(event),
+            Report::Built(outcome) => return Ok(*outcome),
+            Report::Failed(failures) => return Err(failures),
+            other => return Err(vec![unexpected(&other)]),
+        }
+    }
+}
+
+fn command(order: &Order, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {
+    let engine = start(order, &streams.fds)?;
+    match next(&engine)? {
+        Report::Ended { status } => Ok(status),
+        Report::Failed(failures) => Err(failures),
+        other => Err(vec![unexpected(&other)]),
+    }
+}
+
+/// Starts an engine child and tells it what to do.
+fn start(order: &Order, files: &[BorrowedFd<'_>]) -> Result<Engine, Vec<Failure>> {
+    let machine = |message: &str, error: &dyn std::error::Error| {
+        vec![Failure::caused(FailureKind::Machine, "engine::not_started", message, error)]
+    };
+    let ids = Ids::of(&Caller::current())
+        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?;
+    let program = sealed_self().map_err(|error| machine("shmocker cannot copy itself into memory", &error))?;
+    let engine = start_engine(&program, &ids, io::stderr().as_fd())
+        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?;
+    protocol::send(&engine.socket, order, files)
+        .map_err(|error| machine("the engine process went away before it was told what to do", &error))?;
+    Ok(engine)
+}
+
+fn next(engine: &Engine) -> Result<Report, Vec<Failure>> {
+    match engine.socket.receive() {
+        Ok(Some(message)) => protocol::read(&message).map_err(|failure| vec![failure]),
+        Ok(None) => Err(vec![Failure::new(
+            FailureKind::Bug,
+            "engine::died",
+            "the engine process ended without a word",
+        )
+        .with_help("was it killed, by hand or for want of memory? what it had finished is kept: build again")]),
+        Err(error) => {
+            let message = "the connection to the engine process broke";
+            Err(vec![Failure::caused(FailureKind::Bug, "engine::connection", message, &error)])
+        }
+    }
+}
+
+fn unexpected(report: &Report) -> Failure {
+    let message = format!("the engine process answered what was not asked: {report:?}");
+    Failure::new(FailureKind::Bug, "engine::protocol", message)
+}
+
+/// Counts the steps of a build as their events pass.
+struct Counting<'a> {
+    events: &'a dyn EventSink,
+    run: std::sync::atomic::AtomicU32,
+    cached: std::sync::atomic::AtomicU32,
+}
+
+impl<'a> Counting<'a> {
+    fn new(events: &'a dyn EventSink) -> Self {
+        Self { events, run: 0.into(), cached: 0.into() }
+    }
+
+    fn steps(&self) -> (u32, u32) {
+        use std::sync::atomic::Ordering::Relaxed;
+        (self.run.load(Relaxed), self.cached.load(Relaxed))
+    }
+}
+
+impl EventSink for Counting<'_> {
+    fn emit(&self, event: BuildEvent) {
+        use std::sync::atomic::Ordering::Relaxed;
+        match &event {
+            BuildEvent::StepDone { cached: true, .. } => self.cached.fetch_add(1, Relaxed),
+            // A step that failed was executed too.
+            BuildEvent::StepDone { .. } | BuildEvent::StepFailed { .. } => self.run.fetch_add(1, Relaxed),
+            _ => 0,
+        };
+        self.events.emit(event);
+    }
+}

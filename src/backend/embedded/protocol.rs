@@ -1,0 +1,67 @@
+//! What the two halves of the embedded backend say to each other: one [`Order`] down, [`Report`]s up. JSON in whole
+//! messages; open files travel beside them. The end of the connection ends the engine child and all that it started.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::{BuildRequest, Outcome};
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::launch::Launch;
+use crate::event::BuildEvent;
+use crate::sys::socket::{Message, Socket};
+
+/// What the engine child is to do. It does one thing and ends.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Build. Comes with standard output, for an export to it.
+    Build(Box<BuildRequest>),
+    /// Run a command in an image. Comes with the three standard streams.
+    Launch(Box<Launch>),
+    /// Run a command beside the engine, with its ids. Comes with the three standard streams.
+    Command {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Its whole environment.
+        env: Vec<(String, String)>,
+        /// Where it runs.
+        directory: PathBuf,
+    },
+    /// Delete a store.
+    DeleteStore {
+        /// Its directory.
+        path: PathBuf,
+    },
+}
+
+/// What the engine child says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// Something happened.
+    Event(BuildEvent),
+    /// The build is done.
+    Built(Box<Outcome>),
+    /// The command has ended with this status (128 and the signal's number where a signal ended it).
+    Ended {
+        /// The status.
+        status: i32,
+    },
+    /// The store is gone.
+    Deleted,
+    /// It could not be done.
+    Failed(Vec<Failure>),
+}
+
+/// Sends one message.
+pub(super) fn send<T: Serialize>(socket: &Socket, message: &T, files: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    socket.send(&serde_json::to_vec(message)?, files)
+}
+
+/// What a message says.
+pub(super) fn read<'a, T: Deserialize<'a>>(message: &'a Message) -> Result<T, Failure> {
+    serde_json::from_slice(&message.payload).map_err(|error| {
+        Failure::caused(FailureKind::Bug, "engine::protocol", "the two halves of shmocker do not understand each other", &error)
+            .with_help("was the program replaced while it ran? run it again")
+    })
+}

@@ -1,0 +1,346 @@
+//! The command line as types. What a flag means is said here once, in its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Builds container images and development habitats without root and without a daemon.
+#[derive(Debug, Parser)]
+#[command(name = "shmocker", version, disable_help_subcommand = true, max_term_width = 110)]
+pub(super) struct Arguments {
+    /// Where everything is kept [default: $SHMOCKER_STORE, else $XDG_DATA_HOME/shmocker]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(super) store: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArguments>),
+    /// Turn a habitat (YAML) into an image
+    #[command(subcommand)]
+    Habitat(HabitatCommand),
+    /// List the images of the local store
+    Images(ListArguments),
+    /// Images of the local store
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Remove images from the local store
+    Rmi(RemoveArguments),
+    /// Print an image's configuration
+    Inspect(InspectArguments),
+    /// Run a command in an image
+    Run(RunArguments),
+    /// Run a command with the engine's ids, so that it can look at what the store holds
+    Unshare(UnshareArguments),
+    /// The store as a whole
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Say what this machine offers for builds, and how to mend what it lacks
+    Doctor(DoctorArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageCommand {
+    /// List the images of the local store
+    Ls(ListArguments),
+    /// Remove images from the local store
+    Rm(RemoveArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Delete the store with all that it holds
+    Delete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CheckFormat {
+    /// With the lines that are meant
+    Text,
+    /// FILE:LINE:COLUMN: message
+    Short,
+    /// An array of objects
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Progress {
+    /// tty on a terminal, plain elsewhere
+    Auto,
+    /// A redrawn summary
+    Tty,
+    /// Every line, as it comes
+    Plain,
+    /// One JSON object a line
+    Json,
+    /// Nothing but errors
+    Quiet,
+}
+
+/// What every build takes.
+#[derive(Debug, Default, Args)]
+pub(super) struct CommonBuildArguments {
+    /// Store the image under this name (may be given again)
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub(super) tags: Vec<String>,
+    /// Write the result: type=oci|docker|tar|local,dest=PATH[,…]; PATH alone is a directory, - a tar on standard output
+    #[arg(short, long = "output", value_name = "SPEC")]
+    pub(super) outputs: Vec<String>,
+    /// How progress is shown [default: $BUILDKIT_PROGRESS, else auto]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) progress: Option<Progress>,
+    /// Print the image's digest only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Make a secret known: id=NAME[,src=PATH|env=VARIABLE]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(super) secrets: Vec<String>,
+    /// Allow what is refused otherwise: network.host, home
+    #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+    /// Ask again what base, branch or suite means now
+    #[arg(long, conflicts_with = "offline")]
+    pub(super) pull: bool,
+    /// Never ask; use what the store remembers
+    #[arg(long)]
+    pub(super) offline: bool,
+    /// How long a remembered answer serves (ms, s, m, h)
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration_ms)]
+    pub(super) refresh: u64,
+    /// Write what was made, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) metadata_file: Option<PathBuf>,
+    /// Write the image's id (the digest of its configuration)
+    #[arg(long, value_name = "FILE")]
+    pub(super) iidfile: Option<PathBuf>,
+    /// Add a label to the image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(super) labels: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArguments {
+    /// The directory whose files COPY and ADD can take
+    #[arg(value_name = "CONTEXT")]
+    pub(super) context: PathBuf,
+    /// The Dockerfile [default: CONTEXT/Dockerfile]; - is standard input
+    #[arg(short, long, value_name = "PATH")]
+    pub(super) file: Option<PathBuf>,
+    /// Stop after this stage
+    #[arg(long, value_name = "STAGE")]
+    pub(super) target: Option<String>,
+    /// Set an ARG; without a value, from the environment
+    #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
+    pub(super) build_args: Vec<String>,
+    /// A further context: NAME=DIR, NAME=oci-layout://PATH, NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
+    #[arg(long = "build-context", value_name = "NAME=PLACE")]
+    pub(super) build_contexts: Vec<String>,
+    /// Take no step from the cache
+    #[arg(long)]
+    pub(super) no_cache: bool,
+    /// Take no step of these stages from the cache
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(super) no_cache_filter: Vec<String>,
+    #[command(flatten)]
+    pub(super) common: CommonBuildArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum HabitatCommand {
+    /// Report everything that is wrong with a habitat
+    Check(HabitatCheckArguments),
+    /// Print the Dockerfile that a habitat stands for
+    Render(HabitatRenderArguments),
+    /// Build the image
+    Build(Box<HabitatBuildArguments>),
+    /// Print the phases and whether they would be built
+    Phases(HabitatPhasesArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatFile {
+    /// The habitat's config.yaml, or its directory
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Templates that take the place of the built-in ones of the same name
+    #[arg(long, value_name = "DIR")]
+    pub(super) templates: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatCheckArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: CheckFormat,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatRenderArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// Write Dockerfile and named contexts (OCI layouts and folders) to this directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatPhasesArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// Ask again what base, branch or suite means now
+    #[arg(long)]
+    pub(super) pull: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatBuildArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// Stop after this phase (name or number)
+    #[arg(long, value_name = "PHASE")]
+    pub(super) target: Option<String>,
+    /// Run every phase anew
+    #[arg(long)]
+    pub(super) rebuild: bool,
+    /// Run this phase and all later ones anew (name or number)
+    #[arg(long, value_name = "PHASE", conflicts_with = "rebuild")]
+    pub(super) rebuild_from: Option<String>,
+    /// Print the phases and whether they would be built; build nothing
+    #[arg(long)]
+    pub(super) show_phases: bool,
+    /// With --show-phases
+    #[arg(long, value_enum, default_value = "text", requires = "show_phases")]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) common: CommonBuildArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArguments {
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// Print digests only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RemoveArguments {
+    /// Name, or digest
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(super) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArguments {
+    /// Name, or digest
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: String,
+    /// The form; JSON is the only one
+    #[arg(long, value_parser = ["json"], default_value = "json")]
+    pub(super) format: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// Name, or digest
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: String,
+    /// The command and its arguments [default: the image's]
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// Set a variable; without a value, from the environment
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// The working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) workdir: Option<String>,
+    /// user[:group], by name or number
+    #[arg(short, long)]
+    pub(super) user: Option<String>,
+    /// Mount a directory or file of this machine: SRC:DST[:ro]
+    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]")]
+    pub(super) volumes: Vec<String>,
+    /// Publish a port: [[IP:]HOST:]PORT[/tcp|/udp]
+    #[arg(short, long = "publish", value_name = "SPEC")]
+    pub(super) publish: Vec<String>,
+    /// Program (and arguments, split as a shell splits words) in place of the image's entrypoint
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) entrypoint: Option<String>,
+    /// default, none or host
+    #[arg(long, default_value = "default")]
+    pub(super) network: String,
+    /// What the command writes to the image's files is always dropped at its end; accepted for scripts that ask for it
+    #[arg(long)]
+    pub(super) rm: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UnshareArguments {
+    /// The command and its arguments [default: $SHELL]
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArguments {
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// Print the AppArmor profile that Ubuntu 24.04 needs, and nothing else
+    #[arg(long)]
+    pub(super) apparmor_profile: bool,
+}
+
+/// `500ms`, `2s`, `10m`, `1h`, in milliseconds.
+pub(super) fn parse_duration_ms(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = text[..digits].parse().map_err(|_| "a duration is a number and ms, s, m or h".to_owned())?;
+    let factor = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a duration is a number and ms, s, m or h".to_owned()),
+    };
+    number.checked_mul(factor).ok_or_else(|| "that is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration_ms("90s"), Ok(90_000));
+        assert_eq!(parse_duration_ms("2h"), Ok(7_200_000));
+        assert!(parse_duration_ms("5").is_err());
+        assert!(parse_duration_ms("h").is_err());
+    }
+}

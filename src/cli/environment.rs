@@ -1,0 +1,97 @@
+//! Everything that the environment says, read once. Nothing below the command line reads it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The values of the environment that shmocker listens to.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// HOME
+    pub home: Option<PathBuf>,
+    /// XDG_DATA_HOME
+    pub xdg_data_home: Option<PathBuf>,
+    /// SHMOCKER_STORE
+    pub store: Option<PathBuf>,
+    /// SHMOCKER_DEBIAN_MIRROR
+    pub debian_mirror: Option<String>,
+    /// SHMOCKER_DEBIAN_KEYRING
+    pub debian_keyring: Option<PathBuf>,
+    /// BUILDKIT_PROGRESS
+    pub progress: Option<String>,
+    /// NO_COLOR is set to something
+    pub no_color: bool,
+    /// SOURCE_DATE_EPOCH
+    pub source_date_epoch: Option<String>,
+    /// SSL_CERT_FILE
+    pub ca_file: Option<PathBuf>,
+    /// SHELL
+    pub shell: Option<String>,
+    /// HTTP_PROXY and the like, in either case, as they are set.
+    pub proxies: Vec<(String, String)>,
+}
+
+const PROXIES: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+impl Environment {
+    /// Reads it.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            home: path("HOME"),
+            xdg_data_home: path("XDG_DATA_HOME"),
+            store: path("SHMOCKER_STORE"),
+            debian_mirror: variable("SHMOCKER_DEBIAN_MIRROR"),
+            debian_keyring: path("SHMOCKER_DEBIAN_KEYRING"),
+            progress: variable("BUILDKIT_PROGRESS"),
+            no_color: variable("NO_COLOR").is_some(),
+            source_date_epoch: variable("SOURCE_DATE_EPOCH"),
+            ca_file: path("SSL_CERT_FILE"),
+            shell: variable("SHELL"),
+            proxies: PROXIES
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
+                .collect(),
+        }
+    }
+
+    /// The store's directory: `--store`, else SHMOCKER_STORE, else `$XDG_DATA_HOME/shmocker`, else
+    /// `~/.local/share/shmocker`. `None` where nothing says where home is.
+    #[must_use]
+    pub fn store_path(&self, option: Option<PathBuf>) -> Option<PathBuf> {
+        option
+            .or_else(|| self.store.clone())
+            .or_else(|| Some(self.xdg_data_home.clone()?.join("shmocker")))
+            .or_else(|| Some(self.home.clone()?.join(".local/share/shmocker")))
+    }
+}
+
+/// A variable that is set to something, if it is UTF-8.
+pub(super) fn variable(name: &str) -> Option<String> {
+    os_variable(name)?.into_string().ok()
+}
+
+/// The whole environment, as far as it is UTF-8: for a command that runs beside the engine.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub(super) fn all_variables() -> Vec<(String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+fn path(name: &str) -> Option<PathBuf> {
+    os_variable(name).map(PathBuf::from)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn os_variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}

@@ -1,0 +1,78 @@
+//! `habitat render`: the Dockerfile of a habitat, and with `--out` everything that it takes from outside, so that any
+//! other builder can build it.
+
+use std::path::{Path, PathBuf};
+
+use super::super::args::HabitatRenderArguments;
+use super::super::environment::Environment;
+use super::super::exit::Exit;
+use super::super::report::Stop;
+use super::super::request::{Common, print};
+use super::Ready;
+use crate::dockerfile::Severity;
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::work::{Place, Text};
+use crate::graph::Source;
+use crate::habitat::Purpose;
+use crate::ship::export::Output;
+
+pub(super) fn run(
+    arguments: &HabitatRenderArguments,
+    store: PathBuf,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
+    let ready = Ready::read(&arguments.habitat, Purpose::Render, environment)?;
+    for warning in ready.plan.warnings.iter().filter(|warning| warning.severity == Severity::Warning) {
+        let failures = vec![ready.config.failure(warning)];
+        let stop = Stop::from(failures).with_text(&ready.config.shown, &ready.config.text);
+        stop.write(&mut std::io::stderr(), !environment.no_color);
+    }
+    let Some(out) = &arguments.out else {
+        print(&ready.rendered.dockerfile);
+        return Ok(Exit::Done);
+    };
+    let unwritable = |path: &Path, error: &std::io::Error| {
+        let message = format!("`{}` cannot be written", path.display());
+        Stop::from(Failure::caused(FailureKind::Machine, "cli::write", message, error))
+    };
+    std::fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
+    let dockerfile = out.join("Dockerfile");
+    std::fs::write(&dockerfile, &ready.rendered.dockerfile).map_err(|error| unwritable(&dockerfile, &error))?;
+    for context in &ready.rendered.contexts {
+        let place = ready.place(context, environment)?;
+        write_context(&context.name, place, out, &store, environment)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Writes one context: an image as an OCI layout, anything else as a folder. Both are builds of their own.
+fn write_context(
+    name: &str,
+    place: Place,
+    out: &Path,
+    store: &Path,
+    environment: &Environment,
+) -> Result<(), Stop> {
+    let dest = out.join(name);
+    let dest_text = dest.display().to_string();
+    if dest.exists() {
+        std::fs::remove_dir_all(&dest).map_err(|error| {
+            let message = format!("`{dest_text}` cannot be replaced");
+            Stop::from(Failure::caused(FailureKind::Machine, "cli::write", message, &error))
+        })?;
+    }
+    let is_image = matches!(&place, Place::Source(Source::Debian(_) | Source::OciLayout(_) | Source::StoredImage { .. }));
+    let (text, spec) = if is_image {
+        (format!("FROM {name}\n"), format!("type=oci,tar=false,name=latest,\"dest={dest_text}\""))
+    } else {
+        (format!("FROM scratch\nCOPY --from={name} . /\n"), format!("type=local,\"dest={dest_text}\""))
+    };
+    let mut common = Common::plain(environment)?;
+    common.work.project = dest_text;
+    common.work.dockerfile = Text { file: "Dockerfile".to_owned(), text };
+    common.work.contexts.push((name.to_owned(), place));
+    let output = Output::parse(&spec)
+        .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Bug, &error)))?;
+    common.outputs.push(output);
+    common.build(store.to_owned(), environment).map(drop)
+}

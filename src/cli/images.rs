@@ -1,0 +1,132 @@
+//! `images`, `rmi`, `inspect`: the images of the local store.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::args::{Format, InspectArguments, ListArguments, RemoveArguments};
+use super::exit::Exit;
+use super::render::size;
+use super::report::Stop;
+use super::request::print;
+use crate::digest::Digest;
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::{images, plan};
+use crate::frontend::familiar_name;
+use crate::store::{Store, StoreError, StoredImage};
+
+/// An image, as `images --format json` has it.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: Option<String>,
+    digest: Digest,
+    platforms: Vec<String>,
+    created: Option<String>,
+    size_bytes: u64,
+}
+
+/// Lists the images. One that has a name is listed under it, any other by its digest alone.
+pub(super) fn list(arguments: &ListArguments, store: PathBuf) -> Result<Exit, Stop> {
+    let store = open(store)?;
+    let all = store.images().map_err(of_store)?;
+    let is_digest = |image: &StoredImage| image.name.starts_with("sha256:");
+    let mut listed = Vec::new();
+    for image in &all {
+        let has_other_name = all.iter().any(|other| other.digest == image.digest && !is_digest(other));
+        if is_digest(image) && has_other_name {
+            continue;
+        }
+        let (manifest, config) = plan::read_image(&image.digest, &store).map_err(damaged)?;
+        listed.push(Listed {
+            name: (!is_digest(image)).then(|| image.name.clone()),
+            digest: image.digest,
+            platforms: vec![format!("{}/{}", config.os, config.architecture)],
+            created: config.created,
+            size_bytes: manifest.layers.iter().map(|layer| layer.size).sum(),
+        });
+    }
+    if arguments.quiet {
+        listed.iter().for_each(|image| print(&format!("{}\n", image.digest)));
+    } else if arguments.format == Format::Json {
+        print(&format!("{:#}\n", serde_json::to_value(&listed).unwrap_or_default()));
+    } else {
+        print(&table(&listed));
+    }
+    Ok(Exit::Done)
+}
+
+fn table(listed: &[Listed]) -> String {
+    let names: Vec<String> =
+        listed.iter().map(|image| image.name.as_deref().map_or_else(|| "<none>".to_owned(), |name| familiar_name(name).to_owned())).collect();
+    let width = names.iter().map(String::len).max().unwrap_or(0).max(5);
+    let mut text = format!("{:<width$}  {:<19}  {:<20}  {:>9}\n", "IMAGE", "DIGEST", "CREATED", "SIZE");
+    for (image, name) in listed.iter().zip(&names) {
+        let digest: String = image.digest.to_string().chars().take(19).collect();
+        let created: String = image.created.as_deref().unwrap_or("").chars().take(20).collect();
+        text.push_str(&format!("{name:<width$}  {digest}  {created:<20}  {:>9}\n", size(image.size_bytes)));
+    }
+    text
+}
+
+/// Takes names away. An image that is named by its digest loses all of its names.
+pub(super) fn remove(arguments: &RemoveArguments, store: PathBuf) -> Result<Exit, Stop> {
+    let store = open(store)?;
+    let mut missing = Vec::new();
+    for given in &arguments.images {
+        let Some(image) = images::find(&store, given).map_err(of_store)? else {
+            missing.push(unknown(given));
+            continue;
+        };
+        let mut gone = vec![image.name.clone()];
+        let all = store.images().map_err(of_store)?;
+        let others = all.iter().filter(|other| other.digest == image.digest && other.name != image.name);
+        if image.name.starts_with("sha256:") {
+            gone.extend(others.map(|other| other.name.clone()));
+        } else if others.clone().all(|other| other.name.starts_with("sha256:")) {
+            // The last name: nothing refers to the image any more.
+            gone.extend(others.map(|other| other.name.clone()));
+        }
+        for name in gone {
+            if store.remove_image(&name).map_err(of_store)? && !name.starts_with("sha256:") {
+                print(&format!("{}\n", familiar_name(&name)));
+            }
+        }
+        if image.name.starts_with("sha256:") {
+            print(&format!("{}\n", image.digest));
+        }
+    }
+    if missing.is_empty() { Ok(Exit::Done) } else { Err(missing.into()) }
+}
+
+/// Prints an image's configuration with its digest, layers and history.
+pub(super) fn inspect(arguments: &InspectArguments, store: PathBuf) -> Result<Exit, Stop> {
+    let store = open(store)?;
+    let Some(image) = images::find(&store, &arguments.image).map_err(of_store)? else {
+        return Err(unknown(&arguments.image).into());
+    };
+    let (manifest, config) = plan::read_image(&image.digest, &store).map_err(damaged)?;
+    let mut shown = serde_json::to_value(&config).unwrap_or_default();
+    shown["digest"] = image.digest.to_string().into();
+    shown["layers"] = serde_json::to_value(&manifest.layers).unwrap_or_default();
+    print(&format!("{shown:#}\n"));
+    Ok(Exit::Done)
+}
+
+fn open(store: PathBuf) -> Result<Store, Stop> {
+    Store::open(store).map_err(of_store)
+}
+
+fn of_store(error: StoreError) -> Stop {
+    Failure::from_diagnostic(FailureKind::Machine, &error).into()
+}
+
+fn damaged(reason: String) -> Stop {
+    Failure::new(FailureKind::Machine, "images::damaged", format!("an image of the store is damaged: {reason}"))
+        .with_help("build it again, or remove it with `shmocker rmi`")
+        .into()
+}
+
+fn unknown(given: &str) -> Failure {
+    Failure::new(FailureKind::Input, "images::unknown", format!("there is no image `{given}` in the store"))
+        .with_help("`shmocker images` lists what there is")
+}

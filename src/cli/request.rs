@@ -1,0 +1,383 @@
+//! What every build has in common, from flags to a finished request, and what is written when it is done.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::args::{CommonBuildArguments, Progress};
+use super::environment::{Environment, variable};
+use super::exit::Exit;
+use super::render::{JsonLines, Plain, Silent, Tty, tty::Color};
+use super::report::Stop;
+use crate::backend::embedded::Embedded;
+use crate::backend::{BuildRequest, Outcome};
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::work::{DebianMirrors, Entitlement, Freshness, NoCache, Place, Secret, Text, Work};
+use crate::event::EventSink;
+use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
+use crate::ship::export::{Destination, Output};
+
+/// How long a remembered answer serves.
+const DEFAULT_REFRESH_MS: u64 = 3_600_000;
+
+/// A request in the making.
+pub(super) struct Common {
+    pub(super) work: Work,
+    pub(super) tags: Vec<String>,
+    /// `--allow home`: files of the user's home may be baked into an image.
+    pub(super) home_allowed: bool,
+    pub(super) outputs: Vec<Output>,
+    progress: Progress,
+    quiet: bool,
+    metadata_file: Option<PathBuf>,
+    iidfile: Option<PathBuf>,
+}
+
+impl Common {
+    /// Reads the flags that every build has. The Dockerfile, the context and the project are still to be filled in.
+    pub(super) fn new(arguments: CommonBuildArguments, environment: &Environment) -> Result<Self, Stop> {
+        let progress = match arguments.progress {
+            Some(progress) => progress,
+            None => progress_of_environment(environment)?,
+        };
+        let mut allow = Vec::new();
+        let mut home_allowed = false;
+        for what in &arguments.allow {
+            match what.as_str() {
+                "network.host" => allow.push(Entitlement::NetworkHost),
+                "home" => home_allowed = true,
+                other => {
+                    return Err(Stop::usage(
+                        format!("`--allow {other}` is not known"),
+                        "what can be allowed is `network.host` and `home`",
+                    ));
+                }
+            }
+        }
+        let outputs = arguments
+            .outputs
+            .iter()
+            .map(|spec| {
+                Output::parse(spec).map_err(|error| {
+                    let failure = Failure::from_diagnostic(FailureKind::Input, &error);
+                    Stop { exit: Exit::Usage, ..Stop::from(failure) }
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let freshness = match (arguments.pull, arguments.offline) {
+            (true, _) => Freshness::Now,
+            (_, true) => Freshness::Never,
+            _ => Freshness::After { ms: arguments.refresh },
+        };
+        let secrets = arguments.secrets.iter().map(|spec| secret(spec)).collect::<Result<_, _>>()?;
+        let mut labels = Vec::new();
+        for label in &arguments.labels {
+            let (name, value) = label.split_once('=').unwrap_or((label, ""));
+            labels.push((name.to_owned(), value.to_owned()));
+        }
+        let work = Work {
+            project: String::new(),
+            dockerfile: Text { file: String::new(), text: String::new() },
+            origins: Vec::new(),
+            context: None,
+            contexts: Vec::new(),
+            target: None,
+            build_args: Vec::new(),
+            labels,
+            platform: platform(),
+            proxies: environment.proxies.clone(),
+            ca_file: environment.ca_file.clone(),
+            source_date_epoch: source_date_epoch(environment)?,
+            secrets,
+            no_cache: NoCache::Nothing,
+            freshness,
+            debian: DebianMirrors {
+                mirror: environment.debian_mirror.clone(),
+                keyring: environment.debian_keyring.clone(),
+            },
+            allow,
+            phases: Vec::new(),
+        };
+        Ok(Self {
+            work,
+            tags: arguments.tags,
+            home_allowed,
+            outputs,
+            progress,
+            quiet: arguments.quiet,
+            metadata_file: arguments.metadata_file,
+            iidfile: arguments.iidfile,
+        })
+    }
+
+    /// A build with no flags at all.
+    pub(super) fn plain(environment: &Environment) -> Result<Self, Stop> {
+        let arguments = CommonBuildArguments { refresh: DEFAULT_REFRESH_MS, ..CommonBuildArguments::default() };
+        Self::new(arguments, environment)
+    }
+
+    /// Builds and writes what was asked for.
+    pub(super) fn build(self, store: PathBuf, environment: &Environment) -> Result<Exit, Stop> {
+        let events = self.events(environment);
+        let takes_stdout = self.outputs.iter().any(writes_stdout);
+        let tagged = !self.tags.is_empty();
+        let request = BuildRequest { store, work: self.work, tags: self.tags, outputs: self.outputs };
+        let outcome = Embedded.build(&request, events.as_ref()).map_err(Stop::from)?;
+        if let Some(path) = &self.metadata_file {
+            write_file(path, &metadata(&outcome))?;
+        }
+        if let Some(path) = &self.iidfile {
+            write_file(path, &outcome.config_digest.to_string())?;
+        }
+        if !takes_stdout && (self.quiet || !tagged || !std::io::stdout().is_terminal()) {
+            print(&format!("{}\n", outcome.manifest.digest));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
+        let stderr = std::io::stderr();
+        let color = if environment.no_color { Color::Off } else { Color::On };
+        let progress = if self.quiet { Progress::Quiet } else { self.progress };
+        match progress {
+            Progress::Quiet => Box::new(Silent),
+            Progress::Json => Box::new(JsonLines::new(stderr)),
+            Progress::Auto if stderr.is_terminal() => Box::new(Tty::new(stderr, terminal_width(), color)),
+            Progress::Tty => Box::new(Tty::new(stderr, terminal_width(), color)),
+            Progress::Auto | Progress::Plain => Box::new(Plain::new(stderr)),
+        }
+    }
+}
+
+fn writes_stdout(output: &Output) -> bool {
+    match output {
+        Output::Oci(image) | Output::Docker(image) | Output::Image(image) => image.dest == Destination::Stdout,
+        Output::Tar { dest } => *dest == Destination::Stdout,
+        Output::Local { .. } | Output::CacheOnly => false,
+    }
+}
+
+fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> {
+    match environment.progress.as_deref() {
+        None | Some("auto") => Ok(Progress::Auto),
+        Some("tty") => Ok(Progress::Tty),
+        Some("plain") => Ok(Progress::Plain),
+        Some("json" | "rawjson") => Ok(Progress::Json),
+        Some("quiet" | "none") => Ok(Progress::Quiet),
+        Some(other) => Err(Stop::usage(
+            format!("BUILDKIT_PROGRESS is `{other}`"),
+            "it may be auto, tty, plain, json or quiet",
+        )),
+    }
+}
+
+fn terminal_width() -> usize {
+    crate::sys::terminal::width(std::io::stderr()).unwrap_or(100)
+}
+
+/// The platform of this machine, as OCI names it.
+pub(super) fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    };
+    format!("linux/{architecture}")
+}
+
+fn source_date_epoch(environment: &Environment) -> Result<Option<i64>, Stop> {
+    let Some(text) = &environment.source_date_epoch else { return Ok(None) };
+    let epoch = text.parse().map_err(|_| {
+        Stop::usage(format!("SOURCE_DATE_EPOCH is `{text}`"), "it is a number of seconds since 1970")
+    })?;
+    Ok(Some(epoch))
+}
+
+/// `id=NAME[,src=PATH|env=VARIABLE]`
+fn secret(spec: &str) -> Result<Secret, Stop> {
+    let help = "a secret is id=NAME, with src=PATH or env=VARIABLE";
+    let (mut id, mut file, mut env) = (None, None, None);
+    for part in spec.split(',') {
+        match part.split_once('=') {
+            Some(("id", value)) => id = Some(value.to_owned()),
+            Some(("src" | "source", value)) => file = Some(PathBuf::from(value)),
+            Some(("env", value)) => env = Some(value.to_owned()),
+            Some(("type", "file" | "env")) => {}
+            _ => return Err(Stop::usage(format!("`{part}` in `--secret {spec}` is not known"), help)),
+        }
+    }
+    let Some(id) = id else {
+        return Err(Stop::usage(format!("`--secret {spec}` has no id"), help));
+    };
+    read_secret(&id, file.as_deref(), env.as_deref()).map_err(Stop::from)
+}
+
+/// The value of a secret: of a file, of a variable, or of the variable that is named as the secret is.
+pub(super) fn read_secret(id: &str, file: Option<&Path>, env: Option<&str>) -> Result<Secret, Failure> {
+    let value = match (file, env) {
+        (Some(path), _) => std::fs::read(path).map_err(|error| {
+            let message = format!("the secret `{id}` cannot be read from `{}`", path.display());
+            Failure::caused(FailureKind::Input, "cli::secret", message, &error)
+        })?,
+        (None, name) => {
+            let name = name.unwrap_or(id);
+            let message = format!("the secret `{id}` should be in the variable {name}, which is not set");
+            variable(name)
+                .ok_or_else(|| {
+                    Failure::new(FailureKind::Input, "cli::secret", message)
+                        .with_help(format!("set {name}, or give the secret with `--secret id={id},src=PATH`"))
+                })?
+                .into_bytes()
+        }
+    };
+    Ok(Secret::new(id.to_owned(), value))
+}
+
+/// `NAME=PLACE` as buildx has it.
+pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
+    let Some((name, place)) = spec.split_once('=') else {
+        return Err(Stop::usage(
+            format!("`--build-context {spec}` has no place"),
+            "it is NAME=DIR, NAME=oci-layout://PATH, NAME=debian://SUITE or NAME=docker-image://NAME",
+        ));
+    };
+    Ok((name.to_owned(), context_place(place)?))
+}
+
+/// What a context's place is.
+pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
+    if let Some(rest) = place.strip_prefix("oci-layout://") {
+        let (rest, digest) = match rest.split_once('@') {
+            Some((path, digest)) => (path, Some(digest.to_owned())),
+            None => (rest, None),
+        };
+        let (path, tag) = match rest.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
+            _ => (rest, None),
+        };
+        let path = absolute(Path::new(path))?.display().to_string();
+        return Ok(Place::Source(Source::OciLayout(OciLayoutSource { path, tag, digest })));
+    }
+    if let Some(rest) = place.strip_prefix("debian://") {
+        return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
+    }
+    if let Some(name) = place.strip_prefix("docker-image://") {
+        return Ok(Place::Source(Source::StoredImage { name: name.to_owned() }));
+    }
+    if is_git(place) {
+        let (url, fragment) = match place.split_once('#') {
+            Some((url, fragment)) => (url, Some(fragment)),
+            None => (place, None),
+        };
+        let (reference, subdir) = match fragment.map(|fragment| fragment.split_once(':').unwrap_or((fragment, ""))) {
+            Some((reference, subdir)) => (reference, subdir),
+            None => ("", ""),
+        };
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        return Ok(Place::Source(Source::Git(GitSource {
+            url: url.to_owned(),
+            reference: some(reference),
+            subdir: some(subdir),
+            depth: Some(1),
+            submodules: true,
+            keep_git_dir: false,
+            remote: None,
+            read_only: false,
+        })));
+    }
+    if place.contains("://") {
+        return Err(Stop::usage(
+            format!("a context from `{place}` is not to be had yet"),
+            "what there is: a directory, oci-layout://, debian://, docker-image:// (of the local store) and git URLs",
+        ));
+    }
+    Ok(Place::Directory { path: absolute(Path::new(place))?, ignore: None })
+}
+
+fn is_git(place: &str) -> bool {
+    let url = place.split_once('#').map_or(place, |(url, _)| url);
+    place.starts_with("git://")
+        || place.starts_with("git@")
+        || ((url.starts_with("https://") || url.starts_with("http://") || url.starts_with("ssh://"))
+            && url.ends_with(".git"))
+}
+
+/// `SUITE?packages=a,b&mirror=URL&arch=amd64`
+fn debian_place(text: &str) -> Result<DebianSource, Stop> {
+    let help = "it is debian://SUITE?packages=a,b&mirror=URL&arch=amd64";
+    let (suite, query) = text.split_once('?').unwrap_or((text, ""));
+    if suite.is_empty() || !suite.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
+        return Err(Stop::usage(format!("`debian://{text}` names no suite"), help));
+    }
+    let mut source = DebianSource {
+        suite: suite.to_owned(),
+        packages: Vec::new(),
+        mirror: None,
+        arch: debian_architecture().to_owned(),
+    };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("packages", names)) => {
+                source.packages = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            }
+            Some(("mirror", url)) => source.mirror = Some(url.to_owned()),
+            Some(("arch", arch)) if arch == debian_architecture() => {}
+            Some(("arch", arch)) => {
+                let message = format!("`debian://{text}` asks for {arch}; this machine runs {}", debian_architecture());
+                return Err(Stop::usage(message, "other architectures are not to be had yet"));
+            }
+            _ => return Err(Stop::usage(format!("`{pair}` in `debian://{text}` is not known"), help)),
+        }
+    }
+    source.packages.sort();
+    source.packages.dedup();
+    Ok(source)
+}
+
+/// Debian's name of this machine's architecture.
+pub(super) fn debian_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "i386",
+        "riscv64" => "riscv64",
+        "s390x" => "s390x",
+        "powerpc64" => "ppc64el",
+        other => other,
+    }
+}
+
+/// An absolute path to something that need not exist.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Stop> {
+    let resolved = path.canonicalize().or_else(|_| std::path::absolute(path));
+    resolved.map_err(|error| {
+        let message = format!("the path `{}` cannot be made absolute", path.display());
+        Stop::from(Failure::caused(FailureKind::Machine, "cli::path", message, &error))
+    })
+}
+
+fn metadata(outcome: &Outcome) -> String {
+    let mut fields = serde_json::json!({
+        "containerimage.config.digest": outcome.config_digest,
+        "containerimage.descriptor": outcome.manifest,
+        "containerimage.digest": outcome.manifest.digest,
+    });
+    if !outcome.names.is_empty() {
+        fields["image.name"] = outcome.names.join(",").into();
+    }
+    format!("{fields:#}\n")
+}
+
+fn write_file(path: &Path, content: &str) -> Result<(), Stop> {
+    std::fs::write(path, content).map_err(|error| {
+        let message = format!("`{}` cannot be written", path.display());
+        Stop::from(Failure::caused(FailureKind::Machine, "cli::write", message, &error))
+    })
+}
+
+/// Data for standard output. A reader that went away is no failure.
+pub(super) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}

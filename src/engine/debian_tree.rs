@@ -1,0 +1,202 @@
+//! A Debian base as snapshots: the essential packages and apt are one, the named packages are another on top of it, so
+//! that bases with different packages share the first.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use super::exec::{Cancel, Exit, Run, Sandbox, Streams};
+use super::failure::{Failure, FailureKind};
+use super::snapshot;
+use super::solve::{DebianAnswer, Session, Workshop, of_source, store_failure};
+use super::source::debian::{
+    self, Cache, Command, Keyring, Mirrors, Output, Progress, Request, Resolution, Runner, RunnerError, Selection,
+    Surroundings, base, packages,
+};
+use crate::digest::Key;
+use crate::event::{BuildEvent, Stream};
+use crate::graph::{DebianSource, Network};
+use crate::store::Answer;
+use crate::sys::mount::Tree;
+
+/// What is needed to make a Debian base.
+pub(in crate::engine) struct DebianTree<'a> {
+    pub(in crate::engine) session: &'a Session<'a>,
+    pub(in crate::engine) workshop: &'a Workshop,
+    pub(in crate::engine) source: &'a DebianSource,
+    pub(in crate::engine) name: &'a str,
+}
+
+impl DebianTree<'_> {
+    /// Asks the archive, and makes what is not there.
+    pub(in crate::engine) fn obtain(&self, started: Instant) -> Result<DebianAnswer, Failure> {
+        let failure = |error: debian::Error| of_source(error.fault(), &error);
+        let store = self.session.store;
+        let work = self.session.work;
+        let keyring = match &work.debian.keyring {
+            None => Keyring::debian(),
+            Some(path) => {
+                let keys = std::fs::read(path).map_err(|error| {
+                    let message = format!("the keyring `{}` cannot be read", path.display());
+                    Failure::caused(FailureKind::Input, "debian::keyring", message, &error)
+                })?;
+                Keyring::read(&keys)
+            }
+        }
+        .map_err(failure)?;
+        let cache = Cache::new(store.path().join("http"), store.path().join("tmp"));
+        let progress = |progress: Progress| self.show(progress);
+        let with = Surroundings {
+            client: &self.workshop.client,
+            cache: &cache,
+            keyring: &keyring,
+            now_s: self.session.clock.now().as_secs(),
+            progress: &progress,
+        };
+        let mirrors = Mirrors::choose(
+            &self.source.suite,
+            self.source.mirror.as_deref(),
+            work.debian.mirror.as_deref(),
+            &debian::host_sources(Path::new("/etc/apt")),
+        );
+        let request = Request { suite: &self.source.suite, arch: &self.source.arch };
+        let resolution = base::resolve(&request, &mirrors, &with).map_err(failure)?;
+        let runner = SandboxRunner { sandbox: &self.workshop.sandbox, cancel: &self.workshop.cancel };
+
+        let bottom = resolution.key();
+        if !self.workshop.snapshots.has(&bottom) {
+            let mut active = self.workshop.snapshots.prepare(&[])?;
+            let root = active.attach()?;
+            base::build(&resolution, &root, &with, &runner).map_err(failure)?;
+            self.commit(active, bottom, resolution.fields(), resolution.release_date_s, started)?;
+        }
+        let mut answer = DebianAnswer {
+            layers: vec![bottom],
+            resolved: format!("{} of {}", resolution.suite, day(resolution.release_date_s)),
+            key: bottom,
+        };
+        if self.source.packages.is_empty() {
+            return Ok(answer);
+        }
+        let selection = self.select(&resolution, bottom, &with, &runner)?;
+        let top = selection.key(&resolution);
+        if !self.workshop.snapshots.has(&top) {
+            let mut active = self.workshop.snapshots.prepare(&[bottom])?;
+            let root = active.attach()?;
+            packages::build(&resolution, &selection, &root, &with, &runner).map_err(failure)?;
+            self.commit(active, top, selection.fields(&resolution), resolution.release_date_s, started)?;
+        }
+        answer.layers.push(top);
+        answer.key = top;
+        Ok(answer)
+    }
+
+    /// What the named packages need. The base's apt is asked once for each state of the archive.
+    fn select(
+        &self,
+        resolution: &Resolution,
+        bottom: Key,
+        with: &Surroundings<'_>,
+        runner: &dyn Runner,
+    ) -> Result<Selection, Failure> {
+        let index = self.session.index()?;
+        let question = format!("debian packages {}", resolution.question(&self.source.packages));
+        let known = index.answer(&question).map_err(store_failure)?;
+        if let Some(selection) = known.and_then(|known| serde_json::from_str(&known.answer).ok()) {
+            return Ok(selection);
+        }
+        let mut active = self.workshop.snapshots.prepare(&[bottom])?;
+        let root = active.attach()?;
+        let selection = packages::resolve(resolution, &self.source.packages, &root, with, runner)
+            .map_err(|error| of_source(error.fault(), &error))?;
+        active.discard();
+        let answer = serde_json::to_string(&selection).unwrap_or_default();
+        let asked_ms = self.session.clock.now().as_millis() as u64;
+        index.put_answer(&question, &Answer { answer, asked_ms }).map_err(store_failure)?;
+        Ok(selection)
+    }
+
+    fn commit(
+        &self,
+        active: snapshot::Active,
+        id: Key,
+        fields: crate::digest::Fields,
+        released_s: u64,
+        started: Instant,
+    ) -> Result<(), Failure> {
+        let made = snapshot::Made {
+            id,
+            key: None,
+            fields,
+            // As old as the archive says: the same packages give the same image.
+            created_ms: released_s * 1000,
+            duration_ms: started.elapsed().as_millis() as u64,
+            what: self.name.to_owned(),
+        };
+        self.workshop.snapshots.commit(active.settle()?, made)?;
+        Ok(())
+    }
+
+    fn show(&self, progress: Progress) {
+        let source = self.name.to_owned();
+        match progress {
+            Progress::Bytes { done, total } => {
+                self.session.events.emit(BuildEvent::SourceProgress { source, bytes: done, total });
+            }
+            // What is being done is seen by what takes long: the bytes.
+            Progress::Doing(_) => {}
+            Progress::Warning(message) => self.session.events.emit(BuildEvent::Warning {
+                code: "DebianArchive".to_owned(),
+                message,
+                file: None,
+                line: None,
+            }),
+        }
+    }
+}
+
+/// The day of a time, as people write it.
+fn day(seconds: u64) -> String {
+    let time = crate::image::Timestamp::from_seconds(seconds as i64).to_string();
+    time.split('T').next().unwrap_or_default().to_owned()
+}
+
+/// Runs the programs of a tree in the sandbox of a build step, without a network.
+struct SandboxRunner<'a> {
+    sandbox: &'a Sandbox,
+    cancel: &'a Cancel,
+}
+
+impl Runner for SandboxRunner<'_> {
+    fn run(&self, root: &Path, command: &Command) -> Result<Output, RunnerError> {
+        let directory = std::fs::File::open(root)?;
+        let tree = Tree::copy_of(std::os::fd::AsFd::as_fd(&directory))?;
+        let mut run = Run {
+            argv: command.argv.clone(),
+            env: command.env.clone(),
+            workdir: "/".to_owned(),
+            user: String::new(),
+            hostname: super::exec::HOSTNAME.to_owned(),
+            network: Network::None,
+            mounts: Vec::new(),
+            timeout_ms: None,
+        };
+        let written = Mutex::new((Vec::new(), Vec::new()));
+        let mut keep = |stream: Stream, line: &[u8]| {
+            let mut written = written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let to = match stream {
+                Stream::Stdout => &mut written.0,
+                Stream::Stderr => &mut written.1,
+            };
+            to.extend_from_slice(line);
+            to.push(b'\n');
+        };
+        let exit = self.sandbox.run(&mut run, &tree, Streams::Lines(&mut keep), self.cancel)?;
+        let (stdout, stderr) = written.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match exit {
+            Exit::Cancelled => Err("the build was called off".into()),
+            Exit::NotExecuted { why, .. } => Err(why.into()),
+            exit => Ok(Output { status: exit.shell_status().unwrap_or(1), stdout, stderr }),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Why a command could not be run. That it ran and failed is no error: see `Exit`.
+
+use std::io;
+
+use super::users::UserError;
+use crate::sys::spawn::SpawnError;
+
+/// A command could not be run.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ExecError {
+    /// Its user is not in the image.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    User(#[from] UserError),
+    /// The process could not be made.
+    #[error("cannot start a container")]
+    #[diagnostic(code(exec::not_started))]
+    Spawn(#[from] SpawnError),
+    /// The sandbox could not be set up.
+    #[error("cannot set up the container: step {step}, {name}{}{what}{}", separator(what), reason(*errno))]
+    #[diagnostic(
+        code(exec::setup),
+        help("`shmocker doctor` shows what this machine lacks")
+    )]
+    Setup {
+        /// Which step of the table, from 1.
+        step: usize,
+        /// Its name.
+        name: String,
+        /// What it was about, if more is known.
+        what: String,
+        /// What the kernel said.
+        errno: Option<i32>,
+    },
+    /// A mount cannot be where it was asked for.
+    #[error("cannot mount on `{target}`: a mount needs an absolute path below the root")]
+    #[diagnostic(
+        code(exec::bad_mount_target),
+        help("give `target=` a path such as /var/cache/apt")
+    )]
+    BadTarget {
+        /// Where.
+        target: String,
+    },
+    /// A network namespace could not be made.
+    #[error("cannot make a network namespace")]
+    #[diagnostic(
+        code(exec::no_network),
+        help("`shmocker doctor` shows what this machine lacks")
+    )]
+    Network(#[source] io::Error),
+    /// The child did not greet.
+    #[error("the container's first process did not greet")]
+    #[diagnostic(
+        code(exec::no_greeting),
+        help(
+            "a program that embeds shmocker must call `engine::exec::child` first thing in its `main`"
+        )
+    )]
+    NoGreeting,
+    /// Something else of the kernel's.
+    #[error("cannot {what}")]
+    #[diagnostic(code(exec::system))]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn separator(what: &str) -> &'static str {
+    if what.is_empty() { "" } else { ": " }
+}
+
+fn reason(errno: Option<i32>) -> String {
+    errno
+        .map(|errno| format!(": {}", io::Error::from_raw_os_error(errno)))
+        .unwrap_or_default()
+}
+
+/// Names what was being done when a call failed.
+pub(super) fn doing<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> ExecError {
+    move |error| ExecError::System {
+        what,
+        source: error.into(),
+    }
+}

@@ -1,0 +1,36 @@
+//! One process in one root: the sandbox of a RUN, and the two processes that shmocker starts itself as.
+//!
+//! ```text
+//! shmocker (the plain user)
+//!  └─ shmocker-engine   start_engine: new user, mount and pid namespace; ids mapped by newuidmap
+//!      └─ shmocker-step  Sandbox::run: new mount, pid, ipc, uts, cgroup (and network) namespace; walks STEPS
+//!          = the command  the first process of its pid namespace
+//! ```
+//! Each is started from a sealed copy of the program in memory, has one socket to its parent, and dies with the process
+//! above it: the command because its pid namespace is inside the engine's, the engine because its socket closes.
+//!
+//! Leaves out where roots come from (`engine::snapshot`) and what is run in them (`engine::solve`).
+
+mod cancel;
+mod child;
+mod devices;
+mod error;
+pub mod ids;
+mod network;
+mod output;
+pub mod probe;
+mod role;
+mod sandbox;
+mod seccomp;
+mod spec;
+mod stub;
+pub mod userns;
+pub mod users;
+
+pub use cancel::Cancel;
+pub use error::ExecError;
+pub use output::LINE_BYTES_MAX;
+pub use role::{Child, Engine, Role, StartError, child, start_engine};
+pub use sandbox::{
+    Access, DEFAULT_PATH, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Streams,
+};

@@ -1,0 +1,228 @@
+//! The roles that shmocker starts itself in, told by `argv[0]`: the engine child, which does a build inside a user
+//! namespace; a step, which becomes a command inside a container; and a probe, which tries what an engine child could do.
+//!
+//! Each is started with one socket at descriptor 3 and greets on it, so that a program which embeds shmocker and forgot to
+//! call [`child`] gets a sentence instead of a hang.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::ids::{Ids, IdsError};
+use super::userns::{self, Restriction};
+use crate::sys::memfd::SealedSelf;
+use crate::sys::socket::Socket;
+use crate::sys::spawn::{
+    self, Command, MappedError, Namespaces, Program, SpawnError, Stage, WhenParentDies,
+};
+use crate::sys::{mount, process};
+
+/// What a child says first.
+pub(super) const GREETING: &[u8] = concat!("shmocker ", env!("CARGO_PKG_VERSION")).as_bytes();
+
+/// What shmocker can be started as, beside its command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The one that does a build.
+    Engine,
+    /// One that becomes a command in a container.
+    Step,
+    /// One that tries what an engine child could do on this machine.
+    Probe,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Engine, Self::Step, Self::Probe];
+
+    /// The `argv[0]` that tells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "shmocker-engine",
+            Self::Step => "shmocker-step",
+            Self::Probe => "shmocker-probe",
+        }
+    }
+}
+
+/// This process, if it was started as a child of shmocker.
+#[derive(Debug)]
+pub struct Child {
+    role: Role,
+    socket: Socket,
+}
+
+/// Whether this process was started as a child of shmocker. To be asked first in `main`, before there are threads.
+#[must_use]
+pub fn child() -> Option<Child> {
+    let name = std::env::args_os().next()?;
+    let role = Role::ALL
+        .into_iter()
+        .find(|role| name == OsStr::new(role.name()))?;
+    let socket = process::take_inherited()?.into();
+    Some(Child { role, socket })
+}
+
+impl Child {
+    /// Plays the role to its end. `engine` is what an engine child does with its socket, once it has greeted.
+    pub fn run(self, engine: impl FnOnce(Socket) -> ExitCode) -> ExitCode {
+        // Others in the same user namespace must not trace this process or open its files through /proc.
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
+        // A step does the same, as the first of its table.
+        let private = match self.role {
+            Role::Engine | Role::Probe => mount::make_all_private(),
+            Role::Step => Ok(()),
+        };
+        let greeted = match &private {
+            Ok(()) => self.socket.send(GREETING, &[]),
+            Err(error) => self.socket.send(error.to_string().as_bytes(), &[]),
+        };
+        if private.is_err() || greeted.is_err() {
+            return ExitCode::FAILURE;
+        }
+        match self.role {
+            Role::Engine => engine(self.socket),
+            Role::Step => super::child::run(&self.socket),
+            Role::Probe => super::probe::run(&self.socket),
+        }
+    }
+}
+
+/// A running engine child. Dropping it kills it, and with it all that it has started.
+#[derive(Debug)]
+pub struct Engine {
+    /// The process.
+    pub process: spawn::Child,
+    /// The way to talk to it. It has greeted already.
+    pub socket: Socket,
+}
+
+/// The engine child could not be started. This machine cannot build: exit code 4.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum StartError {
+    /// User namespaces are not to be had.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Restricted(#[from] Restriction),
+    /// The ids are not to be had.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Ids(#[from] IdsError),
+    /// Something else failed.
+    #[error("cannot start shmocker's engine process")]
+    #[diagnostic(code(engine::not_started))]
+    Spawn(#[from] SpawnError),
+    /// The socket could not be made or used.
+    #[error("cannot talk to shmocker's engine process")]
+    #[diagnostic(code(engine::no_socket))]
+    Socket(#[from] io::Error),
+    /// Its namespace gives it no power over mounts, which is what AppArmor does on Ubuntu to programs without a profile.
+    #[error("the user namespace that this machine gives cannot mount anything: {said}")]
+    #[diagnostic(
+        code(engine::no_mounts),
+        help("a security module restricts it; `shmocker doctor` says what would lift that")
+    )]
+    NoMounts {
+        /// What the kernel said.
+        said: String,
+    },
+    /// The child did not greet.
+    #[error("the engine process did not greet")]
+    #[diagnostic(
+        code(engine::no_greeting),
+        help(
+            "a program that embeds shmocker must call `engine::exec::child` first thing in its `main`"
+        )
+    )]
+    NoGreeting,
+}
+
+/// Starts the engine child: root of a new user namespace with these ids, in a mount and a pid namespace of its own. Its
+/// standard error is `errors`, for what a bug of ours would say; it has no other streams.
+///
+/// # Errors
+/// With the way out where one is known.
+pub fn start_engine(
+    program: &SealedSelf,
+    ids: &Ids,
+    errors: BorrowedFd<'_>,
+) -> Result<Engine, StartError> {
+    start(Role::Engine, program, ids, errors)
+}
+
+pub(super) fn start(
+    role: Role,
+    program: &SealedSelf,
+    ids: &Ids,
+    errors: BorrowedFd<'_>,
+) -> Result<Engine, StartError> {
+    let uid = rustix::process::geteuid().as_raw();
+    if let Some(restriction) = userns::restriction(uid) {
+        return Err(restriction.into());
+    }
+    let (socket, childs) = Socket::pair()?;
+    let null = null()?;
+    let command = Command {
+        program: Program::Open(program.as_fd()),
+        argv: argv(role),
+        env: Vec::new(),
+        fds: vec![null.as_fd(), null.as_fd(), errors, childs.as_fd()],
+        namespaces: Namespaces::USER.and(Namespaces::MOUNT).and(Namespaces::PID),
+        when_parent_dies: WhenParentDies::Stays,
+    };
+    let process =
+        spawn::spawn_mapped(&command, |pid| ids.apply(pid)).map_err(|error| match error {
+            MappedError::Mapping(error) => StartError::Ids(error),
+            MappedError::Spawn(error) => match userns::refusal(error.source.raw_os_error(), uid) {
+                Some(restriction) if error.stage == Stage::Clone => restriction.into(),
+                _ => error.into(),
+            },
+        })?;
+    drop(command);
+    drop(childs);
+    match await_greeting(&socket) {
+        Ok(()) => Ok(Engine { process, socket }),
+        Err(None) => Err(StartError::NoGreeting),
+        Err(Some(said)) => Err(StartError::NoMounts { said }),
+    }
+}
+
+/// How long a child may take until it greets. It does so at once; a program that is no child of ours never does.
+const GREETING_WITHIN: Timespec = Timespec {
+    tv_sec: 20,
+    tv_nsec: 0,
+};
+
+/// Waits for the greeting. The error is what the child said instead, if it said anything.
+pub(super) fn await_greeting(socket: &Socket) -> Result<(), Option<String>> {
+    let mut poll = [PollFd::new(socket, PollFlags::IN)];
+    let heard = loop {
+        match rustix::event::poll(&mut poll, Some(&GREETING_WITHIN)) {
+            Err(rustix::io::Errno::INTR) => {}
+            heard => break heard.is_ok_and(|count| count > 0),
+        }
+    };
+    let greeting = if heard {
+        socket.receive().ok().flatten()
+    } else {
+        None
+    };
+    match greeting {
+        Some(greeting) if greeting.payload == GREETING => Ok(()),
+        other => Err(other.map(|said| String::from_utf8_lossy(&said.payload).into_owned())),
+    }
+}
+
+pub(super) fn argv(role: Role) -> Vec<CString> {
+    CString::new(role.name()).into_iter().collect()
+}
+
+pub(super) fn null() -> io::Result<std::fs::File> {
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+}

@@ -1,0 +1,593 @@
+//! The engine's side of a step: starts the child, hands it its spec and its files, reads what the command writes, and waits
+//! for its end, for the time limit and for the wish to stop, whichever is first.
+//!
+//! The command is the first process of its pid namespace. When it ends, or is killed, everything that it started is gone
+//! before its end is seen here; so no pipe can be held open by a process left behind, and no mount outlives it.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::MemfdFlags;
+use rustix::process::Signal;
+
+use super::cancel::Cancel;
+use super::error::{ExecError, doing};
+use super::network::{Lease, Networks};
+use super::output::{Lines, More};
+use super::role::{self, Role, argv};
+use super::spec::{ExecSpec, FileIndex, MountSpec, MountedSpec, Reply, StreamsSpec};
+use super::stub::Stubs;
+use super::users;
+use crate::event::Stream;
+use crate::graph::Network;
+use crate::sys::memfd::{SealedSelf, sealed_self};
+use crate::sys::mount::{Attributes, Tree};
+use crate::sys::socket::Socket;
+use crate::sys::spawn::{self, Command, Ended, Namespaces, Program, WhenParentDies};
+
+/// What machines are called inside, as BuildKit calls them.
+pub const HOSTNAME: &str = "buildkitsandbox";
+/// The PATH of images that set none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command, and what it sees.
+#[derive(Debug)]
+pub struct Run {
+    /// Program and arguments. A program without a slash is searched in PATH, inside.
+    pub argv: Vec<String>,
+    /// The environment. PATH and HOME are added if they are missing.
+    pub env: Vec<(String, String)>,
+    /// Where it starts, absolute. Made, for its user, if it is missing.
+    pub workdir: String,
+    /// USER as written; looked up in the root. Empty is root.
+    pub user: String,
+    /// What the machine is called.
+    pub hostname: String,
+    /// Which network it sees.
+    pub network: Network,
+    /// What is mounted beside what every container has.
+    pub mounts: Vec<Mount>,
+    /// Ends it, with everything it started.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Something mounted into a root while a command runs.
+#[derive(Debug)]
+pub struct Mount {
+    /// Where, absolute. Made if it is missing, and removed afterwards.
+    pub target: String,
+    /// What.
+    pub what: Mounted,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum Mounted {
+    /// A detached tree: a bind or cache mount, with its attributes.
+    Tree(Tree),
+    /// An empty file system in memory.
+    Tmpfs {
+        /// The most that it takes; `None`: half of the machine's memory.
+        size_bytes: Option<u64>,
+        /// Mode of its root.
+        mode: u32,
+    },
+    /// A file that is only in memory: a secret, a heredoc's script.
+    File {
+        /// Its bytes.
+        content: Secret,
+        /// Its mode.
+        mode: u32,
+        /// Its owner, a number of the container's.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+}
+
+/// Whether a mount can be written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It can.
+    ReadWrite,
+    /// It cannot.
+    ReadOnly,
+}
+
+impl Mounted {
+    /// A file or directory that is open (O_PATH will do), mounted elsewhere with all that is mounted below it.
+    ///
+    /// # Errors
+    /// What the kernel says; the file must be in this process's own mount namespace.
+    pub fn bind(source: BorrowedFd<'_>, access: Access) -> io::Result<Self> {
+        let tree = Tree::copy_of(source)?;
+        if access == Access::ReadOnly {
+            tree.restrict(Attributes::READ_ONLY)?;
+        }
+        Ok(Self::Tree(tree))
+    }
+}
+
+/// Bytes that no message or log may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What becomes of a command's standard streams.
+pub enum Streams<'a> {
+    /// There is no input, and each line of the output, without its end and of at most about
+    /// [`LINE_BYTES_MAX`](super::LINE_BYTES_MAX), is given to this.
+    Lines(&'a mut dyn FnMut(Stream, &[u8])),
+    /// It has these for its input, output and errors.
+    Given([BorrowedFd<'a>; 3]),
+    /// A terminal of its own.
+    Terminal {
+        /// Lines.
+        rows: u16,
+        /// Characters in a line.
+        columns: u16,
+        /// Gets the other side of it, once.
+        master: &'a mut dyn FnMut(OwnedFd),
+    },
+}
+
+impl std::fmt::Debug for Streams<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Lines(_) => "Lines",
+            Self::Given(_) => "Given",
+            Self::Terminal { .. } => "Terminal",
+        })
+    }
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// With this status.
+    Status(i32),
+    /// By this signal.
+    Killed(i32),
+    /// It could not be executed.
+    NotExecuted {
+        /// 126: it is there; 127: it is not.
+        status: i32,
+        /// Why, in words.
+        why: String,
+    },
+    /// It took longer than it may.
+    TimedOut {
+        /// How long it may.
+        after_ms: u64,
+    },
+    /// Somebody wished it to stop.
+    Cancelled,
+}
+
+impl Exit {
+    /// Whether it is what a build hopes for.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        *self == Self::Status(0)
+    }
+
+    /// The status that a shell would report.
+    #[must_use]
+    pub fn shell_status(&self) -> Option<i32> {
+        match self {
+            Self::Status(status) | Self::NotExecuted { status, .. } => Some(*status),
+            Self::Killed(signal) => Some(128 + signal),
+            Self::TimedOut { .. } | Self::Cancelled => None,
+        }
+    }
+}
+
+/// Runs commands in roots. One for a build; any thread may use it. Lives in the engine child.
+#[derive(Debug)]
+pub struct Sandbox {
+    program: SealedSelf,
+    networks: Networks,
+}
+
+impl Sandbox {
+    /// `scratch` is a directory for names that only this process uses; `warn` hears what the user should know.
+    ///
+    /// # Errors
+    /// If shmocker's own program cannot be copied into memory.
+    pub fn new(
+        scratch: &Path,
+        warn: impl Fn(String) + Send + Sync + 'static,
+    ) -> Result<Self, ExecError> {
+        Ok(Self {
+            program: sealed_self().map_err(doing("copy shmocker's program into memory"))?,
+            networks: Networks::new(scratch, Box::new(warn)),
+        })
+    }
+
+    /// Runs a command in a root: a detached mount (`fsmount`, [`Tree::copy_of`]), which is used up by it. Mount points that
+    /// were missing are gone again when this returns.
+    ///
+    /// # Errors
+    /// If the command could not be run. That it failed is an [`Exit`].
+    pub fn run(
+        &self,
+        run: &mut Run,
+        root: &Tree,
+        streams: Streams<'_>,
+        cancel: &Cancel,
+    ) -> Result<Exit, ExecError> {
+        let deadline = run
+            .timeout_ms
+            .map(|limit| Instant::now() + Duration::from_millis(limit));
+        let network = self
+            .networks
+            .lease(run.network)
+            .map_err(ExecError::Network)?;
+        let (spec, files) = prepare(run, root, &network, &streams)?;
+        let payload = serde_json::to_vec(&spec)
+            .map_err(io::Error::from)
+            .map_err(doing("describe the container"))?;
+        let (socket, childs) = Socket::pair().map_err(doing("make a socket"))?;
+        let null = role::null().map_err(doing("open /dev/null"))?;
+        let pipes = match streams {
+            Streams::Lines(_) => Some([pipe()?, pipe()?]),
+            _ => None,
+        };
+        let standard = match (&pipes, &streams) {
+            (Some([output, errors]), _) => [null.as_fd(), output.1.as_fd(), errors.1.as_fd()],
+            (None, Streams::Given(given)) => *given,
+            (None, _) => [null.as_fd(); 3],
+        };
+        let command = Command {
+            program: Program::Open(self.program.as_fd()),
+            argv: argv(Role::Step),
+            env: Vec::new(),
+            fds: standard.into_iter().chain([childs.as_fd()]).collect(),
+            namespaces: [
+                Namespaces::MOUNT,
+                Namespaces::PID,
+                Namespaces::IPC,
+                Namespaces::UTS,
+                Namespaces::CGROUP,
+            ]
+            .into_iter()
+            .fold(Namespaces::NONE, Namespaces::and),
+            when_parent_dies: WhenParentDies::IsKilled,
+        };
+        let child = spawn::spawn(&command)?;
+        drop(command);
+        drop(childs);
+        let readers = match pipes {
+            Some([output, errors]) => {
+                let reader = |pipe| Lines::of(pipe).map(Some).map_err(doing("read from a pipe"));
+                [reader(output.0)?, reader(errors.0)?]
+            }
+            None => [None, None],
+        };
+        role::await_greeting(&socket).map_err(|_| ExecError::NoGreeting)?;
+        let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        // A child that has died already is seen below.
+        drop(socket.send(&payload, &borrowed));
+        drop(borrowed);
+        drop(files);
+
+        let mut watch = Watch {
+            child,
+            socket: Some(socket),
+            readers,
+            streams,
+            stubs: Stubs::default(),
+            failure: None,
+        };
+        let ended = watch.until_end(deadline, cancel);
+        watch.stubs.remove();
+        match (ended?, watch.failure) {
+            (
+                _,
+                Some(Reply::Failed {
+                    step,
+                    name,
+                    what,
+                    errno,
+                }),
+            ) => Err(ExecError::Setup {
+                step,
+                name,
+                what,
+                errno,
+            }),
+            (_, Some(Reply::NotExecuted { status, why })) => Ok(Exit::NotExecuted { status, why }),
+            (Why::Cancelled, _) => Ok(Exit::Cancelled),
+            (Why::TimedOut, _) => Ok(Exit::TimedOut {
+                after_ms: run.timeout_ms.unwrap_or_default(),
+            }),
+            (Why::Itself(Ended::Exited(status)), _) => Ok(Exit::Status(status)),
+            (Why::Itself(Ended::Killed(signal)), _) => Ok(Exit::Killed(signal)),
+        }
+    }
+}
+
+type Pipe = (OwnedFd, OwnedFd);
+
+fn pipe() -> Result<Pipe, ExecError> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(doing("make a pipe"))
+}
+
+/// The spec, and the files that it names by their places.
+fn prepare(
+    run: &mut Run,
+    root: &Tree,
+    network: &Lease<'_>,
+    streams: &Streams<'_>,
+) -> Result<(ExecSpec, Vec<OwnedFd>), ExecError> {
+    let identity = users::lookup(root.as_fd(), &run.user)?;
+    let mut files: Vec<OwnedFd> = Vec::new();
+    let mut carry = |file: OwnedFd| -> FileIndex {
+        files.push(file);
+        files.len() - 1
+    };
+    let root_index = carry(
+        root.as_fd()
+            .try_clone_to_owned()
+            .map_err(doing("share the root"))?,
+    );
+    let network_index = match network.namespace() {
+        Some(namespace) => Some(carry(
+            namespace
+                .try_clone_to_owned()
+                .map_err(doing("share a network namespace"))?,
+        )),
+        None => None,
+    };
+    let hosts = format!(
+        "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        run.hostname
+    );
+    let system = [
+        ("/etc/resolv.conf", network.resolv_conf.clone()),
+        ("/etc/hosts", hosts),
+    ];
+    let system = system.map(|(target, text)| Mount {
+        target: target.to_owned(),
+        what: Mounted::File {
+            content: Secret(text.into_bytes()),
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+        },
+    });
+    let asked: HashSet<_> = run
+        .mounts
+        .iter()
+        .map(|mount| mount.target.clone())
+        .collect();
+    let system = system
+        .into_iter()
+        .filter(|mount| !asked.contains(&mount.target));
+    let mut mounts = Vec::new();
+    for Mount { target, what } in system.chain(run.mounts.drain(..)) {
+        let names_something = target
+            .split('/')
+            .any(|part| !part.is_empty() && part != "." && part != "..");
+        if !target.starts_with('/') || !names_something {
+            return Err(ExecError::BadTarget { target });
+        }
+        let what = match what {
+            Mounted::Tree(tree) => MountedSpec::Tree(carry(tree.into())),
+            Mounted::Tmpfs { size_bytes, mode } => MountedSpec::Tmpfs { size_bytes, mode },
+            Mounted::File {
+                content,
+                mode,
+                uid,
+                gid,
+            } => {
+                let content =
+                    carry(memory_file(&content.0).map_err(doing("put a file into memory"))?);
+                MountedSpec::File {
+                    content,
+                    mode,
+                    uid,
+                    gid,
+                }
+            }
+        };
+        mounts.push(MountSpec { target, what });
+    }
+    let mut env = run.env.clone();
+    for (name, value) in [("PATH", DEFAULT_PATH), ("HOME", &identity.home)] {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    let spec = ExecSpec {
+        argv: run.argv.clone(),
+        env,
+        workdir: if run.workdir.starts_with('/') {
+            run.workdir.clone()
+        } else {
+            format!("/{}", run.workdir)
+        },
+        identity,
+        hostname: run.hostname.clone(),
+        root: root_index,
+        network: network_index,
+        mounts,
+        streams: match streams {
+            Streams::Lines(_) => StreamsSpec::Pipes,
+            Streams::Given(_) => StreamsSpec::Given,
+            Streams::Terminal { rows, columns, .. } => StreamsSpec::Terminal {
+                rows: *rows,
+                columns: *columns,
+            },
+        },
+    };
+    Ok((spec, files))
+}
+
+fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
+    use std::io::{Seek as _, Write as _};
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("file", MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Why the wait is over.
+enum Why {
+    Itself(Ended),
+    TimedOut,
+    Cancelled,
+}
+
+/// A running command, and all that is heard of it.
+struct Watch<'a> {
+    child: spawn::Child,
+    socket: Option<Socket>,
+    readers: [Option<Lines>; 2],
+    streams: Streams<'a>,
+    stubs: Stubs,
+    failure: Option<Reply>,
+}
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+impl Watch<'_> {
+    fn until_end(&mut self, deadline: Option<Instant>, cancel: &Cancel) -> Result<Why, ExecError> {
+        let mut why = None;
+        while why.is_none() {
+            let ready = self.wait(deadline, cancel)?;
+            for (index, ready) in ready.readers.into_iter().enumerate() {
+                if ready {
+                    self.read(index)?;
+                }
+            }
+            if ready.socket {
+                self.hear()?;
+            }
+            why = if ready.ended {
+                Some(Why::Itself(
+                    self.child.wait().map_err(doing("wait for the container"))?,
+                ))
+            } else if ready.cancelled {
+                Some(Why::Cancelled)
+            } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                Some(Why::TimedOut)
+            } else {
+                None
+            };
+        }
+        self.child
+            .kill(Signal::KILL)
+            .map_err(doing("kill the container"))?;
+        self.child.wait().map_err(doing("wait for the container"))?;
+        // All of its processes are gone; what they wrote and said is still in the pipes.
+        while self.socket.is_some() {
+            self.hear()?;
+        }
+        for (index, stream) in STREAMS.into_iter().enumerate() {
+            self.read(index)?;
+            if let (Some(mut reader), Streams::Lines(sink)) =
+                (self.readers[index].take(), &mut self.streams)
+            {
+                reader.finish(&mut |line| sink(stream, line));
+            }
+        }
+        why.ok_or(ExecError::NoGreeting)
+    }
+
+    fn wait(&self, deadline: Option<Instant>, cancel: &Cancel) -> Result<Ready, ExecError> {
+        let mut polls = vec![
+            PollFd::new(&self.child, PollFlags::IN),
+            PollFd::new(cancel, PollFlags::IN),
+        ];
+        let socket = self.socket.as_ref().map(|socket| {
+            polls.push(PollFd::new(socket, PollFlags::IN));
+            polls.len() - 1
+        });
+        let readers = self.readers.each_ref().map(|reader| {
+            reader.as_ref().map(|reader| {
+                polls.push(PollFd::new(reader, PollFlags::IN));
+                polls.len() - 1
+            })
+        });
+        let left = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match rustix::event::poll(&mut polls, left.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(doing("wait for the container")(error)),
+        }
+        let is_ready = |index: usize| {
+            polls
+                .get(index)
+                .is_some_and(|poll| !poll.revents().is_empty())
+        };
+        Ok(Ready {
+            ended: is_ready(0),
+            cancelled: is_ready(1),
+            socket: socket.is_some_and(is_ready),
+            readers: readers.map(|index| index.is_some_and(is_ready)),
+        })
+    }
+
+    fn read(&mut self, index: usize) -> Result<(), ExecError> {
+        if let (Some(reader), Streams::Lines(sink)) = (&mut self.readers[index], &mut self.streams)
+        {
+            let more = reader.drain(&mut |line| sink(STREAMS[index], line));
+            if more.map_err(doing("read what the step writes"))? == More::Never {
+                self.readers[index] = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one message of the child's, or the end of them.
+    fn hear(&mut self) -> Result<(), ExecError> {
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
+        let Some(message) = socket.receive().map_err(doing("talk to the container"))? else {
+            self.socket = None;
+            return Ok(());
+        };
+        let reply = serde_json::from_slice(&message.payload).map_err(io::Error::from);
+        match reply.map_err(doing("understand the container"))? {
+            Reply::Stubs { stubs, directories } => {
+                self.stubs = Stubs {
+                    stubs,
+                    directories: message.files.into_iter().zip(directories).collect(),
+                };
+            }
+            Reply::Terminal => {
+                if let (Some(ours), Streams::Terminal { master, .. }) =
+                    (message.files.into_iter().next(), &mut self.streams)
+                {
+                    master(ours);
+                }
+            }
+            failure => self.failure = Some(failure),
+        }
+        Ok(())
+    }
+}
+
+/// What a wait was ended by.
+struct Ready {
+    ended: bool,
+    cancelled: bool,
+    socket: bool,
+    readers: [bool; 2],
+}

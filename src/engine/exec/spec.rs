@@ -1,0 +1,111 @@
+//! What passes between the engine child and a step: one [`ExecSpec`] in, at most a few [`Reply`]s back. Plain data; open
+//! files travel beside it and are named by their place.
+
+use serde::{Deserialize, Serialize};
+
+use super::users::Identity;
+
+/// The place of an open file among those that came with the message.
+pub(super) type FileIndex = usize;
+
+/// All that a step will ever know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ExecSpec {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub workdir: String,
+    /// Who it runs as.
+    pub identity: Identity,
+    /// What the machine is called.
+    pub hostname: String,
+    /// The tree that becomes its root.
+    pub root: FileIndex,
+    /// The network namespace; `None`: the one it starts in.
+    pub network: Option<FileIndex>,
+    /// What is mounted, in this order.
+    pub mounts: Vec<MountSpec>,
+    /// What becomes of its standard streams.
+    pub streams: StreamsSpec,
+}
+
+/// One mount.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct MountSpec {
+    /// Where, absolute.
+    pub target: String,
+    /// What.
+    pub what: MountedSpec,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum MountedSpec {
+    /// A detached tree.
+    Tree(FileIndex),
+    /// An empty file system in memory.
+    Tmpfs { size_bytes: Option<u64>, mode: u32 },
+    /// A file in memory with the content of another.
+    File {
+        content: FileIndex,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+}
+
+/// What becomes of the standard streams, which are descriptors 0 to 2 already.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) enum StreamsSpec {
+    /// They are pipes of the engine's, which the user of the step may reopen.
+    Pipes,
+    /// They are somebody else's.
+    Given,
+    /// A new terminal of this size replaces them.
+    Terminal { rows: u16, columns: u16 },
+}
+
+/// What a step says. If it says nothing more and closes the socket, it has become the command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// Mount points that were missing from the root and were made. The directories come as open files.
+    Stubs {
+        stubs: Vec<StubSpec>,
+        directories: Vec<TouchedSpec>,
+    },
+    /// The other side of the terminal, as an open file.
+    Terminal,
+    /// The sandbox could not be set up.
+    Failed {
+        step: usize,
+        name: String,
+        what: String,
+        errno: Option<i32>,
+    },
+    /// The command could not be executed.
+    NotExecuted { status: i32, why: String },
+}
+
+/// A file or directory that only serves as a mount point.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct StubSpec {
+    /// The directory that it is in.
+    pub directory: FileIndex,
+    /// Its name there.
+    pub name: String,
+    /// Its inode.
+    pub inode: u64,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+}
+
+/// The times of a directory that stubs were made in.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct TouchedSpec {
+    /// Last changed, before: seconds and nanoseconds.
+    pub before: (i64, i64),
+    /// Last changed, after.
+    pub after: (i64, i64),
+}

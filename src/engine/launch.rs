@@ -1,0 +1,224 @@
+//! `shmocker run`: one command in an image of the store, in the sandbox that build steps have. What it writes to the
+//! image's files is dropped at its end.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::exec::{Access, Cancel, Exit, Mount, Mounted, Run, Sandbox, Streams};
+use super::failure::{Failure, FailureKind};
+use super::images;
+use super::plan::read_image;
+use super::snapshot::{Choice, SnapshotStore};
+use crate::graph::Network;
+use crate::store::{Store, StoreError};
+use crate::sys::mount::Tree;
+
+/// A command to run in an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Launch {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// The image, by name or digest.
+    pub image: String,
+    /// Takes the place of the image's entrypoint.
+    pub entrypoint: Option<Vec<String>>,
+    /// Takes the place of the image's command.
+    pub command: Vec<String>,
+    /// Added to the image's environment.
+    pub env: Vec<(String, String)>,
+    /// Takes the place of the image's working directory.
+    pub workdir: Option<String>,
+    /// Takes the place of the image's user.
+    pub user: Option<String>,
+    /// Directories and files of this machine.
+    pub volumes: Vec<Volume>,
+    /// Which network it sees.
+    pub network: Network,
+    /// Its terminal, if it gets one.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// A directory or file of this machine, seen inside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Volume {
+    /// Where it is here, absolute.
+    pub source: PathBuf,
+    /// Where it is seen, absolute.
+    pub target: String,
+    /// Whether it cannot be written to.
+    pub read_only: bool,
+}
+
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// Runs it, in the engine child. `files` are its standard input, output and errors. Returns its status, as docker has
+/// it: 125 to 127 where it could not be run.
+///
+/// # Errors
+/// If there is no such image, or the sandbox cannot be set up.
+pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
+    let store = Store::open(&launch.store).map_err(of_store)?;
+    store.sweep_tmp().map_err(of_store)?;
+    let Some(image) = images::find(&store, &launch.image).map_err(of_store)? else {
+        return Err(Failure::new(FailureKind::Input, "run::no_image", format!("there is no image `{}` in the store", launch.image))
+            .with_help("`shmocker images` lists what there is"));
+    };
+    let (_, config) = read_image(&image.digest, &store)
+        .map_err(|reason| Failure::new(FailureKind::Machine, "run::damaged_image", reason))?;
+    let config = config.config;
+    let argv = argv(launch, config.entrypoint, config.cmd)?;
+    let user = launch.user.clone().unwrap_or(config.user);
+    let is_root = matches!(user.split(':').next(), None | Some("" | "0" | "root"));
+    if !is_root && !launch.volumes.is_empty() {
+        let message = format!("a volume cannot be mounted for the user `{user}` of the image yet");
+        return Err(Failure::new(FailureKind::Input, "run::volume_owner", message)
+            .with_help("run the command as root of the container, who is you outside of it: `--user root`"));
+    }
+    let mut env: Vec<(String, String)> =
+        config.env.iter().filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    if launch.terminal.is_some() && !env.iter().any(|(name, _)| name == "TERM") {
+        env.push(("TERM".to_owned(), "xterm".to_owned()));
+    }
+    for (name, value) in &launch.env {
+        env.retain(|(known, _)| known != name);
+        env.push((name.clone(), value.clone()));
+    }
+    let workdir = match (&launch.workdir, config.working_dir.as_str()) {
+        (Some(workdir), _) => workdir.clone(),
+        (None, "") => "/".to_owned(),
+        (None, workdir) => workdir.to_owned(),
+    };
+    let mut mounts = Vec::new();
+    for volume in &launch.volumes {
+        mounts.push(mount(volume)?);
+    }
+    let mut run = Run {
+        argv,
+        env,
+        workdir,
+        user,
+        hostname: image.digest.hex().chars().take(12).collect(),
+        network: launch.network,
+        mounts,
+        timeout_ms: None,
+    };
+    let snapshots = SnapshotStore::open(&store, Choice::Best)?;
+    let scratch = store.tmp_dir().map_err(of_store)?;
+    let warn = |message: String| {
+        // The command's own errors go the same way; nothing else is connected.
+        drop(writeln!(std::io::stderr(), "warning: {message}"));
+    };
+    let sandbox = Sandbox::new(&scratch.path(), warn)?;
+    let active = snapshots.prepare(&image.layers)?;
+    let root = Tree::copy_of(active.mounted().as_fd())
+        .map_err(|error| Failure::caused(FailureKind::Machine, "run::root", "the image cannot be mounted", &error))?;
+    let cancel = Cancel::new()
+        .map_err(|error| Failure::caused(FailureKind::Machine, "run::cancel", "an event cannot be made", &error))?;
+    let exit = with_streams(launch, &files, |streams| sandbox.run(&mut run, &root, streams, &cancel))?;
+    drop(root);
+    active.discard();
+    match exit {
+        Exit::NotExecuted { status, why } => {
+            warn(why);
+            Ok(status)
+        }
+        exit => Ok(exit.shell_status().unwrap_or(125)),
+    }
+}
+
+fn argv(launch: &Launch, entrypoint: Option<Vec<String>>, command: Option<Vec<String>>) -> Result<Vec<String>, Failure> {
+    let mut argv = match &launch.entrypoint {
+        Some(given) => given.clone(),
+        None => entrypoint.unwrap_or_default(),
+    };
+    if !launch.command.is_empty() {
+        argv.extend(launch.command.iter().cloned());
+    } else if launch.entrypoint.is_none() {
+        // As docker has it: another entrypoint does not get the image's command.
+        argv.extend(command.unwrap_or_default());
+    }
+    if argv.is_empty() {
+        return Err(Failure::new(FailureKind::Input, "run::no_command", "the image names no command, and none was given")
+            .with_help("name one: `shmocker run IMAGE COMMAND`"));
+    }
+    Ok(argv)
+}
+
+fn mount(volume: &Volume) -> Result<Mount, Failure> {
+    let failed = |error: &std::io::Error| {
+        let message = format!("`{}` cannot be mounted", volume.source.display());
+        Failure::caused(FailureKind::Input, "run::volume", message, error)
+    };
+    let source = rustix::fs::open(
+        &volume.source,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .map_err(|error| failed(&error.into()))?;
+    let access = if volume.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let what = Mounted::bind(source.as_fd(), access).map_err(|error| failed(&error))?;
+    Ok(Mount { target: volume.target.clone(), what })
+}
+
+/// Calls with the streams that were given, or with a terminal that is connected to them.
+fn with_streams(
+    launch: &Launch,
+    files: &[OwnedFd],
+    run: impl FnOnce(Streams<'_>) -> Result<Exit, super::exec::ExecError>,
+) -> Result<Exit, Failure> {
+    let [input, output, errors] = files else {
+        return Err(Failure::new(FailureKind::Bug, "run::streams", "the command has no streams"));
+    };
+    let Some(TerminalSize { rows, columns }) = launch.terminal else {
+        return Ok(run(Streams::Given([input.as_fd(), output.as_fd(), errors.as_fd()]))?);
+    };
+    let mut shown = None;
+    let mut connect = |master: OwnedFd| {
+        shown = connect_terminal(master, input.as_fd(), output.as_fd()).ok();
+    };
+    let exit = run(Streams::Terminal { rows, columns, master: &mut connect })?;
+    if let Some(shown) = shown {
+        // The last of what it wrote is still on its way.
+        drop(shown.join());
+    }
+    Ok(exit)
+}
+
+/// Copies both ways between a terminal's other side and the user's streams. The thread that shows ends with the command.
+fn connect_terminal(
+    master: OwnedFd,
+    input: BorrowedFd<'_>,
+    output: BorrowedFd<'_>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let mut typed = File::from(input.try_clone_to_owned()?);
+    let mut to_command = File::from(master.try_clone()?);
+    std::thread::spawn(move || copy(&mut typed, &mut to_command));
+    let mut from_command = File::from(master);
+    let mut screen = File::from(output.try_clone_to_owned()?);
+    Ok(std::thread::spawn(move || copy(&mut from_command, &mut screen)))
+}
+
+/// Until either side ends; a terminal whose command has ended says so with an error.
+fn copy(from: &mut File, to: &mut File) {
+    let mut buffer = [0; 4096];
+    while let Ok(count) = from.read(&mut buffer) {
+        if count == 0 || to.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+fn of_store(error: StoreError) -> Failure {
+    Failure::from_diagnostic(FailureKind::Machine, &error)
+}

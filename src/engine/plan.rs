@@ -1,0 +1,266 @@
+//! From a Dockerfile to a graph in which every base image is known: parse, lower, find out what the lowering asks for,
+//! lower again. Asks nothing of the network: an image is in the store or in a layout on this machine.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::images;
+use super::failure::{Failure, FailureKind, Place};
+use super::source::{debian, oci_layout};
+use super::work::{self, Work};
+use crate::digest::{Digest, Fields, Key, NotADigest};
+use crate::dockerfile::ignore::IgnoreFile;
+use crate::dockerfile::{self, Problem, Severity};
+use crate::event::{BuildEvent, EventSink};
+use crate::frontend::{self, Lowered, Lowering, Options, Resolved};
+use crate::graph::{OciLayoutSource, Source};
+use crate::image::{Content, Descriptor, ImageConfig, Manifest, Platform};
+use crate::store::Store;
+
+/// A graph, and the images that its sources are.
+#[derive(Debug)]
+pub struct Planned {
+    /// The graph and what goes with it.
+    pub lowered: Lowered,
+    /// Images by the source that names them.
+    pub images: HashMap<Source, BaseImage>,
+}
+
+/// An image that a build starts from or copies from.
+#[derive(Debug, Clone)]
+pub struct BaseImage {
+    /// Its manifest.
+    pub digest: Digest,
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// Its layers, bottom first.
+    pub layers: Vec<BaseLayer>,
+    /// Where its blobs are.
+    pub blobs: Blobs,
+}
+
+/// Where the blobs of an image are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blobs {
+    /// In the store, or regenerated from a snapshot of it.
+    Store,
+    /// In an OCI layout.
+    Layout(std::path::PathBuf),
+}
+
+/// One layer of a base image.
+#[derive(Debug, Clone)]
+pub struct BaseLayer {
+    /// The snapshot that it is, or would be once it is unpacked.
+    pub snapshot: Key,
+    /// The digest of its uncompressed tar.
+    pub diff_id: Digest,
+    /// Its blob.
+    pub descriptor: Descriptor,
+}
+
+impl Planned {
+    /// Plans a build. Warnings are emitted as they are found.
+    ///
+    /// # Errors
+    /// Every problem of the Dockerfile, and every image that is not there.
+    pub fn of(work: &Work, store: &Store, events: &dyn EventSink) -> Result<Self, Vec<Failure>> {
+        let checks = work.build_args.iter().find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
+        let checks = checks.map(|(_, value)| value.as_str());
+        let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
+        let errors = failures(work, &parsed.problems);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let options = options(work);
+        let mut resolved = Resolved::default();
+        let mut images = HashMap::new();
+        loop {
+            let lowering = frontend::lower(&parsed.dockerfile, &options, &resolved)
+                .map_err(|problems| failures(work, &problems))?;
+            match lowering {
+                Lowering::Needs(sources) => {
+                    for source in sources {
+                        match find(&source, store, &work.platform) {
+                            Ok(Found::Image(image)) => {
+                                resolved.found(source.clone(), image.config.clone());
+                                images.insert(source, *image);
+                            }
+                            Ok(Found::Config(config)) => resolved.found(source, *config),
+                            Err(reason) => resolved.missing(source, reason),
+                        }
+                    }
+                }
+                Lowering::Done(lowered) => {
+                    for problem in parsed.problems.iter().chain(&lowered.warnings) {
+                        events.emit(warning(work, problem));
+                    }
+                    for name in &lowered.unused_build_args {
+                        let message = format!("no ARG asks for the build argument `{name}`");
+                        events.emit(BuildEvent::Warning {
+                            code: "UnusedBuildArg".to_owned(),
+                            message,
+                            file: Some(work.dockerfile.file.clone()),
+                            line: None,
+                        });
+                    }
+                    return Ok(Self { lowered: *lowered, images });
+                }
+            }
+        }
+    }
+}
+
+enum Found {
+    Image(Box<BaseImage>),
+    Config(Box<ImageConfig>),
+}
+
+fn find(source: &Source, store: &Store, platform: &str) -> Result<Found, String> {
+    match source {
+        Source::OciLayout(layout) => oci_layout_image(layout, platform).map(|image| Found::Image(Box::new(image))),
+        Source::StoredImage { name } => stored_image(name, store).map(|image| Found::Image(Box::new(image))),
+        Source::Debian(debian) => Ok(Found::Config(Box::new(debian::image_config(&debian.arch)))),
+        Source::Git(_) | Source::Http(_) | Source::Local { .. } => Ok(Found::Config(Box::default())),
+    }
+}
+
+/// An image of a layout on this machine.
+fn oci_layout_image(layout: &OciLayoutSource, platform: &str) -> Result<BaseImage, String> {
+    let opened = oci_layout::Layout::open(Path::new(&layout.path)).map_err(|error| in_full(&error))?;
+    let wanted = match (&layout.digest, &layout.tag) {
+        (Some(digest), _) => oci_layout::Wanted::Digest(digest.parse().map_err(|error: NotADigest| in_full(&error))?),
+        (None, Some(tag)) => oci_layout::Wanted::Tag(tag),
+        (None, None) => oci_layout::Wanted::Only,
+    };
+    let platform = platform.parse::<Platform>().map_err(|error| in_full(&error))?;
+    let image = opened.image(wanted, &platform).map_err(|error| in_full(&error))?;
+    let layers = layers(&image.config, &image.manifest.layers)?;
+    Ok(BaseImage { digest: image.descriptor.digest, config: image.config, layers, blobs: Blobs::Layout(layout.path.clone().into()) })
+}
+
+/// An image of the store, by a name or by its digest.
+fn stored_image(name: &str, store: &Store) -> Result<BaseImage, String> {
+    let Some(stored) = images::find(store, name).map_err(|error| in_full(&error))? else {
+        return Err(format!(
+            "there is no image `{}` in the store, and images of registries are not to be had yet",
+            frontend::familiar_name(name)
+        ));
+    };
+    let (manifest, config) = read_image(&stored.digest, store)?;
+    let mut layers = layers(&config, &manifest.layers)?;
+    for (layer, snapshot) in layers.iter_mut().zip(&stored.layers) {
+        layer.snapshot = *snapshot;
+    }
+    Ok(BaseImage { digest: stored.digest, config, layers, blobs: Blobs::Store })
+}
+
+/// Manifest and configuration of an image of the store.
+pub fn read_image(digest: &Digest, store: &Store) -> Result<(Manifest, ImageConfig), String> {
+    let bytes = store.read_blob(digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
+    let manifest = match Content::parse("", &bytes).map_err(|error| in_full(&error))? {
+        Content::Manifest(manifest) => *manifest,
+        Content::Index(_) => return Err(format!("{digest} is an index, not an image")),
+    };
+    let bytes = store.read_blob(&manifest.config.digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
+    let config = serde_json::from_slice(&bytes).map_err(|error| in_full(&error))?;
+    Ok((manifest, config))
+}
+
+/// The layers of an image. The snapshot of an unpacked layer is named by what it lies upon and by its own content.
+fn layers(config: &ImageConfig, descriptors: &[Descriptor]) -> Result<Vec<BaseLayer>, String> {
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != descriptors.len() {
+        return Err(format!(
+            "its configuration lists {} layers and its manifest {}",
+            diff_ids.len(),
+            descriptors.len()
+        ));
+    }
+    let mut below = String::new();
+    let layers = diff_ids.iter().zip(descriptors).map(|(diff_id, descriptor)| {
+        let mut fields = Fields::new();
+        fields.put("unpacked layer", diff_id.to_string());
+        fields.put("below", below.clone());
+        let snapshot = fields.key();
+        below = snapshot.to_string();
+        BaseLayer { snapshot, diff_id: *diff_id, descriptor: descriptor.clone() }
+    });
+    Ok(layers.collect())
+}
+
+/// An error and its causes in one line, for a label in the Dockerfile.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn options(work: &Work) -> Options {
+    let source = |name: &String, place: &work::Place| match place {
+        work::Place::Directory { .. } => Source::Local { name: name.clone() },
+        work::Place::Source(source) => source.clone(),
+    };
+    let mut parts = work.platform.splitn(3, '/').map(str::to_owned);
+    let platform = frontend::Platform {
+        os: parts.next().unwrap_or_default(),
+        arch: parts.next().unwrap_or_default(),
+        variant: parts.next(),
+    };
+    let origins = work.origins.iter().map(|origin| frontend::Origin {
+        first: origin.first_line,
+        last: origin.last_line,
+        file: origin.file.clone(),
+        line: origin.line,
+    });
+    Options {
+        target: work.target.clone(),
+        build_args: work.build_args.iter().cloned().collect(),
+        contexts: work.contexts.iter().map(|(name, place)| (name.clone(), source(name, place))).collect(),
+        build_platform: platform.clone(),
+        platform,
+        labels: work.labels.iter().cloned().collect(),
+        proxies: work.proxies.iter().cloned().collect(),
+        source_date_epoch: work.source_date_epoch,
+        file: work.dockerfile.file.clone(),
+        origins: frontend::Origins::new(origins.collect()),
+        ignore: ignore_file(work),
+    }
+}
+
+/// The rules of the context's ignore file. What is wrong with it is said when the context is read.
+fn ignore_file(work: &Work) -> IgnoreFile {
+    let Some(work::Place::Directory { ignore: Some(text), .. }) = &work.context else { return IgnoreFile::default() };
+    IgnoreFile::parse(&text.text).unwrap_or_default()
+}
+
+fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    errors
+        .map(|problem| {
+            let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+            failure.label = problem.label.as_deref().map(str::to_owned);
+            failure.help = problem.help.as_deref().map(str::to_owned);
+            failure.place = problem.span.map(|span| Place {
+                file: work.dockerfile.file.clone(),
+                line: span.line,
+                span: Some((span.start, span.end.saturating_sub(span.start))),
+            });
+            failure
+        })
+        .collect()
+}
+
+fn warning(work: &Work, problem: &Problem) -> BuildEvent {
+    BuildEvent::Warning {
+        code: problem.code.to_owned(),
+        message: problem.message.clone(),
+        file: Some(work.dockerfile.file.clone()),
+        line: problem.span.map(|span| span.line),
+    }
+}

@@ -1,0 +1,369 @@
+//! What one build has at hand: its work, the store, a clock, someone who listens. The [`Workshop`] is what only the
+//! engine child has: a place to make things in.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::inputs::Tree;
+use super::look::Keys;
+use crate::digest::{Fields, Key};
+use crate::engine::clock::Clock;
+use crate::engine::exec::{Cancel, Sandbox};
+use crate::dockerfile::ignore::IgnoreFile;
+use crate::engine::failure::{self, Failure, FailureKind};
+use crate::engine::phases;
+use crate::engine::layers;
+use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
+use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
+use crate::engine::source::git::{self, Git};
+use crate::engine::source::oci_layout;
+use crate::engine::tree::{self, Ignore, hash};
+use crate::engine::work::{Place, Text, Work};
+use crate::event::{BuildEvent, EventSink, StepOrigin};
+use crate::net::{Client, Proxies, Settings};
+use crate::graph::NodeId;
+use crate::image::layer::Limits;
+use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError, TmpDir};
+use crate::sys::dir::Time;
+use crate::sys::root::Root;
+
+/// One build.
+pub struct Session<'a> {
+    /// What is asked for.
+    pub work: &'a Work,
+    /// Where results are kept.
+    pub store: &'a Store,
+    /// What time it is.
+    pub clock: Clock,
+    /// Who listens.
+    pub events: &'a dyn EventSink,
+    contexts: Mutex<HashMap<String, Arc<tree::Tree>>>,
+    noted: Mutex<HashMap<NodeId, Noted>>,
+}
+
+/// What turned out of a node while the build went on.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    /// What it depends on, apart from other nodes.
+    own: Option<Fields>,
+    /// What its key is made from, and its result.
+    result: Option<(Keys, OpRecord)>,
+}
+
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("project", &self.work.project).finish_non_exhaustive()
+    }
+}
+
+/// Where things are made.
+pub struct Workshop {
+    /// Trees.
+    pub snapshots: SnapshotStore,
+    /// Processes.
+    pub sandbox: Sandbox,
+    /// The network.
+    pub client: Client,
+    /// Repositories.
+    pub git: Git,
+    /// The wish that it end.
+    pub cancel: Cancel,
+    /// Leave to use a core.
+    pub cores: Cores,
+    /// A directory for what lives as long as this.
+    scratch: TmpDir,
+}
+
+impl std::fmt::Debug for Workshop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workshop").finish_non_exhaustive()
+    }
+}
+
+/// As many at once may compute as there are cores.
+#[derive(Debug)]
+pub struct Cores {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// Leave to use a core, until it is dropped.
+#[derive(Debug)]
+pub struct Core<'a>(&'a Cores);
+
+impl Cores {
+    /// So many, at least one.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count.max(1)), freed: Condvar::new() }
+    }
+
+    /// Waits for one.
+    pub fn take(&self) -> Core<'_> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Core(self)
+    }
+}
+
+impl Drop for Core<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+impl<'a> Session<'a> {
+    /// A build of this work.
+    #[must_use]
+    pub fn new(work: &'a Work, store: &'a Store, clock: Clock, events: &'a dyn EventSink) -> Self {
+        Self { work, store, clock, events, contexts: Mutex::default(), noted: Mutex::default() }
+    }
+
+    /// The context of that name; opened when first asked for.
+    pub(super) fn context(&self, name: &str) -> Result<Arc<tree::Tree>, Failure> {
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = contexts.get(name) {
+            return Ok(Arc::clone(context));
+        }
+        let named = self.work.contexts.iter().find(|(known, _)| known == name).map(|(_, place)| place);
+        let place = match (named, &self.work.context) {
+            (Some(place), _) => Some(place),
+            (None, context) if name == "context" => context.as_ref(),
+            (None, _) => None,
+        };
+        let Some(Place::Directory { path, ignore }) = place else {
+            let message = format!("there is no context `{name}` to copy from");
+            return Err(Failure::new(FailureKind::Input, "solve::no_context", message)
+                .with_help(format!("name one with `--build-context {name}=DIR`")));
+        };
+        let ignore = ignore.as_ref().map(read_ignore_file).transpose()?;
+        let shown = match name {
+            "context" => "the build context".to_owned(),
+            name => format!("the context `{name}`"),
+        };
+        let context = Arc::new(tree::Tree::context(path, ignore, &shown)?);
+        contexts.insert(name.to_owned(), Arc::clone(&context));
+        Ok(context)
+    }
+
+    /// Notes what a node depends on, apart from other nodes.
+    pub(super) fn note_own(&self, id: NodeId, own: Fields) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().own = Some(own);
+    }
+
+    /// Notes the result of a step.
+    pub(super) fn note_result(&self, id: NodeId, keys: Keys, record: OpRecord) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.entry(id).or_default().result = Some((keys, record));
+    }
+
+    /// What a node depends on, apart from other nodes, as far as it is known.
+    pub(in crate::engine) fn own(&self, id: NodeId) -> Option<Fields> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(&id)?.own.clone()
+    }
+
+    /// The result of a step, and the snapshot that it added.
+    pub(in crate::engine) fn result_of(&self, id: NodeId) -> Option<(OpRecord, Key)> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, record) = noted.get(&id)?.result.as_ref()?;
+        Some((record.clone(), *record.layers.last()?))
+    }
+
+    /// Remembers what the steps were, so that the next build can say what changed.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn remember_steps(&self, planned: &Planned) -> Result<(), Failure> {
+        let index = self.index()?;
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut slots = Vec::new();
+        for (id, noted) in noted {
+            let (Some(origin), Some((keys, record))) = (&planned.lowered.graph.node(id).step, noted.result) else {
+                continue;
+            };
+            let slot = self.slot(origin);
+            let key = keys.best().key();
+            if index.slot(&slot).map_err(store_failure)?.is_some_and(|known| known.key == key) {
+                continue;
+            }
+            let record = SlotRecord {
+                key,
+                fields: keys.own,
+                built_ms: self.now_ms(),
+                duration_ms: record.duration_ms,
+                size_bytes: None,
+            };
+            slots.push((slot, record));
+        }
+        if !slots.is_empty() {
+            index.put_slots(&slots).map_err(store_failure)?;
+        }
+        phases::remember(self, planned)
+    }
+
+    /// The store's index.
+    pub(in crate::engine) fn index(&self) -> Result<&Index, Failure> {
+        self.store.index().map_err(store_failure)
+    }
+
+    /// How files are read and what is remembered of them.
+    pub(super) fn reading(&self) -> Result<hash::Reading<'_>, Failure> {
+        let now = self.clock.now();
+        Ok(hash::Reading {
+            index: Some(self.index()?),
+            now: Time { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() },
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        })
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now().as_millis() as u64
+    }
+
+    /// Where the last build of a step is remembered, whatever its key was.
+    pub(super) fn slot(&self, origin: &StepOrigin) -> String {
+        let instruction = origin.step.rsplit('/').next().unwrap_or_default();
+        format!("{}\n{}\n{instruction}", self.work.project, origin.stage)
+    }
+
+    pub(super) fn step_done(&self, origin: &StepOrigin, cached: bool, duration_ms: u64) {
+        self.events.emit(BuildEvent::StepDone { origin: origin.clone(), cached, duration_ms });
+    }
+}
+
+fn read_ignore_file(text: &Text) -> Result<Ignore, Failure> {
+    match IgnoreFile::parse(&text.text) {
+        Ok(rules) => Ok(Ignore { rules, file: text.file.clone() }),
+        Err(problems) => {
+            let problem = &problems[0];
+            let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+            failure.help = problem.help.as_deref().map(str::to_owned);
+            Err(failure.at(failure::Place {
+                file: text.file.clone(),
+                line: problem.span.map_or(1, |span| span.line),
+                span: None,
+            }))
+        }
+    }
+}
+
+impl Workshop {
+    /// Sets up what the engine child makes things with.
+    ///
+    /// # Errors
+    /// If this machine lacks something.
+    pub fn open(session: &Session<'_>, warn: impl Fn(String) + Send + Sync + 'static) -> Result<Self, Failure> {
+        let work = session.work;
+        let snapshots = SnapshotStore::open(session.store, Choice::Best)?;
+        if let Some(reason) = snapshots.fallback() {
+            warn(format!("layers are copied, which is slow, because overlay is not to be had: {reason}"));
+        }
+        let scratch = session.store.tmp_dir().map_err(store_failure)?;
+        let sandbox = Sandbox::new(&scratch.path(), warn)?;
+        let proxy = |name: &str| {
+            let set = work.proxies.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            set.map(|(_, value)| value.clone())
+        };
+        let proxies = Proxies { http: proxy("http_proxy"), https: proxy("https_proxy"), no_proxy: proxy("no_proxy") };
+        let client = Client::new(Settings {
+            proxies: proxies.clone(),
+            ca_files: work.ca_file.iter().cloned().collect(),
+            ..Settings::default()
+        });
+        let git = Git::new(git::Settings {
+            program: PathBuf::from("/usr/bin/git"),
+            mirrors: session.store.path().join("git"),
+            proxies,
+            ca_file: work.ca_file.clone(),
+            ssh_agent: None,
+        });
+        let cancel = Cancel::new().map_err(|error| {
+            Failure::caused(FailureKind::Machine, "solve::cancel", "an event cannot be made", &error)
+        })?;
+        let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
+        Ok(Self { snapshots, sandbox, client, git, cancel, cores, scratch })
+    }
+
+    /// Unpacks one layer of an image upon those below it.
+    pub(super) fn unpack(
+        &self,
+        session: &Session<'_>,
+        image: &BaseImage,
+        layer: &BaseLayer,
+        below: &[Key],
+        name: &str,
+    ) -> Result<(), Failure> {
+        let path = match &image.blobs {
+            Blobs::Layout(layout) => layout.join("blobs/sha256").join(layer.descriptor.digest.hex()),
+            Blobs::Store => session.store.blob_path(&layer.descriptor.digest),
+        };
+        let failed = |error: &dyn std::error::Error| {
+            let message = format!("layer {} of {name} cannot be read", layer.descriptor.digest);
+            Failure::caused(FailureKind::Source, "solve::layer", message, error)
+        };
+        let blob = File::open(&path).map_err(|error| failed(&error))?;
+        let blob = oci_layout::Verified::new(blob, &layer.descriptor);
+        let settled = self.snapshots.prepare_layer(below)?;
+        let lowers = layers::lowers(self, below)?;
+        let started = Instant::now();
+        let applied = apply::apply(blob, Some(layer.diff_id), settled.upper(), &lowers, Limits::default())
+            .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
+        let mut fields = Fields::new();
+        fields.put("unpacked layer", layer.diff_id.to_string());
+        let made = snapshot::Made {
+            id: layer.snapshot,
+            key: None,
+            fields,
+            created_ms: session.now_ms(),
+            duration_ms: started.elapsed().as_millis() as u64,
+            what: format!("a layer of {name}"),
+        };
+        session.index()?.put_diff_id(&layer.snapshot, &applied.diff_id, applied.size).map_err(store_failure)?;
+        self.snapshots.commit(settled, made)?;
+        Ok(())
+    }
+
+    /// A tree to read, mounted where every process of the engine can use it.
+    pub(super) fn tree(&self, tree: &Tree) -> Result<ReadableTree, Failure> {
+        let mounted = self.snapshots.mount(tree.layers())?;
+        Ok(ReadableTree { mounted })
+    }
+}
+
+/// A mounted tree that is only read.
+pub(super) struct ReadableTree {
+    mounted: Mounted,
+}
+
+impl ReadableTree {
+    /// As a source of files; `name` is for messages.
+    pub(super) fn tree(&self, name: &str) -> Result<tree::Tree, Failure> {
+        Ok(tree::Tree::mounted(self.root()?, name))
+    }
+
+    pub(super) fn root(&self) -> Result<Root, Failure> {
+        self.mounted.root().map_err(|error| {
+            Failure::caused(FailureKind::Machine, "solve::tree", "a tree cannot be opened", &error)
+        })
+    }
+}
+
+/// What the store says, as a failure of a build.
+pub(in crate::engine) fn store_failure(error: StoreError) -> Failure {
+    Failure::from_diagnostic(FailureKind::Machine, &error)
+}
+
+/// A key that no other result has: for steps that are run although their result is there.
+pub(super) fn unlike_any_other(key: &Key, clock: Clock) -> Key {
+    let process = std::process::id();
+    Key::of(format!("{key} {process} {}", clock.now().as_nanos()).as_bytes())
+}

@@ -1,0 +1,162 @@
+//! A look at every node of a plan, without making anything. Where all results are there, that is the whole build; else it
+//! says which step would run, and why.
+
+use std::collections::HashMap;
+
+use super::inputs::Made;
+use super::session::{Session, store_failure};
+use crate::digest::Fields;
+use crate::engine::failure::Failure;
+use crate::engine::plan::Planned;
+use crate::graph::{NodeId, Op};
+
+/// What was found of one node.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What it would be.
+    pub state: State,
+}
+
+/// Whether a node's result is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It is.
+    Cached,
+    /// It is built although it may be there.
+    Forced,
+    /// It was built before, and its own inputs differ now: the first that does.
+    Changed(String),
+    /// Its own inputs are the same, but something before it is not there.
+    Stale,
+    /// It was never built.
+    New,
+}
+
+/// What was found of all nodes.
+#[derive(Debug)]
+pub struct Survey {
+    /// By node.
+    pub seen: HashMap<NodeId, Seen>,
+    /// The results that are there.
+    pub made: HashMap<NodeId, Made>,
+}
+
+impl Survey {
+    /// Looks at all that `wanted` needs. With `stop_early` it ends at the first node that is not there.
+    ///
+    /// # Errors
+    /// If something that a step reads of this machine is not there.
+    pub fn of(
+        session: &Session<'_>,
+        planned: &Planned,
+        wanted: &[NodeId],
+        thoroughness: Thoroughness,
+    ) -> Result<Self, Vec<Failure>> {
+        let graph = &planned.lowered.graph;
+        let mut survey = Self { seen: HashMap::new(), made: HashMap::new() };
+        let mut failures = Vec::new();
+        for id in graph.needed(wanted) {
+            let node = graph.node(id);
+            let inputs: Vec<Option<Made>> =
+                node.op.inputs().iter().map(|input| survey.made.get(input).cloned()).collect();
+            match survey.look_at(session, planned, id, &inputs) {
+                Ok(true) => {}
+                Ok(false) if thoroughness == Thoroughness::UntilSomethingIsMissing => break,
+                Ok(false) => {}
+                Err(mut failure) => {
+                    if let (None, Some(origin)) = (&failure.place, &node.step) {
+                        failure.place = Some(super::steps::place(origin));
+                    }
+                    failures.push(failure);
+                }
+            }
+        }
+        if failures.is_empty() { Ok(survey) } else { Err(failures) }
+    }
+
+    /// Says that every step was found.
+    pub fn announce(&self, session: &Session<'_>, planned: &Planned) {
+        for (id, node) in planned.lowered.graph.iter() {
+            if let (Some(origin), true) = (&node.step, self.seen.contains_key(&id)) {
+                session.step_done(origin, true, 0);
+            }
+        }
+    }
+
+    /// Whether the node's result is there.
+    fn look_at(
+        &mut self,
+        session: &Session<'_>,
+        planned: &Planned,
+        id: NodeId,
+        inputs: &[Option<Made>],
+    ) -> Result<bool, Failure> {
+        let node = planned.lowered.graph.node(id);
+        let Some(origin) = &node.step else {
+            let made = match &node.op {
+                Op::Source(source) => session.recall(planned, id, source)?,
+                _ => Some(Made::Tree(super::Tree::new(Vec::new()))),
+            };
+            let there = made.is_some();
+            self.made.extend(made.map(|made| (id, made)));
+            return Ok(there);
+        };
+        let forced = session.work.no_cache.forces(&origin.stage);
+        let own = session.own_fields(&node.op, inputs)?;
+        session.note_own(id, own.clone());
+        let keys = match inputs.iter().all(Option::is_some) {
+            true => Some(session.keys(own.clone(), &node.op, inputs, None)?),
+            false => None,
+        };
+        let hit = match &keys {
+            Some(keys) if !forced => session.look(keys)?,
+            _ => None,
+        };
+        let state = match (hit, keys) {
+            (Some(hit), Some(keys)) => {
+                self.made.insert(id, Made::Tree(super::Tree::new(hit.record.layers.clone())));
+                session.note_result(id, keys, hit.record);
+                State::Cached
+            }
+            _ if forced => State::Forced,
+            _ => match session.index()?.slot(&session.slot(origin)).map_err(store_failure)? {
+                None => State::New,
+                Some(slot) => match difference(&slot.fields, &own) {
+                    Some(reason) => State::Changed(reason),
+                    None => State::Stale,
+                },
+            },
+        };
+        let there = state == State::Cached;
+        self.seen.insert(id, Seen { state });
+        Ok(there)
+    }
+}
+
+/// How far a survey goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thoroughness {
+    /// To the end.
+    Complete,
+    /// To the first node whose result is not there.
+    UntilSomethingIsMissing,
+}
+
+/// The first of a step's own fields that differs from what it was, in words.
+fn difference(was: &Fields, own: &Fields) -> Option<String> {
+    let difference = was.first_difference(own)?;
+    let quoted = |value: Option<&str>| match value {
+        None => "nothing".to_owned(),
+        Some(value) => {
+            let value = value.replace('\u{1f}', " ");
+            match value.char_indices().nth(60) {
+                Some((end, _)) => format!("`{}…`", &value[..end]),
+                None => format!("`{value}`"),
+            }
+        }
+    };
+    Some(match difference.name.strip_prefix("content of ") {
+        Some(what) => format!("the content of {what} differs"),
+        None => format!("{} was {}, is {}", difference.name, quoted(difference.old), quoted(difference.new)),
+    })
+}

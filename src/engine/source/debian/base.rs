@@ -1,0 +1,309 @@
+//! The base of a suite: its essential and required packages and apt, configured by their own scripts.
+//!
+//! That is the set of debootstrap's `minbase` and of the `debian:*` images: `Essential: yes`, `Priority: required`, `apt`,
+//! and what these depend on. `/usr` is merged from the start, so `usr-is-merged` stands in for the package that would
+//! merge it.
+//!
+//! The packages are unpacked here, all of them, and recorded as dpkg would have recorded them (`records`). Then the tree's
+//! own programs take over: the `preinst` scripts, and `dpkg --configure`, which finds the order in which the rest comes
+//! into being.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::error::{Error, Result};
+use super::index::Offer;
+use super::mirror::{self, Absence, Mirrors};
+use super::records::{self, Control};
+use super::runner::Runner;
+use super::unpack::{self, Tree};
+use super::{
+    PUBLIC_ARCHIVE, PUBLIC_SECURITY_ARCHIVE, Package, Progress, Request, Resolution,
+    ResolvedPocket, Surroundings, closure, configure, index, release, tidy,
+};
+use crate::net;
+
+/// How many downloads run at once.
+const DOWNLOADS_AT_ONCE: usize = 8;
+
+/// How many packages are unpacked at once.
+const UNPACKED_AT_ONCE: usize = 4;
+
+/// Asks the archive what the base of a suite is made of now.
+///
+/// # Errors
+/// If the archive cannot be reached, is not signed by the keyring, has expired, or does not fit together.
+pub fn resolve(
+    request: &Request<'_>,
+    mirrors: &Mirrors,
+    with: &Surroundings<'_>,
+) -> Result<Resolution> {
+    mirror::check_suite(request.suite)?;
+    if !request
+        .arch
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        || request.arch.is_empty()
+    {
+        return Err(Error::Name {
+            name: request.arch.to_owned(),
+            kind: "Debian architecture",
+        });
+    }
+    (with.progress)(Progress::Doing("reading the archive"));
+    let found =
+        net::fetch_all(
+            &mirrors.pockets,
+            mirrors.pockets.len(),
+            |pocket| match release::fetch(pocket, with)? {
+                Some(release) => release.pocket(pocket, request.arch).map(Some),
+                None if pocket.absence == Absence::Warns => {
+                    (with.progress)(Progress::Warning(mirror::absence_warning(pocket)));
+                    Ok(None)
+                }
+                None => Err(Error::NoSuite {
+                    archive: net::redacted(&pocket.archive),
+                    suite: pocket.suite.clone(),
+                }),
+            },
+        )?;
+    let pockets: Vec<ResolvedPocket> = found.into_iter().flatten().collect();
+    let indices = index::fetch(&pockets, with)?;
+    let offer = Offer::read(&indices, request.arch)?;
+    let all = chosen(&offer, request.suite)?;
+    let mut packages = Vec::with_capacity(all.len());
+    for name in &all {
+        if let Some(candidate) = offer.get(name) {
+            packages.push(candidate.package()?);
+        }
+    }
+    Ok(Resolution {
+        suite: request.suite.to_owned(),
+        arch: request.arch.to_owned(),
+        release_date_s: pockets.first().map_or(0, |pocket| pocket.date_s),
+        pockets,
+        packages,
+    })
+}
+
+/// The names of the base's packages.
+fn chosen<'t>(offer: &Offer<'t>, suite: &str) -> Result<BTreeSet<&'t str>> {
+    let apt = offer.get("apt").ok_or_else(|| Error::NoPackage {
+        suite: suite.to_owned(),
+        name: "apt".to_owned(),
+        near: offer.near("apt"),
+    })?;
+    // Without it, what demands a merged /usr would bring the package that merges it.
+    let merged = offer.get("usr-is-merged").map(|candidate| candidate.name);
+    let mut seeds: Vec<&str> = merged.into_iter().chain([apt.name]).collect();
+    let of_base = |candidate: &&&index::Candidate<'_>| candidate.essential || candidate.required;
+    seeds.extend(
+        offer
+            .sorted()
+            .iter()
+            .filter(of_base)
+            .map(|candidate| candidate.name),
+    );
+    closure::closure(offer, &seeds)
+}
+
+/// Makes the base's tree in `root`, an empty directory.
+///
+/// # Errors
+/// If a package cannot be had or unpacked, or one of its scripts fails.
+pub fn build(
+    resolution: &Resolution,
+    root: &Path,
+    with: &Surroundings<'_>,
+    runner: &dyn Runner,
+) -> Result<()> {
+    let debs = obtain(&resolution.pockets, &resolution.packages, with)?;
+    (with.progress)(Progress::Doing("unpacking"));
+    lay_out(root, &resolution.arch)?;
+    let tree = Tree::open(root)?;
+    let jobs: Vec<_> = resolution.packages.iter().zip(&debs).collect();
+    let packages = net::fetch_all(&jobs, UNPACKED_AT_ONCE, |(package, deb)| {
+        let control = Control::read(deb, &package.name)?;
+        let unpacked = tree.unpack(deb, &package.name, &control.conffiles())?;
+        Ok((control, unpacked))
+    })?;
+    let directories: Vec<_> = packages
+        .iter()
+        .flat_map(|(_, unpacked)| &unpacked.directories)
+        .collect();
+    tree.settle(&directories)?;
+    records::write(&tree, &packages)?;
+    write_settings(root, resolution)?;
+
+    (with.progress)(Progress::Doing("configuring"));
+    let epoch_s = resolution.release_date_s;
+    let script = ["sh", "-c", &records::preinst_script(&packages)]
+        .map(str::to_owned)
+        .to_vec();
+    configure::run_well(runner, root, epoch_s, "preparing the base", script)?;
+    let argv = [
+        "dpkg",
+        "--force-depends",
+        "--force-unsafe-io",
+        "--configure",
+        "--pending",
+    ];
+    configure::run_well(
+        runner,
+        root,
+        epoch_s,
+        "configuring the base",
+        argv.map(str::to_owned).to_vec(),
+    )?;
+    let audit = vec!["dpkg".to_owned(), "--audit".to_owned()];
+    let audit = configure::run_well(
+        runner,
+        root,
+        resolution.release_date_s,
+        "auditing the base",
+        audit,
+    )?;
+    if !audit.stdout.is_empty() {
+        return Err(Error::Failed {
+            what: "configuring the base".to_owned(),
+            status: audit.status,
+            tail: configure::tail(&audit),
+        });
+    }
+    tidy::tidy(root, epoch_s)
+}
+
+/// Downloads packages; where each of them is.
+pub(super) fn obtain(
+    pockets: &[ResolvedPocket],
+    packages: &[Package],
+    with: &Surroundings<'_>,
+) -> Result<Vec<PathBuf>> {
+    let total: u64 = packages.iter().map(|package| package.size_bytes).sum();
+    let done = AtomicU64::new(0);
+    let (cache, client, progress) = (with.cache, with.client, with.progress);
+    net::fetch_all(packages, DOWNLOADS_AT_ONCE, |package| {
+        let pocket = pockets
+            .get(package.pocket)
+            .ok_or_else(|| Error::Malformed {
+                what: format!("the resolution of {}", package.name),
+                why: "it names an archive that is not there".to_owned(),
+            })?;
+        let url = format!("{}/{}", pocket.archive, package.path.replace('+', "%2B"));
+        cache.obtain(client, &url, package.sha256, package.size_bytes, &|bytes| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            progress(Progress::Bytes { done, total });
+        })
+    })
+}
+
+/// Puts a copy of a package where programs of the tree can read it; its path in the tree.
+///
+/// A copy, as a script of the tree could write to a link.
+pub(super) fn lend(workshop: &Path, package: &Package, deb: &Path) -> Result<PathBuf> {
+    let name = format!(
+        "{}_{}_{}.deb",
+        package.name,
+        package.version.replace(':', "%3a"),
+        package.arch
+    );
+    let copy = workshop.join(&name);
+    fs::copy(deb, &copy).map_err(|error| Error::io("cannot copy a package to", &copy, error))?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))
+        .map_err(|error| Error::io("cannot set the mode of", &copy, error))?;
+    let directory = workshop.file_name().map(PathBuf::from).unwrap_or_default();
+    Ok(directory.join(name))
+}
+
+/// Takes the workshop away and makes the tree one that only depends on its packages.
+pub(super) fn finish(root: &Path, epoch_s: u64) -> Result<()> {
+    let workshop = super::workshop(root);
+    fs::remove_dir_all(&workshop).map_err(|error| Error::io("cannot remove", &workshop, error))?;
+    tidy::tidy(root, epoch_s)
+}
+
+/// What must be there before the first package: the root itself, a merged /usr, dpkg's empty records.
+fn lay_out(root: &Path, arch: &str) -> Result<()> {
+    let made = |path: &Path, done: std::io::Result<()>| {
+        done.map_err(|error| Error::io("cannot make", path, error))
+    };
+    made(
+        root,
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755)),
+    )?;
+    made(root, chown(root, Some(0), Some(0)))?;
+    let links: &[&str] = match arch {
+        "amd64" => &["bin", "sbin", "lib", "lib32", "lib64", "libx32"],
+        "i386" => &["bin", "sbin", "lib", "lib64", "libx32"],
+        "ppc64el" => &["bin", "sbin", "lib", "lib64"],
+        "s390x" => &["bin", "sbin", "lib", "lib32"],
+        "mips64el" => &["bin", "sbin", "lib", "lib32", "lib64", "libo32"],
+        _ => &["bin", "sbin", "lib"],
+    };
+    let mut directories: Vec<String> = vec!["usr".into()];
+    directories.extend(links.iter().map(|name| format!("usr/{name}")));
+    directories.extend(
+        [
+            "var",
+            "var/lib",
+            "var/lib/dpkg",
+            "var/lib/dpkg/info",
+            "var/lib/dpkg/updates",
+            "var/lib/dpkg/triggers",
+        ]
+        .map(str::to_owned),
+    );
+    for directory in &directories {
+        let path = root.join(directory);
+        made(&path, fs::create_dir(&path))?;
+        made(
+            &path,
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)),
+        )?;
+    }
+    for name in links {
+        let path = root.join(name);
+        made(&path, symlink(format!("usr/{name}"), &path))?;
+    }
+    Ok(())
+}
+
+/// What the base has beside its packages. The archive is named by http: it is signed, and what would check https is not
+/// in the base.
+fn write_settings(root: &Path, resolution: &Resolution) -> Result<()> {
+    let suite = &resolution.suite;
+    let mut sources = format!("deb {PUBLIC_ARCHIVE} {suite} main\n");
+    for pocket in resolution.pockets.iter().skip(1) {
+        let archive = if pocket.suite.ends_with("-security") {
+            PUBLIC_SECURITY_ARCHIVE
+        } else {
+            PUBLIC_ARCHIVE
+        };
+        sources.push_str(&format!("deb {archive} {} main\n", pocket.suite));
+    }
+    write(root, "etc/apt/sources.list", &sources, 0o644)?;
+    // No service is started by the installation of its package: nothing in an image runs.
+    write(root, "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)?;
+    // A layer is written to disk as a whole, by the builder; syncing each file only takes time.
+    write(
+        root,
+        "etc/dpkg/dpkg.cfg.d/unsafe-io",
+        "force-unsafe-io\n",
+        0o644,
+    )
+}
+
+fn write(root: &Path, path: &str, content: &str, mode: u32) -> Result<()> {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let tree = Tree::open(root)?;
+    tree.write(Path::new(directory), name, content.as_bytes(), mode, None)
+        .map_err(|error| Error::io("cannot write", root.join(path), error))
+}
+
+/// Whether `path` is a directory that a tree can be made in.
+pub(super) fn check_tree(path: &Path) -> Result<()> {
+    unpack::open_directory(path).map(drop)
+}

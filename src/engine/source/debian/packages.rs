@@ -1,0 +1,246 @@
+//! Named packages on top of a base: the base's own apt says what they need, and installs it.
+//!
+//! apt is shown an archive of its own, made of the signed index entries of everything it could choose from, and has no
+//! network. What it wants is fetched and verified by us, laid where it looks, and installed in its order.
+
+use std::fs;
+use std::path::Path;
+
+use super::error::{Error, Result};
+use super::index::{Candidate, Offer};
+use super::runner::Runner;
+use super::{
+    Package, Progress, Resolution, Selection, Surroundings, WORKSHOP, base, closure, configure,
+    index,
+};
+
+/// The archive that apt is shown. Nobody is ever asked for that name (RFC 6761).
+const SHOWN_ARCHIVE: &str = "http://archive.invalid/debian";
+
+/// Asks the base's apt what these packages need. `root` is the base's tree, and may be written to; what is written is
+/// taken away again.
+///
+/// # Errors
+/// If there is no such package, or apt finds no way to install them together.
+pub fn resolve(
+    resolution: &Resolution,
+    names: &[String],
+    root: &Path,
+    with: &Surroundings<'_>,
+    runner: &dyn Runner,
+) -> Result<Selection> {
+    for name in names {
+        check_name(name)?;
+    }
+    (with.progress)(Progress::Doing("resolving packages"));
+    let indices = index::fetch(&resolution.pockets, with)?;
+    let offer = Offer::read(&indices, &resolution.arch)?;
+    let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &wanted {
+        if offer.get(name).is_none() && offer.providers(name).is_empty() {
+            return Err(Error::NoPackage {
+                suite: resolution.suite.clone(),
+                name: (*name).to_owned(),
+                near: offer.near(name),
+            });
+        }
+    }
+    set_up(resolution, &offer, &wanted, root)?;
+    let mut argv = apt_get();
+    argv.extend(["--print-uris", "-qq", "install"].map(str::to_owned));
+    argv.extend(names.iter().cloned());
+    let output = configure::run(runner, root, resolution.release_date_s, "asking apt", argv);
+    let asked = output.and_then(|output| {
+        if output.status != 0 {
+            return Err(Error::Unsolvable {
+                names: names.join(", "),
+                why: configure::tail(&output),
+            });
+        }
+        read_uris(&String::from_utf8_lossy(&output.stdout), &offer, &wanted)
+    });
+    base::finish(root, resolution.release_date_s)?;
+    Ok(Selection {
+        names: names.to_vec(),
+        packages: asked?,
+    })
+}
+
+/// Installs what was selected into `root`, the base's tree.
+///
+/// # Errors
+/// If a package cannot be had, or one of its scripts fails.
+pub fn build(
+    resolution: &Resolution,
+    selection: &Selection,
+    root: &Path,
+    with: &Surroundings<'_>,
+    runner: &dyn Runner,
+) -> Result<()> {
+    base::check_tree(root)?;
+    let debs = base::obtain(&resolution.pockets, &selection.packages, with)?;
+    let indices = index::fetch(&resolution.pockets, with)?;
+    let offer = Offer::read(&indices, &resolution.arch)?;
+    let wanted: Vec<&str> = selection.names.iter().map(String::as_str).collect();
+    set_up(resolution, &offer, &wanted, root)?;
+    let archives = super::workshop(root).join("archives");
+    for (package, deb) in selection.packages.iter().zip(&debs) {
+        base::lend(&archives, package, deb)?;
+    }
+    (with.progress)(Progress::Doing("installing packages"));
+    let mut argv = apt_get();
+    argv.extend(["--no-download", "-q", "install"].map(str::to_owned));
+    argv.extend(selection.names.iter().cloned());
+    configure::run_well(
+        runner,
+        root,
+        resolution.release_date_s,
+        "installing packages",
+        argv,
+    )?;
+    base::finish(root, resolution.release_date_s)
+}
+
+fn apt_get() -> Vec<String> {
+    let settings = [
+        format!("Dir::Etc::SourceList=/{WORKSHOP}/sources.list"),
+        "Dir::Etc::SourceParts=/dev/null".to_owned(),
+        format!("Dir::State::Lists=/{WORKSHOP}/lists"),
+        format!("Dir::Cache=/{WORKSHOP}"),
+        format!("Dir::Cache::Archives=/{WORKSHOP}/archives"),
+        "Dir::Log::Planner=/dev/null".to_owned(),
+        // The index has been checked; there is nobody to download as.
+        "APT::Sandbox::User=root".to_owned(),
+        "APT::Install-Recommends=false".to_owned(),
+        "APT::Install-Suggests=false".to_owned(),
+        "Dpkg::Use-Pty=false".to_owned(),
+        "Dpkg::Options::=--force-unsafe-io".to_owned(),
+        "Dpkg::Options::=--force-confdef".to_owned(),
+    ];
+    let mut argv = vec!["apt-get".to_owned(), "--yes".to_owned()];
+    for setting in settings {
+        argv.extend(["-o".to_owned(), setting]);
+    }
+    argv
+}
+
+/// Lays out what apt is shown: a sources.list, and one index of everything that comes into question.
+fn set_up(resolution: &Resolution, offer: &Offer<'_>, names: &[&str], root: &Path) -> Result<()> {
+    let workshop = super::workshop(root);
+    for directory in ["", "lists", "lists/partial", "archives", "archives/partial"] {
+        let path = workshop.join(directory);
+        fs::create_dir(&path).map_err(|error| Error::io("cannot make", &path, error))?;
+    }
+    let (suite, arch) = (&resolution.suite, &resolution.arch);
+    let mut list = String::new();
+    for name in in_question(resolution, offer, names) {
+        if let Some(candidate) = offer.get(name) {
+            list.push_str(candidate.stanza);
+            list.push_str("\n\n");
+        }
+    }
+    let shown = SHOWN_ARCHIVE
+        .trim_start_matches("http://")
+        .replace('/', "_");
+    let files = [
+        (
+            "sources.list".to_owned(),
+            format!("deb [trusted=yes] {SHOWN_ARCHIVE} {suite} main\n"),
+        ),
+        (
+            format!("lists/{shown}_dists_{suite}_main_binary-{arch}_Packages"),
+            list,
+        ),
+    ];
+    for (name, content) in files {
+        let path = workshop.join(name);
+        fs::write(&path, content).map_err(|error| Error::io("cannot write", &path, error))?;
+    }
+    Ok(())
+}
+
+fn in_question<'t>(resolution: &Resolution, offer: &Offer<'t>, names: &[&str]) -> Vec<&'t str> {
+    let of_base = resolution
+        .packages
+        .iter()
+        .map(|package| package.name.as_str());
+    let mut seeds: Vec<&'t str> = Vec::new();
+    for name in of_base.chain(names.iter().copied()) {
+        match offer.get(name) {
+            Some(candidate) => seeds.push(candidate.name),
+            None => seeds.extend(offer.providers(name)),
+        }
+    }
+    closure::reachable(offer, &seeds).into_iter().collect()
+}
+
+/// Reads `'URI' FILE SIZE HASH` lines; each must be a package of the signed index.
+fn read_uris(text: &str, offer: &Offer<'_>, names: &[&str]) -> Result<Vec<Package>> {
+    let mut packages = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with('\'')) {
+        let uri = line
+            .trim_start_matches('\'')
+            .split('\'')
+            .next()
+            .unwrap_or("");
+        let path = uri.strip_prefix(SHOWN_ARCHIVE).map(|path| {
+            path.trim_start_matches('/')
+                .replace("%2b", "+")
+                .replace("%2B", "+")
+                .replace("%7e", "~")
+        });
+        let file = path
+            .as_deref()
+            .and_then(|path| path.rsplit_once('/'))
+            .map_or("", |(_, file)| file);
+        let name = file.split('_').next().unwrap_or("");
+        let candidate: Option<&Candidate<'_>> = offer
+            .get(name)
+            .filter(|candidate| Some(candidate.path) == path.as_deref());
+        let Some(candidate) = candidate else {
+            return Err(Error::Unsolvable {
+                names: names.join(", "),
+                why: format!("it wants what is not in the index: {uri}"),
+            });
+        };
+        packages.push(candidate.package()?);
+    }
+    packages.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(packages)
+}
+
+/// Checks a package's name before apt gets to see it: it takes `name-`, `name=version` and patterns for commands.
+fn check_name(name: &str) -> Result<()> {
+    let sound = name
+        .starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && name.len() > 1
+        && !name.ends_with('-')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '+' | '-' | '.'));
+    if sound {
+        Ok(())
+    } else {
+        Err(Error::Name {
+            name: name.to_owned(),
+            kind: "package",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_a_name_not_an_instruction() {
+        for name in ["git", "g++", "libstdc++6", "0ad", "python3.11"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in [
+            "", "-y", "git-", "git=1", "git/sid", "Git", "a b", "?all", "x;touch", "~x", "a",
+        ] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! A commit of a repository, as a tree of files: the same commit gives the same bytes, `.git` included.
+//!
+//! ```text
+//! local_fingerprint     what a local repository or bundle says of its references, without git
+//! Git::resolve          what a reference means now                       = Resolved, a plain value
+//! Git::checkout         the files of exactly that commit, through a mirror that is kept
+//! ```
+//!
+//! The work is done by the `git` program in an environment that is wholly ours: no prompt, no configuration of the user
+//! or the system, no hook, no filter, no protocol but those of the source. A repository is a stranger's: its references
+//! and paths are checked before they are put on a command line, and always after `--end-of-options` or `--`.
+//!
+//! Leaves out Large File Storage and partial clones.
+
+mod checkout;
+mod error;
+mod local;
+mod program;
+mod reference;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Fields, Key};
+use crate::graph::GitSource;
+use crate::net::{self, Proxies};
+
+pub use error::{Error, Result};
+pub use local::local_fingerprint;
+use program::Program;
+use reference::Refs;
+
+/// Which way of making a tree this is. Any change that can change a byte of the result gets the next number.
+pub const RECIPE: &str = "1";
+
+/// What git is run with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The `git` program, by its absolute path.
+    pub program: PathBuf,
+    /// Where mirrors are kept: a directory of its own.
+    pub mirrors: PathBuf,
+    /// How servers are reached.
+    pub proxies: Proxies,
+    /// A file of certificate authorities instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The socket of an ssh agent.
+    pub ssh_agent: Option<PathBuf>,
+}
+
+/// What a reference of a repository means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The commit, in full.
+    pub commit: String,
+    /// The name under which the repository has it, `refs/…`; `None`: it was asked for by its own name.
+    pub reference: Option<String>,
+    /// The object of an annotated tag, if `reference` is one.
+    pub tag_object: Option<String>,
+}
+
+impl Resolved {
+    /// The branch that is checked out.
+    #[must_use]
+    pub fn branch(&self) -> Option<&str> {
+        self.reference
+            .as_deref()
+            .and_then(|name| name.strip_prefix("refs/heads/"))
+    }
+
+    /// What the tree of this commit depends on.
+    #[must_use]
+    pub fn fields(&self, source: &GitSource) -> Fields {
+        let mut fields = Fields::new();
+        fields.put("source", "git");
+        fields.put("recipe", RECIPE);
+        fields.put("commit", self.commit.clone());
+        fields.put("subdir", source.subdir.clone().unwrap_or_default());
+        fields.put("submodules", source.submodules.to_string());
+        if source.submodules {
+            // Relative addresses of submodules hang on it.
+            fields.put("url", net::redacted(&source.url));
+        }
+        fields.put("git dir", source.keep_git_dir.to_string());
+        if source.keep_git_dir {
+            fields.put("reference", self.reference.clone().unwrap_or_default());
+            fields.put("tag", self.tag_object.clone().unwrap_or_default());
+            fields.put(
+                "depth",
+                source
+                    .depth
+                    .map(|depth| depth.to_string())
+                    .unwrap_or_default(),
+            );
+            fields.put("remote", recorded_url(source));
+            fields.put("read only", source.read_only.to_string());
+        }
+        fields
+    }
+
+    /// The key of [`Resolved::fields`].
+    #[must_use]
+    pub fn key(&self, source: &GitSource) -> Key {
+        self.fields(source).key()
+    }
+}
+
+/// The address that a kept `.git` names as `origin`: never with credentials.
+fn recorded_url(source: &GitSource) -> String {
+    let url = source.remote.as_deref().unwrap_or(&source.url);
+    reference::without_credentials(url)
+}
+
+/// Repositories, reached through mirrors.
+#[derive(Debug, Clone)]
+pub struct Git {
+    settings: Settings,
+}
+
+impl Git {
+    /// With these settings; nothing is run yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// Asks the repository what the source's reference means now.
+    ///
+    /// # Errors
+    /// If the address or the reference makes no sense, the repository cannot be read, or has no such reference.
+    pub fn resolve(&self, source: &GitSource) -> Result<Resolved> {
+        let url = reference::check_url(&source.url)?;
+        if let Some(wanted) = &source.reference {
+            reference::check_reference(wanted)?;
+            if reference::is_commit(wanted) {
+                return Ok(Resolved {
+                    commit: wanted.clone(),
+                    reference: None,
+                    tag_object: None,
+                });
+            }
+        }
+        let program = Program::new(&self.settings, &source.url)?;
+        let listed = program.text(&["ls-remote", "--symref", "--end-of-options", url])?;
+        let refs = Refs::read(&listed);
+        match source.reference.as_deref() {
+            None => refs
+                .default_branch()
+                .ok_or_else(|| no_reference(source, "HEAD", &refs)),
+            Some(wanted) => match refs.find(wanted) {
+                Some(found) => Ok(found),
+                None if reference::may_be_short_commit(wanted) => {
+                    self.resolve_short(source, wanted, &refs)
+                }
+                None => Err(no_reference(source, wanted, &refs)),
+            },
+        }
+    }
+
+    fn resolve_short(&self, source: &GitSource, wanted: &str, refs: &Refs) -> Result<Resolved> {
+        let mirror = self.mirror(source, None)?;
+        mirror.update_all()?;
+        let commit = mirror.program.text(&[
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            &format!("{wanted}^{{commit}}"),
+        ]);
+        match commit {
+            Ok(commit) => Ok(Resolved {
+                commit: commit.trim().to_owned(),
+                reference: None,
+                tag_object: None,
+            }),
+            Err(_) => Err(no_reference(source, wanted, refs)),
+        }
+    }
+
+    /// Makes the files of a commit in `into`, an empty directory.
+    ///
+    /// # Errors
+    /// If the commit cannot be had, or its files cannot be written.
+    pub fn checkout(&self, source: &GitSource, resolved: &Resolved, into: &Path) -> Result<()> {
+        checkout::checkout(self, source, resolved, into)
+    }
+
+    /// The mirror of a source, locked.
+    fn mirror(&self, source: &GitSource, depth: Option<u32>) -> Result<Mirror> {
+        let url = reference::check_url(&source.url)?.to_owned();
+        // A shallow mirror is one of its own: in a whole one nothing may be missing.
+        let suffix = depth
+            .map(|depth| format!("-depth-{depth}"))
+            .unwrap_or_default();
+        let name = format!(
+            "{}{suffix}",
+            Key::of(reference::without_credentials(&url).as_bytes())
+        );
+        let directory = self.settings.mirrors.join(&name);
+        let lock_path = self.settings.mirrors.join(format!("{name}.lock"));
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|source| Error::io("cannot open", &lock_path, source))?;
+        lock.lock()
+            .map_err(|source| Error::io("cannot lock", &lock_path, source))?;
+        let program = Program::new(&self.settings, &source.url)?;
+        // HEAD is what `git init` writes last but one; without it, a killed `init` is done again.
+        if !directory.join("HEAD").is_file() {
+            fs::create_dir_all(&directory)
+                .map_err(|source| Error::io("cannot make", &directory, source))?;
+            let format = if is_sha256(source) {
+                "--object-format=sha256"
+            } else {
+                "--object-format=sha1"
+            };
+            program.text(&[
+                "init",
+                "--quiet",
+                "--bare",
+                "--template=",
+                format,
+                "--",
+                &directory.to_string_lossy(),
+            ])?;
+        }
+        let program = program.in_repository(&directory);
+        Ok(Mirror {
+            directory,
+            url,
+            depth,
+            program,
+            _lock: lock,
+        })
+    }
+}
+
+fn is_sha256(source: &GitSource) -> bool {
+    source
+        .reference
+        .as_deref()
+        .is_some_and(|wanted| wanted.len() == 64 && reference::is_commit(wanted))
+}
+
+fn no_reference(source: &GitSource, wanted: &str, refs: &Refs) -> Error {
+    let has = refs
+        .names()
+        .into_iter()
+        .take(8)
+        .collect::<Vec<_>>()
+        .join(", ");
+    Error::NoReference {
+        url: net::redacted(&source.url),
+        wanted: wanted.to_owned(),
+        has: if has.is_empty() {
+            "no branch and no tag".to_owned()
+        } else {
+            has
+        },
+        local: source.url.starts_with('/'),
+    }
+}
+
+/// A bare repository that is kept, so that a commit is fetched once. One process works on it at a time.
+#[derive(Debug)]
+struct Mirror {
+    directory: PathBuf,
+    url: String,
+    depth: Option<u32>,
+    program: Program,
+    _lock: File,
+}
+
+impl Mirror {
+    /// Fetches all branches and tags.
+    fn update_all(&self) -> Result<()> {
+        self.fetch(
+            &["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"],
+            &["--prune", "--no-tags"],
+        )
+    }
+
+    /// Sees that a commit, and of an annotated tag its object, is here.
+    fn ensure(&self, resolved: &Resolved) -> Result<()> {
+        if self.has(resolved) {
+            return Ok(());
+        }
+        if self.depth.is_some() {
+            let wanted = resolved.reference.as_deref().unwrap_or(&resolved.commit);
+            self.fetch(
+                &[&format!("+{wanted}:refs/kept/{}", resolved.commit)],
+                &["--no-tags"],
+            )?;
+        } else {
+            self.update_all()?;
+        }
+        if self.has(resolved) {
+            return Ok(());
+        }
+        // Moved since it was resolved, or on no branch: many servers give any commit by its name.
+        let kept = format!("+{}:refs/kept/{}", resolved.commit, resolved.commit);
+        self.fetch(&[&kept], &["--no-tags"])
+    }
+
+    fn has(&self, resolved: &Resolved) -> bool {
+        std::iter::once(&resolved.commit)
+            .chain(&resolved.tag_object)
+            .all(|object| self.program.text(&["cat-file", "-e", object]).is_ok())
+    }
+
+    fn fetch(&self, refspecs: &[&str], options: &[&str]) -> Result<()> {
+        let depth = self.depth.map(|depth| format!("--depth={depth}"));
+        let mut arguments = vec![
+            "fetch",
+            "--quiet",
+            "--force",
+            "--no-write-fetch-head",
+            "--no-auto-maintenance",
+            "--no-recurse-submodules",
+        ];
+        arguments.extend(options);
+        arguments.extend(depth.as_deref());
+        arguments.extend(["--end-of-options", &self.url]);
+        arguments.extend(refspecs);
+        self.program.text(&arguments).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests;

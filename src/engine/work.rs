@@ -1,0 +1,198 @@
+//! What the engine is asked to do: typed, complete, and the same whichever process reads it. It crosses to the engine
+//! child as JSON; nothing in it is looked up again.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::Source;
+
+/// A text and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// The file's name as the user gave it.
+    pub file: String,
+    /// Its content.
+    pub text: String,
+}
+
+/// What a named context is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// A directory of this machine, with the rules of its ignore file if it has one.
+    Directory {
+        /// Absolute.
+        path: PathBuf,
+        /// Its ignore file.
+        ignore: Option<Text>,
+    },
+    /// Anything else that makes a tree.
+    Source(Source),
+}
+
+/// A line of a Dockerfile that was made from something else, and what a person should look at instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// First line in the Dockerfile, from 1.
+    pub first_line: u32,
+    /// Last line in the Dockerfile.
+    pub last_line: u32,
+    /// The file it was made from.
+    pub file: String,
+    /// The line there.
+    pub line: u32,
+}
+
+/// A build, without what is done with its result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Work {
+    /// Names the project that this build belongs to, so that it is compared with the builds before it: the absolute
+    /// path of the Dockerfile or habitat.
+    pub project: String,
+    /// The Dockerfile.
+    pub dockerfile: Text,
+    /// What its lines were made from; empty for a Dockerfile that a person wrote.
+    pub origins: Vec<Origin>,
+    /// The build context; `None`: an empty one.
+    pub context: Option<Place>,
+    /// Named contexts.
+    pub contexts: Vec<(String, Place)>,
+    /// The stage to build; `None`: the last.
+    pub target: Option<String>,
+    /// ARG values.
+    pub build_args: Vec<(String, String)>,
+    /// Labels added to the image.
+    pub labels: Vec<(String, String)>,
+    /// `os/arch[/variant]`.
+    pub platform: String,
+    /// HTTP_PROXY and the like, for RUN and for the engine's own requests.
+    pub proxies: Vec<(String, String)>,
+    /// Extra certificate authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Every time in the image is this one, in seconds since 1970.
+    pub source_date_epoch: Option<i64>,
+    /// Secrets, by id.
+    pub secrets: Vec<Secret>,
+    /// What must not be taken from the cache.
+    pub no_cache: NoCache,
+    /// When moving references are asked again.
+    pub freshness: Freshness,
+    /// Where Debian packages come from.
+    pub debian: DebianMirrors,
+    /// What is allowed that is refused otherwise.
+    pub allow: Vec<Entitlement>,
+    /// The habitat's phases, where the Dockerfile was made from one: their hashes become labels of the image.
+    pub phases: Vec<PhaseStages>,
+}
+
+/// The stages that make up one phase of a habitat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseStages {
+    /// From 1.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// What it does, in a few words.
+    pub title: String,
+    /// Its stages, in order.
+    pub stages: Vec<String>,
+    /// Hooks that run before and after it.
+    pub hooks: (u32, u32),
+    /// There is nothing to do in it.
+    pub empty: bool,
+}
+
+/// What must not be taken from the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoCache {
+    /// Everything may.
+    Nothing,
+    /// No step may.
+    Everything,
+    /// The steps of these stages may not.
+    Stages(Vec<String>),
+}
+
+impl NoCache {
+    /// Whether the steps of this stage are run whatever the cache holds.
+    #[must_use]
+    pub fn forces(&self, stage: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Everything => true,
+            Self::Stages(stages) => stages.iter().any(|name| name.eq_ignore_ascii_case(stage)),
+        }
+    }
+}
+
+/// When a moving reference (tag, branch, suite) is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Freshness {
+    /// When the remembered answer is older than this.
+    After {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// Now.
+    Now,
+    /// Never: a remembered answer of any age serves, and without one the build fails.
+    Never,
+}
+
+impl Freshness {
+    /// Whether an answer of this age serves.
+    #[must_use]
+    pub const fn accepts(self, age_s: u64) -> bool {
+        match self {
+            Self::After { ms } => age_s.saturating_mul(1000) <= ms,
+            Self::Now => false,
+            Self::Never => true,
+        }
+    }
+}
+
+/// Where Debian packages come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebianMirrors {
+    /// SHMOCKER_DEBIAN_MIRROR.
+    pub mirror: Option<String>,
+    /// A keyring that takes the place of the built-in one: SHMOCKER_DEBIAN_KEYRING.
+    pub keyring: Option<PathBuf>,
+}
+
+/// Something that is refused unless the command line allows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Entitlement {
+    /// RUN --network=host
+    #[serde(rename = "network.host")]
+    NetworkHost,
+}
+
+/// A value that must not be shown or stored, under the id that a RUN asks for it by.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Secret {
+    /// Its id.
+    pub id: String,
+    value: Vec<u8>,
+}
+
+impl Secret {
+    /// A secret.
+    #[must_use]
+    pub fn new(id: String, value: Vec<u8>) -> Self {
+        Self { id, value }
+    }
+
+    /// The value. Whoever asks for it must neither print nor store it.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({}, redacted)", self.id)
+    }
+}

@@ -1,0 +1,751 @@
+//! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
+
+use super::document::{Base, Document, FileItem, Mount, Repo, Script};
+use super::env::{Environment, Scope, UnknownNames};
+use super::keys::{Key, Text};
+use super::node;
+use super::phase::PhaseId;
+use super::report::Report;
+use crate::dockerfile::{Problem, Span};
+
+/// A habitat whose keys are known, whose strings are expanded and whose paths and names are sound.
+#[derive(Debug, Clone)]
+pub struct Habitat {
+    /// The file as it is called in messages and comments.
+    pub file: String,
+    /// What it is called.
+    pub name: String,
+    /// Its keys, expanded.
+    pub document: Document,
+    /// The final environment.
+    pub environment: Environment,
+    /// Who lives in it: USER.
+    pub user: String,
+    /// USER's home: HOME, else `/root`, else `/home/USER`.
+    pub home: String,
+    /// WORKDIR.
+    pub workdir: String,
+    /// What should be mended, but stops nothing.
+    pub warnings: Vec<Problem>,
+}
+
+impl Habitat {
+    /// Reads a habitat; `file` is its name in messages. All that is wrong is told at once.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, in its order.
+    pub fn parse(text: &str, file: &str) -> Result<Self, Vec<Problem>> {
+        Self::parse_with(text, file, UnknownNames::Refuse)
+    }
+
+    /// As [`Habitat::parse`], with a say in what is done with names that are not known.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, in its order.
+    pub fn parse_with(text: &str, file: &str, unknown: UnknownNames) -> Result<Self, Vec<Problem>> {
+        let mut report = Report::default();
+        let root = node::parse(text, &mut report);
+        let document = root
+            .as_ref()
+            .filter(|root| !root.is_null())
+            .and_then(|root| Document::read(root, &mut report));
+        let Some(mut document) = document else {
+            if root.is_none_or(|root| root.is_null()) {
+                report.finish()?;
+                report = Report::default();
+                report.error("habitat::empty", Span { start: 0, end: 0, line: 1 }, "the file is empty").help(
+                    "a habitat needs at least `name:` and a base, such as `base: {debian: bookworm}`",
+                );
+            }
+            return match report.finish() {
+                Ok(problems) | Err(problems) => Err(problems),
+            };
+        };
+        let environment = Environment::of(&document.env, &mut report);
+        document.expand(
+            &Scope {
+                environment: &environment,
+                unknown,
+            },
+            &mut report,
+        );
+
+        let mut check = Check {
+            document: &document,
+            environment: &environment,
+            report: &mut report,
+        };
+        let name = check.name();
+        check.base();
+        let user = check.entry("USER", "a user's name", is_user);
+        let workdir = check.entry("WORKDIR", "an absolute path", is_absolute);
+        for path in ["SYSTEM_PATH", "SHARED_PATH", "LOCAL_PATH"] {
+            check.entry(path, "an absolute path", is_absolute);
+        }
+        for id in ["UID", "GID"]
+            .into_iter()
+            .filter(|id| environment.get(id).is_some())
+        {
+            check.entry(id, "a number", |value| value.parse::<u32>().is_ok());
+        }
+        let home = match environment.get("HOME") {
+            Some(_) => check.entry("HOME", "an absolute path", is_absolute),
+            None if user == "root" => "/root".to_owned(),
+            None => format!("/home/{user}"),
+        };
+        check.files();
+        check.repos();
+        check.scripts();
+        check.verify_and_tests();
+        check.secrets_and_labels();
+        let warnings = report.finish()?;
+        Ok(Self {
+            file: file.to_owned(),
+            name,
+            environment,
+            user,
+            home,
+            workdir,
+            warnings,
+            document,
+        })
+    }
+
+    /// Whether the layers' own content stays out of the image.
+    #[must_use]
+    pub fn bypass(&self) -> bool {
+        let entry = self.document.entry.as_ref();
+        entry
+            .and_then(|entry| entry.bypass_habitat_construction)
+            .is_some_and(|flag| flag.value)
+    }
+
+    /// A path in the image, with `~/` replaced by USER's home.
+    #[must_use]
+    pub fn at_home(&self, path: &str) -> String {
+        match path.strip_prefix("~/") {
+            Some(rest) => format!("{}/{rest}", self.home.trim_end_matches('/')),
+            None => path.to_owned(),
+        }
+    }
+
+    /// The value of an entry that is known to be sound.
+    pub(super) fn path_of(&self, name: &str) -> String {
+        self.environment
+            .get(name)
+            .and_then(|entry| entry.known())
+            .unwrap_or_default()
+    }
+}
+
+struct Check<'h> {
+    document: &'h Document,
+    environment: &'h Environment,
+    report: &'h mut Report,
+}
+
+impl Check<'_> {
+    fn start(&self) -> Span {
+        Span {
+            end: self.document.span.start,
+            ..self.document.span
+        }
+    }
+
+    fn name(&mut self) -> String {
+        let Some(name) = &self.document.name else {
+            self.report
+                .error(
+                    "habitat::missing_key",
+                    self.start(),
+                    "the habitat has no `name`",
+                )
+                .label("`name` is required")
+                .help("add `name: …`");
+            return String::new();
+        };
+        let sound = |letter: char| {
+            letter.is_ascii_lowercase() || letter.is_ascii_digit() || "._-".contains(letter)
+        };
+        if !name
+            .value
+            .starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+            || !name.value.chars().all(sound)
+        {
+            self.report
+                .error(
+                    "habitat::bad_name",
+                    name.span,
+                    format!("`{}` cannot be the name of a habitat", name.value),
+                )
+                .label("lower-case letters, digits, `.`, `_` and `-`, and a letter or digit first");
+        }
+        name.value.clone()
+    }
+
+    fn base(&mut self) {
+        let document = self.document;
+        let image = document
+            .base_image
+            .as_ref()
+            .map(|image| ("base_image", image.span));
+        let base = document.base.as_ref().map(|base| {
+            let span = match base {
+                Base::Debian(debian) => debian.span,
+                Base::Oci(oci) => oci.span,
+                Base::Dockerfile(later) => later.span,
+            };
+            ("base", span)
+        });
+        let dockerfile = document.image.map(|later| ("image", later.span));
+        let mut given: Vec<(&str, Span)> =
+            [image, base, dockerfile].into_iter().flatten().collect();
+        given.sort_by_key(|(_, span)| span.start);
+        match given.as_slice() {
+            [] => {
+                self.report
+                    .error("habitat::no_base", self.start(), "the habitat has no base")
+                    .label("one of `base_image` and `base` is required")
+                    .help("add `base: {debian: bookworm}`, or `base_image: …` for an image of a registry");
+            }
+            [_] => {}
+            [(first, _), others @ ..] => {
+                for (other, span) in others {
+                    self.report
+                        .error(
+                            "habitat::several_bases",
+                            *span,
+                            "the habitat has several bases",
+                        )
+                        .label(format!("`{other}`, where `{first}` is given already"))
+                        .help("keep one of them");
+                }
+            }
+        }
+        if let Some(image) = &document.base_image
+            && (image.value.is_empty()
+                || image
+                    .value
+                    .contains(|letter: char| letter.is_whitespace() || letter == '$'))
+        {
+            self.report
+                .error(
+                    "habitat::bad_reference",
+                    image.span,
+                    format!("`{}` is no image reference", image.value),
+                )
+                .label("such as debian:bookworm or registry.example/team/image@sha256:…");
+        }
+        if let Some(Base::Debian(debian)) = &document.base {
+            let package = |name: &str| {
+                name.len() > 1
+                    && name.starts_with(|first: char| {
+                        first.is_ascii_lowercase() || first.is_ascii_digit()
+                    })
+                    && name.chars().all(|it| {
+                        it.is_ascii_lowercase() || it.is_ascii_digit() || "+-.".contains(it)
+                    })
+            };
+            let word = |name: &str| {
+                !name.is_empty()
+                    && name
+                        .chars()
+                        .all(|it| it.is_ascii_alphanumeric() || it == '-')
+            };
+            let url = |url: &str| {
+                ["http://", "https://", "file:///"]
+                    .iter()
+                    .any(|scheme| url.starts_with(scheme))
+                    && !url.contains(char::is_whitespace)
+            };
+            self.sound(
+                &debian.suite,
+                word,
+                "the name of a suite",
+                "such as bookworm",
+            );
+            debian.arch.iter().for_each(|arch| {
+                self.sound(arch, word, "an architecture", "such as amd64 or arm64")
+            });
+            debian.mirror.iter().for_each(|mirror| {
+                self.sound(
+                    mirror,
+                    url,
+                    "the address of an archive",
+                    "such as https://deb.debian.org/debian",
+                )
+            });
+            debian
+                .packages
+                .0
+                .iter()
+                .for_each(|name| self.sound(name, package, "the name of a package", "such as git"));
+        }
+    }
+
+    fn sound(&mut self, text: &Text, is_sound: impl Fn(&str) -> bool, what: &str, example: &str) {
+        if !is_sound(&text.value) {
+            self.report
+                .error(
+                    "habitat::bad_value",
+                    text.span,
+                    format!("`{}` is not {what}", text.value),
+                )
+                .label(example);
+        }
+    }
+
+    /// The value of an entry that has a meaning.
+    fn entry(&mut self, name: &str, what: &str, is_sound: impl Fn(&str) -> bool) -> String {
+        let Some(entry) = self.environment.get(name) else {
+            return String::new();
+        };
+        let span = entry.span.unwrap_or_else(|| self.start());
+        match entry.known() {
+            Some(value) if is_sound(&value) => return value,
+            Some(value) => {
+                self.report
+                    .error(
+                        "habitat::bad_env_value",
+                        span,
+                        format!("{name} is `{value}`"),
+                    )
+                    .label(format!("this must be {what}"));
+            }
+            None => {
+                self.report
+                    .error(
+                        "habitat::bad_env_value",
+                        span,
+                        format!("{name} is not known before the build"),
+                    )
+                    .label("a part of it comes from the base image")
+                    .help("write the value out");
+            }
+        }
+        String::new()
+    }
+
+    fn relative(&mut self, path: &Text) {
+        let value = path.value.as_str();
+        if value.is_empty() || value.starts_with('/') {
+            self.report
+                .error(
+                    "habitat::bad_path",
+                    path.span,
+                    format!("`{value}` is no path beside this file"),
+                )
+                .label("this must be a relative path")
+                .help("copy what is needed to the directory of this file");
+        } else if value.split('/').any(|part| part == "..") {
+            self.report
+                .error(
+                    "habitat::bad_path",
+                    path.span,
+                    format!("`{value}` may lie outside of this file's directory"),
+                )
+                .label("`..` is not possible here")
+                .help("copy what is needed to the directory of this file");
+        }
+        self.plain(path, "\"'\\");
+    }
+
+    /// Paths have no letters that would end or change the instruction that they become a part of.
+    fn plain(&mut self, path: &Text, refused: &str) {
+        let odd = |letter: char| letter.is_control() || refused.contains(letter);
+        if let Some(letter) = path.value.chars().find(|letter| odd(*letter)) {
+            self.report
+                .error(
+                    "habitat::bad_path",
+                    path.span,
+                    format!("`{}` has a letter that a path here cannot have", path.value),
+                )
+                .label(format!("{letter:?}"))
+                .help("rename it");
+        }
+    }
+
+    fn absolute(&mut self, path: &Text, what: &str) {
+        let rest = path
+            .value
+            .strip_prefix("~/")
+            .map_or_else(|| path.value.clone(), |rest| format!("/{rest}"));
+        if !is_absolute(&rest) {
+            self.report
+                .error(
+                    "habitat::relative_path",
+                    path.span,
+                    format!("{what} `{}` is not absolute", path.value),
+                )
+                .label("this must begin with `/` or `~/`, without `..`")
+                .help(format!(
+                    "for example ${{WORKDIR}}/{}",
+                    path.value.trim_start_matches("./")
+                ));
+        }
+        self.plain(path, "\"'\\");
+    }
+
+    fn owner(&mut self, owner: &Text) {
+        let mut parts = owner.value.split(':');
+        let user = parts.next().unwrap_or_default();
+        let group = parts.next().unwrap_or("root");
+        let id = |name: &str| is_user(name) || name.parse::<u32>().is_ok();
+        if !id(user) || !id(group) || parts.next().is_some() {
+            self.report
+                .error(
+                    "habitat::bad_owner",
+                    owner.span,
+                    format!("`{}` is no owner", owner.value),
+                )
+                .label("`user` or `user:group`, by name or number");
+        }
+    }
+
+    fn files(&mut self) {
+        let items: &[FileItem] = &self.document.files.0;
+        for (index, item) in items.iter().enumerate() {
+            if item.src.value.starts_with("~/") {
+                self.relative(&Text {
+                    value: item.src.value[2..].to_owned(),
+                    span: item.src.span,
+                });
+            } else {
+                self.relative(&item.src);
+            }
+            self.absolute(&item.dest, "dest");
+            item.owner.iter().for_each(|owner| self.owner(owner));
+            let twice = items[..index].iter().any(|earlier| {
+                earlier.dest.value == item.dest.value
+                    && !item.dest.value.ends_with('/')
+                    && earlier.src.value == item.src.value
+            });
+            if twice {
+                self.report
+                    .warning(
+                        "habitat::duplicate",
+                        item.span,
+                        format!(
+                            "`{}` is copied to `{}` twice",
+                            item.src.value, item.dest.value
+                        ),
+                    )
+                    .label("this is the second time")
+                    .help("leave one of the two out");
+            }
+        }
+    }
+
+    fn repos(&mut self) {
+        let repos: &[Repo] = &self.document.repos.0;
+        for (index, repo) in repos.iter().enumerate() {
+            if repo.url.value.trim().is_empty() {
+                self.report
+                    .error("habitat::bad_value", repo.url.span, "the url is empty")
+                    .label("git needs an address here");
+            } else if !is_remote(&repo.url.value) {
+                self.relative(&repo.url);
+            }
+            self.absolute(&repo.path, "path");
+            if let (Some(branch), Some(reference)) = (&repo.branch, &repo.reference) {
+                self.report
+                    .error(
+                        "habitat::conflict",
+                        reference.span,
+                        "both branch and ref are given",
+                    )
+                    .label(format!(
+                        "`branch: {}` says what is checked out already",
+                        branch.value
+                    ))
+                    .help("keep one of them");
+            }
+            if let Some(depth) = repo.depth.filter(|depth| depth.value == 0) {
+                self.report
+                    .error(
+                        "habitat::bad_value",
+                        depth.span,
+                        "a depth of 0 has no commit",
+                    )
+                    .label("at least 1")
+                    .help("for the whole history write `shallow: false`");
+            }
+            for earlier in &repos[..index] {
+                if covers(&repo.path.value, &earlier.path.value) {
+                    self.report
+                        .error(
+                            "habitat::covered",
+                            repo.path.span,
+                            format!("`{}` would cover `{}`", repo.path.value, earlier.path.value),
+                        )
+                        .label(format!(
+                            "`{}` was checked out there before",
+                            earlier.url.value
+                        ))
+                        .help("list the outer repository first, or give this one another path");
+                }
+            }
+            let earlier_files = self
+                .document
+                .files
+                .0
+                .iter()
+                .filter(|file| !hooked_after_repos(file));
+            for file in earlier_files.filter(|file| covers(&repo.path.value, &file.dest.value)) {
+                self.report
+                    .error(
+                        "habitat::covered",
+                        repo.path.span,
+                        format!("`{}` would cover `{}`", repo.path.value, file.dest.value),
+                    )
+                    .label(format!("`{}` is copied there before", file.src.value))
+                    .help("give that item of files `after: repos`");
+            }
+        }
+    }
+
+    fn scripts(&mut self) {
+        let scripts: &[Script] = &self.document.scripts.0;
+        for script in scripts {
+            script.run_as.iter().for_each(|user| self.owner(user));
+            if let (Some(_), Some(after)) = (&script.before, &script.after) {
+                let phases: Vec<&str> = after.0.iter().map(|phase| phase.name()).collect();
+                self.report
+                    .warning(
+                        "habitat::runs_twice",
+                        script.span,
+                        "the script has both `before` and `after`",
+                    )
+                    .label(format!(
+                        "it runs at both places, also after {}",
+                        phases.join(", ")
+                    ))
+                    .help("make it two scripts if that is not meant");
+            }
+            for cache in script.cache.iter().flat_map(|cache| &cache.0) {
+                let is_path = is_absolute(cache.as_str()) || cache.value.starts_with("~/");
+                if !is_path && super::caches::find(&cache.value).is_none() {
+                    self.report
+                        .error(
+                            "habitat::unknown_cache",
+                            cache.span,
+                            format!("unknown cache `{}`", cache.value),
+                        )
+                        .label("a tool that is known, or an absolute path")
+                        .near(
+                            &cache.value,
+                            super::caches::names(),
+                            "give the directory that is to be kept",
+                        );
+                }
+            }
+            for secret in script.secrets.iter().flat_map(|secrets| &secrets.0) {
+                let known = || {
+                    self.document
+                        .secrets
+                        .0
+                        .iter()
+                        .map(|known| known.id.as_str())
+                };
+                if !known().any(|id| id == secret.id.value) {
+                    let near = known().map(str::to_owned).collect::<Vec<_>>();
+                    self.report
+                        .error(
+                            "habitat::unknown_secret",
+                            secret.id.span,
+                            format!("unknown secret `{}`", secret.id.value),
+                        )
+                        .label("no item of `secrets` has this id")
+                        .near(
+                            &secret.id.value,
+                            near.iter().map(String::as_str),
+                            "add it to `secrets`",
+                        );
+                }
+            }
+            for mount in &script.mounts.0 {
+                let target = match mount {
+                    Mount::Tmpfs { target } => target.clone(),
+                    Mount::Bind { source, target, .. } => {
+                        self.relative(source);
+                        self.plain(source, ", ");
+                        Text {
+                            value: target.clone(),
+                            span: source.span,
+                        }
+                    }
+                };
+                self.absolute(&target, "the target");
+                self.plain(&target, ", ");
+            }
+            for (name, value) in &script.env.0 {
+                let sound = name
+                    .value
+                    .chars()
+                    .all(|it| it.is_ascii_alphanumeric() || it == '_')
+                    && !name.value.starts_with(|first: char| first.is_ascii_digit());
+                if !sound || name.value.is_empty() || value.value.contains('\0') {
+                    self.report
+                        .error(
+                            "habitat::bad_env_name",
+                            name.span,
+                            format!("`{}` cannot be the name of a variable", name.value),
+                        )
+                        .label("letters, digits and `_`, and no digit first");
+                }
+            }
+        }
+    }
+
+    fn verify_and_tests(&mut self) {
+        for required in self
+            .document
+            .verify_fs
+            .iter()
+            .flat_map(|verify| &verify.required_files.0)
+        {
+            self.absolute(&required.path, "the path");
+            required.owner.iter().for_each(|owner| self.owner(owner));
+            if let Some(digest) = &required.sha256
+                && (digest.value.len() != 64
+                    || !digest.value.chars().all(|it| it.is_ascii_hexdigit()))
+            {
+                self.report
+                    .error(
+                        "habitat::bad_value",
+                        digest.span,
+                        format!("`{}` is no SHA-256", digest.value),
+                    )
+                    .label("64 hex digits");
+            }
+        }
+        let tests = &self.document.tests.0;
+        for (index, test) in tests.iter().enumerate() {
+            self.relative(&test.path);
+            self.plain(&test.path, ", ");
+            test.run_as.iter().for_each(|user| self.owner(user));
+            if tests[..index]
+                .iter()
+                .any(|earlier| earlier.path.value == test.path.value)
+            {
+                self.report
+                    .warning(
+                        "habitat::duplicate",
+                        test.path.span,
+                        format!("the test `{}` is listed twice", test.path.value),
+                    )
+                    .label("this is the second time")
+                    .help("leave one of the two out");
+            }
+        }
+    }
+
+    fn secrets_and_labels(&mut self) {
+        let secrets = &self.document.secrets.0;
+        for (index, secret) in secrets.iter().enumerate() {
+            if secrets[..index]
+                .iter()
+                .any(|earlier| earlier.id.value == secret.id.value)
+            {
+                self.report
+                    .error(
+                        "habitat::duplicate",
+                        secret.id.span,
+                        format!("the secret `{}` is given twice", secret.id.value),
+                    )
+                    .label("this is the second time");
+            }
+            if secret.id.value.is_empty() || secret.id.value.contains([',', '=', '/', ' ', '"']) {
+                self.report
+                    .error(
+                        "habitat::bad_value",
+                        secret.id.span,
+                        format!("`{}` cannot be the id of a secret", secret.id.value),
+                    )
+                    .label("no blanks, commas, `=`, `/` or quotes");
+            }
+            if secret.env.is_some() == secret.file.is_some() {
+                self.report
+                    .error(
+                        "habitat::conflict",
+                        secret.span,
+                        format!("the secret `{}` needs one source", secret.id.value),
+                    )
+                    .label("one of `env` and `file`");
+            }
+        }
+        for (name, value) in &self.document.labels.0 {
+            if name.value.is_empty()
+                || name.value.contains(|it: char| {
+                    it.is_whitespace() || it.is_control() || "\"'\\$=".contains(it)
+                })
+            {
+                self.report
+                    .error(
+                        "habitat::bad_label",
+                        name.span,
+                        format!("`{}` cannot be the name of a label", name.value),
+                    )
+                    .label("no blanks, quotes, `$`, `=` or `\\`");
+            }
+            if value.value.contains(char::is_control) {
+                self.report
+                    .error(
+                        "habitat::bad_label",
+                        value.span,
+                        format!("the label `{}` has a line break", name.value),
+                    )
+                    .label("a label is a single line");
+            }
+        }
+    }
+}
+
+/// Whether a file is copied only when the repositories are there.
+fn hooked_after_repos(file: &FileItem) -> bool {
+    let before = file
+        .before
+        .iter()
+        .flat_map(|phases| &phases.0)
+        .map(|phase| (*phase, false));
+    let after = file
+        .after
+        .iter()
+        .flat_map(|phases| &phases.0)
+        .map(|phase| (*phase, true));
+    let mut places = before.chain(after).peekable();
+    places.peek().is_some()
+        && places.all(|(phase, is_after)| {
+            phase > PhaseId::REPOS || (is_after && phase == PhaseId::REPOS)
+        })
+}
+
+/// Whether something put at `outer` would cover `inner`.
+fn covers(outer: &str, inner: &str) -> bool {
+    let (outer, inner) = (outer.trim_end_matches('/'), inner.trim_end_matches('/'));
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a url is one that git reaches over a network or by an absolute path, and not a path beside the file.
+pub(super) fn is_remote(url: &str) -> bool {
+    let scp_like = || {
+        url.split_once(':')
+            .is_some_and(|(host, _)| !host.is_empty() && !host.contains('/'))
+    };
+    url.starts_with('/') || url.contains("://") || scp_like()
+}
+
+fn is_absolute(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.split('/').any(|part| part == "..")
+        && !path.contains(char::is_control)
+}
+
+fn is_user(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name
+            .chars()
+            .all(|it| it.is_ascii_alphanumeric() || "_.-".contains(it))
+}

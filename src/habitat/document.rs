@@ -1,0 +1,855 @@
+//! The keys of a habitat: what each is called, takes and means. The reader and `schemas/habitat.json` are made from
+//! these lists.
+
+use schemars::JsonSchema;
+
+use super::env::{EnvBlock, Scope};
+use super::keys::{
+    Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
+};
+use super::node::{Node, Value};
+use super::phase::{PHASES, PhaseId};
+use super::report::Report;
+use crate::dockerfile::Span;
+
+keys! {
+    /// A development environment, and how it is made.
+    Document is "a habitat" {
+        /// What the habitat is called: `[a-z0-9][a-z0-9._-]*`.
+        #[schemars(required, with = "String", regex(pattern = r"^[a-z0-9][a-z0-9._-]*$"))]
+        name: Option<Text> = "name",
+        /// What it is for.
+        description: Option<Text> = "description",
+        /// The image it is built on. One of `base_image` and `base` is required.
+        base_image: Option<Text> = "base_image",
+        /// A base that needs no registry. One of `base_image` and `base` is required.
+        base: Option<Base> = "base",
+        /// Not supported yet: a Dockerfile as the base.
+        image: Option<Later> = "image",
+        /// Not supported yet: parents of this habitat.
+        extends: Option<Later> = "extends",
+        /// Environment entries, read from top to bottom. `${NAME}` is the value so far, or the base image's.
+        #[schemars(default)]
+        env: EnvBlock = "env",
+        /// Files and directories that are copied in.
+        #[schemars(default)]
+        files: List<FileItem> = "files",
+        /// Repositories that are checked out.
+        #[schemars(default)]
+        repos: List<Repo> = "repos",
+        /// Not supported yet: static binaries.
+        tools: Option<Later> = "tools",
+        /// What is run while the image is built.
+        #[schemars(default)]
+        scripts: List<Script> = "scripts",
+        /// Not supported yet: what is mounted when the habitat runs.
+        volumes: Option<Later> = "volumes",
+        /// Not supported yet: what is started beside the scripts and tests that need it.
+        services: Option<Later> = "services",
+        /// What must be true of the file system when all scripts have run.
+        verify_fs: Option<VerifyFs> = "verify-fs",
+        /// Programs that print TAP. Each runs in its own sandbox; nothing that it writes reaches the image.
+        #[schemars(default)]
+        tests: List<TestItem> = "tests",
+        /// What runs when the habitat is started.
+        entry: Option<Entry> = "entry",
+        /// How long steps may take.
+        #[schemars(default)]
+        timeout: Timeouts = "timeout",
+        /// Secrets that scripts may name. They are mounted, never stored.
+        #[schemars(default)]
+        secrets: List<Secret> = "secrets",
+        /// Labels of the image.
+        #[schemars(default)]
+        labels: Labels = "labels",
+        /// Not supported yet: the platforms to build for.
+        platforms: Option<Later> = "platforms",
+        /// Not supported: a spelling of an older program.
+        container: Option<Later> = "container",
+    }
+}
+
+impl Document {
+    /// Keys that are there but not honoured yet, each with why.
+    pub(super) fn later(&self) -> impl Iterator<Item = (&'static str, Span, &'static str)> {
+        let top = [
+            (
+                "image",
+                &self.image,
+                "a Dockerfile as the base comes with a later version",
+            ),
+            ("extends", &self.extends, "layers come with a later version"),
+            (
+                "tools",
+                &self.tools,
+                "tools come with a later version; a script can fetch them meanwhile",
+            ),
+            (
+                "volumes",
+                &self.volumes,
+                "volumes come with a later version; give `shmocker run -v` meanwhile",
+            ),
+            (
+                "services",
+                &self.services,
+                "services come with a later version",
+            ),
+            (
+                "platforms",
+                &self.platforms,
+                "builds for other platforms come with a later version",
+            ),
+            (
+                "container",
+                &self.container,
+                "this spelling of an older program has no meaning here",
+            ),
+        ];
+        let top = top
+            .into_iter()
+            .filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
+        let base = match &self.base {
+            Some(Base::Dockerfile(later)) => Some((
+                "dockerfile",
+                later.span,
+                "a Dockerfile as the base comes with a later version",
+            )),
+            _ => None,
+        };
+        let scripts = self.scripts.0.iter().flat_map(|script| {
+            [
+                ("needs", script.needs, "services come with a later version"),
+                ("when", script.when, "conditions come with a later version"),
+            ]
+        });
+        let repos = self.repos.0.iter().flat_map(|repo| {
+            [
+                (
+                    "lfs",
+                    repo.lfs,
+                    "large files of git come with a later version",
+                ),
+                (
+                    "before",
+                    repo.before,
+                    "repositories are checked out in the repos phase only, for now",
+                ),
+                (
+                    "after",
+                    repo.after,
+                    "repositories are checked out in the repos phase only, for now",
+                ),
+                (
+                    "secret",
+                    repo.secret,
+                    "credentials for repositories come with a later version",
+                ),
+            ]
+        });
+        let tests = self
+            .tests
+            .0
+            .iter()
+            .map(|test| ("needs", test.needs, "services come with a later version"));
+        let rest = scripts.chain(repos).chain(tests);
+        let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
+        top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// A base that needs no registry.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// Made from a Debian archive.
+    Debian(DebianBase),
+    /// A stage of a Dockerfile.
+    Dockerfile(Later),
+    /// An OCI layout.
+    Oci(OciBase),
+}
+
+keys! {
+    /// A root filesystem made from a Debian archive.
+    DebianBase is "a Debian base" {
+        /// The suite, by its code name: `bookworm`.
+        suite: Text = "debian",
+        /// Packages beside the essential ones and apt.
+        #[schemars(default)]
+        packages: List<Text> = "packages",
+        /// The archive to use; without it the host's own, else deb.debian.org.
+        mirror: Option<Text> = "mirror",
+        /// Debian's name of the architecture; without it this machine's.
+        arch: Option<Text> = "arch",
+    }
+}
+
+keys! {
+    /// An image in an OCI layout.
+    OciBase is "an OCI base" {
+        /// The layout's directory, beside this file or absolute; `:TAG` at its end picks an image.
+        path: Text = "oci",
+    }
+}
+
+/// Only its schema is used: a Dockerfile's stage as the base.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "its fields are read by schemars alone")]
+struct DockerfileBase {
+    /// Not supported yet: the Dockerfile.
+    dockerfile: String,
+    target: Option<String>,
+    args: Option<std::collections::BTreeMap<String, String>>,
+}
+
+impl Key for Base {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        const FORMS: [&str; 3] = ["debian", "dockerfile", "oci"];
+        let Value::Mapping(entries) = &node.value else {
+            report
+                .error("habitat::wrong_type", node.span, format!("base is {}", node.kind()))
+                .label("this must be a map")
+                .help("write `base: {debian: bookworm}`; an image of a registry is named by `base_image`");
+            return None;
+        };
+        let forms = || {
+            entries
+                .iter()
+                .filter(|(key, _)| key.as_scalar().is_some_and(|key| FORMS.contains(&key)))
+        };
+        if let Some((second, _)) = forms().nth(1) {
+            report
+                .error(
+                    "habitat::several_bases",
+                    second.span,
+                    "base names several bases",
+                )
+                .label("this is the second")
+                .help("keep one of debian, dockerfile and oci");
+            return None;
+        }
+        match forms().next().and_then(|(key, _)| key.as_scalar()) {
+            Some("debian") => DebianBase::read(node, report).map(Self::Debian),
+            Some("oci") => OciBase::read(node, report).map(Self::Oci),
+            Some(_) => Some(Self::Dockerfile(Later { span: node.span })),
+            None => {
+                let (span, written) = entries.first().map_or((node.span, ""), |(key, _)| {
+                    (key.span, key.as_scalar().unwrap_or_default())
+                });
+                report
+                    .error(
+                        "habitat::no_base",
+                        span,
+                        "base does not say what kind it is",
+                    )
+                    .label("one of debian, dockerfile and oci is required")
+                    .near(written, FORMS, "write `base: {debian: bookworm}`");
+                None
+            }
+        }
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        match self {
+            Self::Debian(debian) => debian.expand(scope, report),
+            Self::Oci(oci) => oci.expand(scope, report),
+            Self::Dockerfile(_) => {}
+        }
+    }
+}
+
+impl JsonSchema for Base {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Base".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let forms = [
+            generator.subschema_for::<DebianBase>(),
+            generator.subschema_for::<OciBase>(),
+            generator.subschema_for::<DockerfileBase>(),
+        ];
+        schemars::json_schema!({ "anyOf": forms })
+    }
+}
+
+keys! {
+    /// A file or a directory that is copied in.
+    FileItem is "an item of files" {
+        /// A path beside this file, or `~/…` of the host. A directory is copied with all that is in it.
+        src: Text = "src",
+        /// Where to: absolute, or `~/…` of USER in the image. A `/` at its end: into that directory.
+        dest: Text = "dest",
+        /// Octal: 644, "0644" and 0o644 are the same. In a directory it applies to files, and to directories with `x`
+        /// added where `r` is set.
+        mode: Option<Mode> = "mode",
+        /// `user` or `user:group`. Without it what goes to `~/` is USER's, all else root's.
+        owner: Option<Text> = "owner",
+        /// The phases before which it is copied.
+        before: Option<OneOrMore<PhaseId>> = "before",
+        /// The phases after which it is copied.
+        after: Option<OneOrMore<PhaseId>> = "after",
+        /// Whether it may be missing.
+        optional: Option<Flag> = "optional",
+        /// Whether a file of the host's home may become part of the image.
+        allow_home: Option<Flag> = "allow_home",
+        /// What it is for.
+        description: Option<Text> = "description",
+    }
+}
+
+keys! {
+    /// A repository that is checked out.
+    Repo is "an item of repos" {
+        /// Anything git takes, or the path of a repository or bundle beside this file.
+        url: Text = "url",
+        /// Where to, absolute.
+        path: Text = "path",
+        /// The branch; without it the remote's default.
+        branch: Option<Text> = "branch",
+        /// A branch, a tag or a commit.
+        reference: Option<Text> = "ref",
+        /// Whether only the last commit is kept (default true).
+        shallow: Option<Flag> = "shallow",
+        /// How many commits are kept.
+        depth: Option<Count> = "depth",
+        /// Whether submodules are checked out.
+        submodules: Option<Flag> = "submodules",
+        /// `write` (default), or `read`, which disables pushing.
+        access: Option<Access> = "access",
+        /// What it is for.
+        description: Option<Text> = "description",
+        /// Not supported yet.
+        lfs: Option<Later> = "lfs",
+        /// Not supported yet.
+        before: Option<Later> = "before",
+        /// Not supported yet.
+        after: Option<Later> = "after",
+        /// Not supported yet.
+        secret: Option<Later> = "secret",
+    }
+}
+
+keys! {
+    /// Commands that are run while the image is built.
+    Script is "a script" {
+        /// What it is called in messages.
+        name: Option<Text> = "name",
+        /// Who runs it: `user` or `user:group`; without it USER.
+        run_as: Option<Text> = "run_as",
+        /// The phases before which it runs.
+        before: Option<OneOrMore<PhaseId>> = "before",
+        /// The phases after which it runs.
+        after: Option<OneOrMore<PhaseId>> = "after",
+        /// What is run: each element by a shell of its own, in WORKDIR. Only `{env.NAME}` is expanded.
+        commands: OneOrMore<Command> = "commands",
+        /// The shell and its options, instead of `bash -eo pipefail` (`sh -e` where there is no bash).
+        shell: Option<Shell> = "shell",
+        /// How long each command may take.
+        timeout: Option<Duration> = "timeout",
+        /// `none`, `default` or `host`.
+        network: Option<Network> = "network",
+        /// Environment of this script alone.
+        #[schemars(default)]
+        env: Labels = "env",
+        /// Paths beside this file that are mounted while it runs: `SRC:DEST`, `SRC:DEST:rw` (what is written is
+        /// dropped), or `tmpfs:DEST`.
+        #[schemars(default)]
+        mounts: List<Mount> = "mounts",
+        /// Directories that are kept between builds and stay out of the image: a tool's name or a path.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        cache: Option<OneOrMore<Text>> = "cache",
+        /// Secrets, as files under /run/secrets; `{id, env}` gives one as a variable.
+        secrets: Option<OneOrMore<SecretItem>> = "secrets",
+        /// What it is for.
+        description: Option<Text> = "description",
+        /// Not supported yet.
+        needs: Option<Later> = "needs",
+        /// Not supported yet.
+        when: Option<Later> = "when",
+    }
+}
+
+keys! {
+    /// What must be true of the file system.
+    VerifyFs is "verify-fs" {
+        /// Files that must be there; `~/` is USER's home.
+        #[schemars(default)]
+        required_files: List<RequiredFile> = "required_files",
+    }
+}
+
+keys! {
+    /// A file and what must be true of it.
+    Required is "an item of required_files" {
+        /// Where it is: absolute, or `~/…`.
+        path: Text = "path",
+        /// `file`, `directory` or `symlink`.
+        kind: Option<FileType> = "type",
+        /// Its permissions, octal.
+        mode: Option<Mode> = "mode",
+        /// Its owner: `user` or `user:group`, by name or number.
+        owner: Option<Text> = "owner",
+        /// A text that it contains.
+        contains: Option<Text> = "contains",
+        /// The SHA-256 of its content.
+        sha256: Option<Text> = "sha256",
+        /// Whether it must not be there.
+        absent: Option<Flag> = "absent",
+    }
+}
+
+keys! {
+    /// A test.
+    Test is "a test" {
+        /// The program, beside this file.
+        path: Text = "path",
+        /// Who runs it; without it USER.
+        run_as: Option<Text> = "run_as",
+        /// How long it may take.
+        timeout: Option<Duration> = "timeout",
+        /// Not supported yet.
+        needs: Option<Later> = "needs",
+    }
+}
+
+keys! {
+    /// What runs when the habitat is started.
+    Entry is "entry" {
+        /// The command: a line for a shell, or a list of words.
+        command: Option<Words> = "command",
+        /// Started before it, in the background, by a shell.
+        init_command: Option<Command> = "init_command",
+        /// Seconds between the two.
+        startup_delay: Option<Count> = "startup_delay",
+        /// Whether it wants a terminal.
+        tty: Option<Flag> = "tty",
+        /// Whether the layers' own content stays out of the image. Only a habitat that lies in a ROOT (a directory with
+        /// `habitats/` and `system/` or `shared/`) has any: its directory is copied to LOCAL_PATH, but for its tests and
+        /// repositories. What its items name, and the file itself, are put there after the scripts.
+        bypass_habitat_construction: Option<Flag> = "bypass_habitat_construction",
+    }
+}
+
+keys! {
+    /// Where a secret comes from.
+    Secret is "a secret" {
+        /// What scripts call it.
+        id: Text = "id",
+        /// The variable of the host that holds it.
+        env: Option<Text> = "env",
+        /// The file of the host that holds it.
+        file: Option<Text> = "file",
+    }
+}
+
+keys! {
+    /// A secret as a script sees it.
+    SecretUse is "a script's secret" {
+        /// Its id.
+        id: Text = "id",
+        /// The variable it is given in, instead of a file.
+        env: Option<Text> = "env",
+    }
+}
+
+/// Types that may be written as one string, which is then the value of their first key.
+macro_rules! or_string {
+    ($outer:ident: $inner:ident.$key:ident = $json:literal, $($rest:ident),*) => {
+        #[doc = concat!("[`", stringify!($inner), "`], which may be written as a string: its `", $json, "`.")]
+        #[derive(Debug, Clone)]
+        pub struct $outer(pub $inner);
+
+        impl std::ops::Deref for $outer {
+            type Target = $inner;
+
+            fn deref(&self) -> &$inner {
+                &self.0
+            }
+        }
+
+        impl Key for $outer {
+            fn read(node: &Node, report: &mut Report) -> Option<Self> {
+                match &node.value {
+                    Value::Mapping(_) => $inner::read(node, report).map(Self),
+                    _ => Text::read(node, report).map(|$key| Self($inner { $key, $($rest: None,)* span: node.span })),
+                }
+            }
+
+            fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+                self.0.expand(scope, report);
+            }
+        }
+
+        impl JsonSchema for $outer {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                concat!(stringify!($inner), "_or_string").into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "anyOf": [{ "type": "string" }, generator.subschema_for::<$inner>()] })
+            }
+        }
+    };
+}
+or_string!(RequiredFile: Required.path = "path", kind, mode, owner, contains, sha256, absent);
+or_string!(TestItem: Test.path = "path", run_as, timeout, needs);
+or_string!(SecretItem: SecretUse.id = "id", env);
+
+/// One of a few words.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident: $what:literal { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+        pub enum $name {
+            $($(#[$doc])* #[schemars(rename = $word)] $variant,)*
+        }
+
+        impl $name {
+            /// As it is written.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+
+        impl Key for $name {
+            fn read(node: &Node, report: &mut Report) -> Option<Self> {
+                match node.as_scalar() {
+                    $(Some($word) => Some(Self::$variant),)*
+                    other => {
+                        let written = other.unwrap_or(node.kind());
+                        let words = [$($word),*];
+                        report
+                            .error("habitat::unknown_word", node.span, format!("`{written}` is no {}", $what))
+                            .label(format!("one of {}", words.join(", ")))
+                            .near(written, words, format!("write one of {}", words.join(", ")));
+                        None
+                    }
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// What may be done with a repository.
+    Access: "access" {
+        /// It can be pushed to.
+        Write = "write",
+        /// Pushing is disabled.
+        Read = "read",
+    }
+}
+
+words! {
+    /// What network a script sees.
+    Network: "network" {
+        /// None.
+        None = "none",
+        /// Its own, with a way out.
+        Default = "default",
+        /// The host's.
+        Host = "host",
+    }
+}
+
+words! {
+    /// What kind of file something is.
+    FileType: "type of file" {
+        /// A regular file.
+        File = "file",
+        /// A directory.
+        Directory = "directory",
+        /// A symbolic link.
+        Symlink = "symlink",
+    }
+}
+
+/// Names and values: labels, or a script's own environment.
+#[derive(Debug, Clone, Default)]
+pub struct Labels(pub Vec<(Text, Text)>);
+
+impl Key for Labels {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        if let Value::Mapping(entries) = &node.value {
+            let pairs = entries.iter().filter_map(|(key, value)| {
+                let Some(name) = key.as_scalar() else {
+                    report.error(
+                        "habitat::wrong_type",
+                        key.span,
+                        format!("{} stands where a name belongs", key.kind()),
+                    );
+                    return None;
+                };
+                let Scalar(value) = Scalar::read(value, report)?;
+                Some((
+                    Text {
+                        value: name.to_owned(),
+                        span: key.span,
+                    },
+                    value,
+                ))
+            });
+            return Some(Self(pairs.collect()));
+        }
+        EnvBlock::read(node, report).map(|block| Self(block.entries().to_vec()))
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        self.0
+            .iter_mut()
+            .for_each(|(_, value)| value.expand(scope, report));
+    }
+}
+
+impl JsonSchema for Labels {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Pairs".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "anyOf": [
+                { "type": "array", "items": { "type": "string", "pattern": "=" } },
+                { "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } },
+                { "type": "null" },
+            ],
+        })
+    }
+}
+
+/// A line for a shell, or a list of words.
+#[derive(Debug, Clone)]
+pub enum Words {
+    /// A line for a shell.
+    Line(Text),
+    /// A program and its arguments.
+    List(Vec<Text>),
+}
+
+impl Key for Words {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        match &node.value {
+            Value::Sequence(_) => {
+                List::<Text>::read(node, report).map(|List(words)| Self::List(words))
+            }
+            _ => Text::read(node, report).map(Self::Line),
+        }
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        match self {
+            Self::Line(line) => line.value = scope.command(line, report),
+            Self::List(words) => words
+                .iter_mut()
+                .for_each(|word| word.value = scope.command(word, report)),
+        }
+    }
+}
+
+/// A shell with its options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shell(pub Vec<String>);
+
+impl Key for Shell {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let words: Vec<String> = match Words::read(node, report)? {
+            Words::Line(line) => line.value.split_whitespace().map(str::to_owned).collect(),
+            Words::List(words) => words.into_iter().map(|word| word.value).collect(),
+        };
+        if words.is_empty() {
+            report
+                .error("habitat::empty_shell", node.span, "the shell is empty")
+                .label("a program is needed here")
+                .help("for example `shell: sh -eu`");
+            return None;
+        }
+        Some(Self(words))
+    }
+}
+
+macro_rules! text_or_list {
+    ($type:ty, $name:literal) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": ["string", "array"], "items": { "type": "string" } })
+            }
+        }
+    };
+}
+text_or_list!(Words, "Words");
+text_or_list!(Shell, "Shell");
+
+/// What is mounted while a script runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mount {
+    /// A path beside the configuration.
+    Bind {
+        /// The path.
+        source: Text,
+        /// Where.
+        target: String,
+        /// Whether it can be written to; what is written is dropped.
+        writable: bool,
+    },
+    /// A directory in memory.
+    Tmpfs {
+        /// Where.
+        target: Text,
+    },
+}
+
+impl Key for Mount {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let text = Text::read(node, report)?;
+        let parts: Vec<&str> = text.value.split(':').collect();
+        let at = |value: &str| Text {
+            value: value.to_owned(),
+            span: text.span,
+        };
+        match parts.as_slice() {
+            ["tmpfs", target] => Some(Self::Tmpfs { target: at(target) }),
+            [source, target] | [source, target, "ro"] => Some(Self::Bind {
+                source: at(source),
+                target: (*target).to_owned(),
+                writable: false,
+            }),
+            [source, target, "rw"] => Some(Self::Bind {
+                source: at(source),
+                target: (*target).to_owned(),
+                writable: true,
+            }),
+            _ => {
+                report
+                    .error(
+                        "habitat::bad_mount",
+                        node.span,
+                        format!("`{}` is no mount", text.value),
+                    )
+                    .label("SRC:DEST, SRC:DEST:rw or tmpfs:DEST");
+                None
+            }
+        }
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        match self {
+            Self::Tmpfs { target } => target.expand(scope, report),
+            Self::Bind { source, target, .. } => {
+                let mut at = Text {
+                    value: std::mem::take(target),
+                    span: source.span,
+                };
+                at.expand(scope, report);
+                *target = at.value;
+                source.expand(scope, report);
+            }
+        }
+    }
+}
+
+impl JsonSchema for Mount {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Mount".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[^:]+:[^:]+(:(ro|rw))?$" })
+    }
+}
+
+/// How long steps may take, by phase.
+#[derive(Debug, Clone, Default)]
+pub struct Timeouts {
+    /// For every phase.
+    pub per_phase: Option<Duration>,
+    /// For one.
+    pub phases: Vec<(PhaseId, Duration)>,
+}
+
+impl Timeouts {
+    /// The limit of a phase's steps.
+    #[must_use]
+    pub fn of(&self, phase: PhaseId) -> Option<Duration> {
+        let own = self
+            .phases
+            .iter()
+            .find(|(id, _)| *id == phase)
+            .map(|(_, limit)| *limit);
+        own.or(self.per_phase)
+    }
+}
+
+impl Key for Timeouts {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let mut timeouts = Self::default();
+        match &node.value {
+            Value::Mapping(entries) => {
+                for (key, value) in entries {
+                    if key.as_scalar() == Some("per-phase") {
+                        timeouts.per_phase = Duration::read(value, report);
+                    } else if let Some(phase) = PhaseId::read(key, report)
+                        && let Some(limit) = Duration::read(value, report)
+                    {
+                        timeouts.phases.push((phase, limit));
+                    }
+                }
+            }
+            _ if node.is_null() => {}
+            _ => timeouts.per_phase = Duration::read(node, report),
+        }
+        Some(timeouts)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self::default())
+    }
+}
+
+impl JsonSchema for Timeouts {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Timeouts".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let limit = generator.subschema_for::<Duration>();
+        let names = std::iter::once("per-phase").chain(PHASES.iter().map(|row| row.name));
+        let properties: serde_json::Map<String, serde_json::Value> = names
+            .map(|name| (name.to_owned(), limit.clone().to_value()))
+            .collect();
+        schemars::json_schema!({
+            "anyOf": [limit, { "type": "object", "properties": properties, "additionalProperties": false }, { "type": "null" }],
+        })
+    }
+}

@@ -1,0 +1,546 @@
+//! How a value is read from YAML: the trait [`Key`], the plain kinds of values, and the macro that makes a map's type,
+//! its reader and its schema from one list of keys.
+//!
+//! Reading goes on after an error, so that one run tells all of them: what is broken is left out.
+
+use schemars::JsonSchema;
+
+use super::env::Scope;
+use super::node::{Node, Value};
+use super::phase::PHASES;
+use super::report::Report;
+use crate::dockerfile::Span;
+use crate::dockerfile::suggest::nearest;
+
+/// A kind of value that a key can have.
+pub(super) trait Key: Sized {
+    /// Reads it; what is wrong is reported, and `None` returned if nothing can be made of it.
+    fn read(node: &Node, report: &mut Report) -> Option<Self>;
+
+    /// The value where the key is missing; `None`: it must be there.
+    fn absent() -> Option<Self> {
+        None
+    }
+
+    /// Replaces the names of environment entries in every string.
+    fn expand(&mut self, _scope: &Scope<'_>, _report: &mut Report) {}
+}
+
+/// A string and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The string, after expansion.
+    pub value: String,
+    /// Where it was written.
+    pub span: Span,
+}
+
+impl Text {
+    /// The string.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.value
+    }
+}
+
+/// A string that a shell will read: only `{env.NAME}` is expanded in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command(pub Text);
+
+/// A string, or a number or truth value as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Scalar(pub Text);
+
+/// `true` or `false`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flag {
+    /// Which.
+    pub value: bool,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// A whole number from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// The number.
+    pub value: u32,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// Permissions: `644`, `"0644"` and `0o644` are all octal 644.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// The bits.
+    pub bits: u32,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// A length of time: `500ms`, `30s`, `10m`, `2h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duration {
+    /// In milliseconds.
+    pub ms: u64,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// A list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+/// One, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneOrMore<T>(pub Vec<T>);
+
+/// The value of a key that shmocker does not honour yet: kept by its place, refused by name when something is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Later {
+    /// Where it was written.
+    pub span: Span,
+}
+
+fn wrong_type(node: &Node, wanted: &str, report: &mut Report) {
+    report
+        .error(
+            "habitat::wrong_type",
+            node.span,
+            format!("{} stands where {wanted} belongs", node.kind()),
+        )
+        .label(format!("this must be {wanted}"));
+}
+
+impl Key for Text {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        match (node.as_string(), node.as_scalar()) {
+            (Some(value), _) => Some(Self {
+                value: value.to_owned(),
+                span: node.span,
+            }),
+            (None, Some(written)) => {
+                report
+                    .error(
+                        "habitat::wrong_type",
+                        node.span,
+                        format!("{} stands where a string belongs", node.kind()),
+                    )
+                    .label("YAML does not read this as a string")
+                    .help(format!("put it in quotes: \"{written}\""));
+                None
+            }
+            (None, None) => {
+                wrong_type(node, "a string", report);
+                None
+            }
+        }
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        self.value = scope.text(self, report);
+    }
+}
+
+impl Key for Command {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        Scalar::read(node, report).map(|Scalar(command)| Self(command))
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        self.0.value = scope.command(&self.0, report);
+    }
+}
+
+impl Key for Scalar {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let Some(value) = node.as_scalar() else {
+            wrong_type(node, "a string", report);
+            return None;
+        };
+        Some(Self(Text {
+            value: value.to_owned(),
+            span: node.span,
+        }))
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        self.0.expand(scope, report);
+    }
+}
+
+impl Key for Flag {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let value = match node.as_scalar() {
+            Some("true" | "True" | "TRUE") if node.as_string().is_none() => true,
+            Some("false" | "False" | "FALSE") if node.as_string().is_none() => false,
+            _ => {
+                wrong_type(node, "`true` or `false`", report);
+                return None;
+            }
+        };
+        Some(Self {
+            value,
+            span: node.span,
+        })
+    }
+}
+
+impl Key for Count {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let value = node
+            .as_scalar()
+            .filter(|_| node.as_string().is_none())
+            .and_then(|text| text.parse().ok());
+        if value.is_none() {
+            wrong_type(node, "a whole number", report);
+        }
+        Some(Self {
+            value: value?,
+            span: node.span,
+        })
+    }
+}
+
+impl Key for Mode {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let written = node.as_scalar().unwrap_or_default();
+        let digits = written.strip_prefix("0o").unwrap_or(written);
+        let bits = u32::from_str_radix(digits, 8)
+            .ok()
+            .filter(|bits| *bits <= 0o7777 && !digits.starts_with('+'));
+        if bits.is_none() {
+            report
+                .error(
+                    "habitat::bad_mode",
+                    node.span,
+                    format!("`{written}` is no mode"),
+                )
+                .label("a mode has three or four octal digits")
+                .help("write it as chmod takes it: 644, \"0755\" or 0o600");
+        }
+        Some(Self {
+            bits: bits?,
+            span: node.span,
+        })
+    }
+}
+
+impl Key for Duration {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        let written = node.as_scalar().unwrap_or_default();
+        let ms = milliseconds(written);
+        if ms.is_none() {
+            report
+                .error(
+                    "habitat::bad_duration",
+                    node.span,
+                    format!("`{written}` is no length of time"),
+                )
+                .label("a number with its unit: ms, s, m or h")
+                .help("for example 90s, 10m or 1h");
+        }
+        Some(Self {
+            ms: ms?,
+            span: node.span,
+        })
+    }
+}
+
+fn milliseconds(written: &str) -> Option<u64> {
+    let unit_at = written.find(|letter: char| !letter.is_ascii_digit())?;
+    let (number, unit) = written.split_at(unit_at);
+    let factor = match unit.trim_start() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(factor)
+        .filter(|ms| *ms > 0)
+}
+
+impl<T: Key> Key for Option<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        if node.is_null() {
+            Some(None)
+        } else {
+            Some(T::read(node, report))
+        }
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        if let Some(value) = self {
+            value.expand(scope, report);
+        }
+    }
+}
+
+impl<T: Key> Key for List<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        match &node.value {
+            Value::Sequence(items) => Some(Self(
+                items
+                    .iter()
+                    .filter_map(|item| T::read(item, report))
+                    .collect(),
+            )),
+            _ if node.is_null() => Some(Self(Vec::new())),
+            _ => {
+                report
+                    .error(
+                        "habitat::wrong_type",
+                        node.span,
+                        format!("{} stands where a list belongs", node.kind()),
+                    )
+                    .label("this must be a list")
+                    .help("begin each item with `- `");
+                Some(Self(Vec::new()))
+            }
+        }
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self(Vec::new()))
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        self.0
+            .iter_mut()
+            .for_each(|item| item.expand(scope, report));
+    }
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Key> Key for OneOrMore<T> {
+    fn read(node: &Node, report: &mut Report) -> Option<Self> {
+        match &node.value {
+            Value::Sequence(items) => Some(Self(
+                items
+                    .iter()
+                    .filter_map(|item| T::read(item, report))
+                    .collect(),
+            )),
+            _ => T::read(node, report).map(|one| Self(vec![one])),
+        }
+    }
+
+    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
+        self.0
+            .iter_mut()
+            .for_each(|item| item.expand(scope, report));
+    }
+}
+
+impl Key for Later {
+    fn read(node: &Node, _: &mut Report) -> Option<Self> {
+        Some(Self { span: node.span })
+    }
+}
+
+/// The entries of a map whose keys are known.
+pub(super) struct Entries<'n> {
+    entries: &'n [(Node, Node)],
+    span: Span,
+    what: &'static str,
+}
+
+impl<'n> Entries<'n> {
+    /// The node as a map; keys that are not `known` are reported.
+    pub(super) fn of(
+        node: &'n Node,
+        what: &'static str,
+        known: &[&'static str],
+        report: &mut Report,
+    ) -> Option<Self> {
+        let Value::Mapping(entries) = &node.value else {
+            wrong_type(node, &format!("{what} (a map)"), report);
+            return None;
+        };
+        for (key, value) in entries {
+            let written = key.as_scalar().unwrap_or_default();
+            if !known.contains(&written) {
+                let phase = PHASES
+                    .iter()
+                    .find(|row| nearest(written, [row.name]).is_some() || row.name == written);
+                let otherwise = match phase {
+                    Some(row) => format!(
+                        "did you mean the phase `{}`? what it does is said by {}",
+                        row.name,
+                        row.keys.join(", ")
+                    ),
+                    None => format!("the keys of {what} are {}", known.join(", ")),
+                };
+                report
+                    .error(
+                        "habitat::unknown_key",
+                        key.span,
+                        format!("unknown key `{written}` in {what}"),
+                    )
+                    .label("this key has no meaning here")
+                    .near(written, known.iter().copied(), otherwise);
+            }
+            if let Some(tag) = &value.tag {
+                refuse_tag(tag, value.span, report);
+            }
+        }
+        Some(Self {
+            entries,
+            span: node.span,
+            what,
+        })
+    }
+
+    /// The value of a key, read as a `T`. An `Err` is one that is reported already.
+    pub(super) fn take<T: Key>(&self, key: &'static str, report: &mut Report) -> Option<T> {
+        let Some((_, node)) = self
+            .entries
+            .iter()
+            .find(|(name, _)| name.as_scalar() == Some(key))
+        else {
+            let absent = T::absent();
+            if absent.is_none() {
+                let start = self.span.start;
+                let first = self
+                    .entries
+                    .first()
+                    .map_or(start, |(name, _)| name.span.end);
+                report
+                    .error(
+                        "habitat::missing_key",
+                        Span {
+                            end: first,
+                            ..self.span
+                        },
+                        format!("{} has no `{key}`", self.what),
+                    )
+                    .label(format!("`{key}` is required"))
+                    .help(format!("add `{key}:`"));
+            }
+            return absent;
+        };
+        T::read(node, report).or_else(T::absent)
+    }
+}
+
+fn refuse_tag(tag: &str, span: Span, report: &mut Report) {
+    let entry = report.error(
+        "habitat::tag",
+        span,
+        format!("the tag `{tag}` cannot be used here"),
+    );
+    if tag == "!reset" {
+        entry
+            .label("there is no layer before this file whose value it could drop")
+            .help("leave it out until layers are supported");
+    } else {
+        entry
+            .label("a habitat has no tags but !reset")
+            .help("leave it out, or put the value in quotes");
+    }
+}
+
+/// Makes a struct from a list of keys: its fields, how they are read and expanded, and its schema.
+macro_rules! keys {
+    (
+        $(#[$meta:meta])*
+        $name:ident is $what:literal {
+            $($(#[$doc:meta])* $field:ident: $type:ty = $key:literal,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, schemars::JsonSchema)]
+        #[schemars(deny_unknown_fields)]
+        pub struct $name {
+            $(
+                $(#[$doc])*
+                #[schemars(rename = $key)]
+                pub $field: $type,
+            )*
+            /// Where it stands.
+            #[schemars(skip)]
+            pub span: $crate::dockerfile::Span,
+        }
+
+        impl $crate::habitat::keys::Key for $name {
+            fn read(node: &$crate::habitat::node::Node, report: &mut $crate::habitat::report::Report) -> Option<Self> {
+                let map = $crate::habitat::keys::Entries::of(node, $what, &[$($key),*], report)?;
+                $(let $field = map.take::<$type>($key, report);)*
+                Some(Self { $($field: $field?,)* span: node.span })
+            }
+
+            fn expand(&mut self, scope: &$crate::habitat::env::Scope<'_>, report: &mut $crate::habitat::report::Report) {
+                $($crate::habitat::keys::Key::expand(&mut self.$field, scope, report);)*
+            }
+        }
+    };
+}
+pub(super) use keys;
+
+macro_rules! schema {
+    ($type:ty, $name:literal, $schema:tt) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!($schema)
+            }
+        }
+    };
+}
+schema!(Text, "Text", { "type": "string" });
+schema!(Command, "Command", { "type": ["string", "number", "boolean"] });
+schema!(Scalar, "Scalar", { "type": ["string", "number", "boolean"] });
+schema!(Flag, "Flag", { "type": "boolean" });
+schema!(Count, "Count", { "type": "integer", "minimum": 0 });
+schema!(Mode, "Mode", { "type": ["integer", "string"], "pattern": "^(0o)?[0-7]{1,4}$" });
+schema!(Duration, "Duration", { "type": "string", "pattern": "^[0-9]+ *(ms|s|m|h)$" });
+schema!(Later, "Later", true);
+
+impl<T: JsonSchema> JsonSchema for List<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("List_of_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": ["array", "null"], "items": generator.subschema_for::<T>() })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMore<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("One_or_more_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = generator.subschema_for::<T>();
+        schemars::json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}

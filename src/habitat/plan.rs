@@ -1,0 +1,625 @@
+//! A habitat as ordered phases, each with its stages, and each stage with its steps.
+//!
+//! ```text
+//! base → users → env → workdir → habitat → files → repos → tools → scripts ─┬→ final
+//!                                                                           ├→ verify
+//!                                                                           └→ test-1 … test-n → test
+//! ```
+//!
+//! The stage that bears a phase's name is its last: `pre-P` where something runs before P, `core-P` where something runs
+//! after it. Within one place files come before scripts, each in the order of the document.
+//!
+//! Where the configuration lies in a ROOT, its directory is copied to LOCAL_PATH in two parts. What other items name (the configuration
+//! itself, the sources of `files`) comes at the very end of scripts, so that a change of it reaches no earlier step;
+//! all else comes in the files phase. Tests and repositories are mounted and checked out, not copied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::check::{Habitat, is_remote};
+use super::document::{Base, Mount, Repo};
+use super::facts::{Facts, clean};
+use super::keys::{Duration, OneOrMore};
+use super::phase::PhaseId;
+use super::report::Report;
+use super::steps::{LOCAL_CONTEXT, default_shell, marker};
+use super::users;
+use crate::dockerfile::{Problem, Span};
+
+/// The habitat's name of its base where that is no registry image.
+const BASE_CONTEXT: &str = "habitat-base";
+
+/// A tree that the Dockerfile names and something outside of it provides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedContext {
+    /// Its name in `--from` and `FROM`.
+    pub name: String,
+    /// What it is.
+    pub kind: ContextKind,
+    /// Where the habitat asks for it; `None`: it follows from other keys.
+    pub span: Option<Span>,
+}
+
+/// The kinds of named contexts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextKind {
+    /// A root filesystem made from a Debian archive.
+    Debian {
+        /// The suite's code name.
+        suite: String,
+        /// Packages beside the essential ones and apt, sorted, each once.
+        packages: Vec<String>,
+        /// The archive to use.
+        mirror: Option<String>,
+        /// Debian's name of the architecture.
+        arch: String,
+    },
+    /// An image in an OCI layout.
+    OciLayout {
+        /// Its directory: absolute, or beside the configuration.
+        path: String,
+        /// The image in it.
+        tag: Option<String>,
+    },
+    /// A commit of a repository, with its `.git`.
+    Repository {
+        /// What git is asked for.
+        url: String,
+        /// Whether `url` is a path beside the configuration.
+        beside: bool,
+        /// Branch, tag or commit.
+        reference: Option<String>,
+        /// How many commits are kept; `None`: all.
+        depth: Option<u32>,
+        /// Whether submodules are checked out.
+        submodules: bool,
+        /// Whether pushing is disabled.
+        read_only: bool,
+        /// The URL to record, without credentials; `None` for what is beside the configuration.
+        remote: Option<String>,
+    },
+    /// A directory of this machine.
+    Directory(Place),
+}
+
+/// Directories that a habitat takes files from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// That of the configuration.
+    Beside,
+    /// ROOT.
+    Root,
+    /// The host's home.
+    Home,
+}
+
+impl Place {
+    pub(super) fn context(self) -> &'static str {
+        match self {
+            Self::Beside => LOCAL_CONTEXT,
+            Self::Root => "root",
+            Self::Home => "home",
+        }
+    }
+}
+
+/// A secret and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSource {
+    /// What scripts call it.
+    pub id: String,
+    /// The variable of the host that holds it.
+    pub env: Option<String>,
+    /// The file of the host that holds it.
+    pub file: Option<String>,
+    /// Where it is declared.
+    pub span: Span,
+}
+
+/// A habitat as phases, stages and steps.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(super) name: String,
+    pub(super) file: String,
+    pub(super) phases: Vec<Phase>,
+    /// The trees that must be provided.
+    pub contexts: Vec<NamedContext>,
+    /// The secrets that scripts name.
+    pub secrets: Vec<SecretSource>,
+    /// Files of the host's home that would become part of the image without having been allowed: a build refuses them.
+    pub home_files: Vec<Problem>,
+    /// What should be mended, but stops nothing.
+    pub warnings: Vec<Problem>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Phase {
+    pub(super) id: PhaseId,
+    pub(super) stages: Vec<Stage>,
+    pub(super) before: usize,
+    pub(super) after: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Stage {
+    pub(super) name: String,
+    pub(super) from: String,
+    pub(super) steps: Vec<Step>,
+    pub(super) state: State,
+}
+
+/// What instructions leave behind for those after them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct State {
+    user: Option<String>,
+    workdir: Option<String>,
+    shell: Option<Vec<String>>,
+}
+
+/// Instructions that belong together.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    /// The template that writes them; none for a change of USER, WORKDIR or SHELL alone.
+    pub(super) template: Option<&'static str>,
+    /// The item they come from.
+    pub(super) at: Option<Span>,
+    /// What they are, in words.
+    pub(super) said: String,
+    /// USER, WORKDIR and SHELL where they change.
+    pub(super) user: Option<String>,
+    pub(super) workdir: Option<String>,
+    pub(super) shell: Option<Vec<String>>,
+    /// What `# shmocker:` says above them.
+    pub(super) extras: String,
+    /// What the template fills in.
+    pub(super) values: Value,
+}
+
+impl Step {
+    pub(super) fn of(template: &'static str, said: impl Into<String>, values: Value) -> Self {
+        Self {
+            template: Some(template),
+            at: None,
+            said: said.into(),
+            user: None,
+            workdir: None,
+            shell: None,
+            extras: String::new(),
+            values,
+        }
+    }
+
+    pub(super) fn at(self, span: Span) -> Self {
+        Self {
+            at: Some(span),
+            ..self
+        }
+    }
+
+    pub(super) fn user(self, user: impl Into<String>) -> Self {
+        Self {
+            user: Some(user.into()),
+            ..self
+        }
+    }
+
+    pub(super) fn shell(self, shell: Vec<String>) -> Self {
+        Self {
+            shell: Some(shell),
+            ..self
+        }
+    }
+}
+
+impl Stage {
+    pub(super) fn new(name: impl Into<String>, from: impl Into<String>, state: State) -> Self {
+        Self {
+            name: name.into(),
+            from: from.into(),
+            steps: Vec::new(),
+            state,
+        }
+    }
+
+    /// Adds a step; what it needs and is so already is not said again.
+    pub(super) fn push(&mut self, mut step: Step) {
+        fn settle<T: PartialEq + Clone>(now: &mut Option<T>, wanted: &mut Option<T>) {
+            if *now == *wanted {
+                *wanted = None;
+            } else if wanted.is_some() {
+                now.clone_from(wanted);
+            }
+        }
+        settle(&mut self.state.user, &mut step.user);
+        settle(&mut self.state.workdir, &mut step.workdir);
+        settle(&mut self.state.shell, &mut step.shell);
+        self.steps.push(step);
+    }
+}
+
+impl Habitat {
+    /// The paths that [`Plan::of`] must be told about, in the form in which it looks for them: relative to the
+    /// directory of the configuration (and to ROOT), or `~/…` in the host's home.
+    #[must_use]
+    pub fn needed_facts(&self) -> Vec<String> {
+        let document = &self.document;
+        let files = document.files.0.iter().map(|file| clean(&file.src.value));
+        let tests = document.tests.0.iter().map(|test| clean(&test.path.value));
+        let repos = document
+            .repos
+            .0
+            .iter()
+            .filter(|repo| !is_remote(&repo.url.value))
+            .map(|repo| clean(&repo.url.value));
+        let mounts = document
+            .scripts
+            .0
+            .iter()
+            .flat_map(|script| &script.mounts.0)
+            .filter_map(|mount| match mount {
+                Mount::Bind { source, .. } => Some(clean(&source.value)),
+                Mount::Tmpfs { .. } => None,
+            });
+        files
+            .chain(tests)
+            .chain(repos)
+            .chain(mounts)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+}
+
+impl Plan {
+    /// The habitat's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Lays a habitat out.
+    ///
+    /// # Errors
+    /// Everything that stands against it: files that are missing, keys that are not honoured yet.
+    pub fn of(habitat: &Habitat, facts: &Facts) -> Result<Self, Vec<Problem>> {
+        let mut planner = Planner {
+            habitat,
+            facts,
+            report: Report::default(),
+            contexts: BTreeMap::new(),
+            home_files: Vec::new(),
+            phases: Vec::new(),
+            prepared: Vec::new(),
+        };
+        for (key, span, why) in habitat.document.later() {
+            planner
+                .report
+                .error(
+                    "habitat::not_yet",
+                    span,
+                    format!("`{key}` is not supported yet"),
+                )
+                .label(why)
+                .help(format!("leave `{key}` out"));
+        }
+        PhaseId::all().for_each(|id| planner.phase(id));
+        let secrets = planner.secrets();
+        let Planner {
+            report,
+            contexts,
+            home_files,
+            phases,
+            ..
+        } = planner;
+        let warnings = report.finish()?;
+        Ok(Self {
+            name: habitat.name.clone(),
+            file: habitat.file.clone(),
+            phases,
+            contexts: contexts.into_values().collect(),
+            secrets,
+            home_files,
+            warnings,
+        })
+    }
+}
+
+/// Lays a habitat out, phase by phase.
+pub(super) struct Planner<'h> {
+    pub(super) habitat: &'h Habitat,
+    pub(super) facts: &'h Facts,
+    pub(super) report: Report,
+    contexts: BTreeMap<String, NamedContext>,
+    pub(super) home_files: Vec<Problem>,
+    pub(super) phases: Vec<Phase>,
+    /// Stages of the phase at hand in which something is got ready beside the others.
+    pub(super) prepared: Vec<Stage>,
+}
+
+/// Which side of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Before,
+    After,
+}
+
+impl Planner<'_> {
+    fn phase(&mut self, id: PhaseId) {
+        let (before, items_before) = self.hooks(id, Side::Before);
+        let (after, items_after) = self.hooks(id, Side::After);
+        let core = self.core(id);
+        let previous = match id {
+            PhaseId::BASE => None,
+            PhaseId::VERIFY | PhaseId::TEST | PhaseId::FINAL => Some(PhaseId::SCRIPTS),
+            _ => self.phases.last().map(|phase| phase.id),
+        };
+        let mut state = previous.map(|id| self.end_of(id)).unwrap_or_default();
+        let mut from = previous.map_or_else(|| self.base(), |id| id.name().to_owned());
+        let mut stages = std::mem::take(&mut self.prepared);
+        let mut stage = |name: String, steps: Vec<Step>| {
+            let mut stage = Stage::new(
+                &name,
+                std::mem::replace(&mut from, name.clone()),
+                std::mem::take(&mut state),
+            );
+            steps.into_iter().for_each(|step| stage.push(step));
+            state = stage.state.clone();
+            stages.push(stage);
+        };
+
+        let name = id.name();
+        let (mut first, mut last) = (before, after);
+        if id == PhaseId::BASE {
+            // Nothing can run before there is a root: both sides come right after FROM.
+            last.splice(0..0, std::mem::take(&mut first));
+        }
+        let tests = if id == PhaseId::TEST {
+            self.habitat.document.tests.0.len()
+        } else {
+            0
+        };
+        if tests > 0 {
+            first.push(Step::of(
+                "marker.j2",
+                "what says that a test has passed",
+                json!({ "path": "/test.ok" }),
+            ));
+        }
+        if !first.is_empty() {
+            stage(format!("pre-{name}"), first);
+        }
+        if last.is_empty() {
+            stage(name.to_owned(), core);
+        } else {
+            stage(format!("core-{name}"), core);
+            stage(name.to_owned(), last);
+        }
+        if tests > 0 {
+            self.add_test_stages(&mut stages);
+        }
+        if id == PhaseId::SCRIPTS && self.copies_layer() {
+            let named = self.layer_rest();
+            stages
+                .iter_mut()
+                .rev()
+                .take(1)
+                .for_each(|stage| stage.push(named.clone()));
+        }
+        if id == PhaseId::FINAL {
+            let end = Step {
+                template: None,
+                said: "how it is used".to_owned(),
+                user: Some(self.habitat.user.clone()),
+                workdir: Some(self.habitat.workdir.clone()),
+                shell: Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]),
+                ..Step::of("", "", Value::Null)
+            };
+            stages
+                .iter_mut()
+                .rev()
+                .take(1)
+                .for_each(|stage| stage.push(end.clone()));
+        }
+        self.phases.push(Phase {
+            id,
+            stages,
+            before: items_before,
+            after: items_after,
+        });
+    }
+
+    pub(super) fn end_of(&self, id: PhaseId) -> State {
+        let phase = self.phases.iter().find(|phase| phase.id == id);
+        phase
+            .and_then(|phase| phase.stages.last())
+            .map(|stage| stage.state.clone())
+            .unwrap_or_default()
+    }
+
+    /// What stands after the first FROM.
+    pub(super) fn base(&mut self) -> String {
+        let document = &self.habitat.document;
+        let kind = match (&document.base_image, &document.base) {
+            (Some(image), _) => return image.value.clone(),
+            (None, Some(Base::Debian(debian))) => {
+                let packages: BTreeSet<String> = debian
+                    .packages
+                    .0
+                    .iter()
+                    .map(|name| name.value.clone())
+                    .collect();
+                let arch = debian
+                    .arch
+                    .as_ref()
+                    .map_or_else(|| self.facts.debian_arch.clone(), |arch| arch.value.clone());
+                ContextKind::Debian {
+                    suite: debian.suite.value.clone(),
+                    packages: packages.into_iter().collect(),
+                    mirror: debian.mirror.as_ref().map(|mirror| mirror.value.clone()),
+                    arch,
+                }
+            }
+            (None, Some(Base::Oci(oci))) => {
+                let (path, tag) = match oci.path.value.rsplit_once(':') {
+                    Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
+                    _ => (oci.path.value.as_str(), None),
+                };
+                ContextKind::OciLayout {
+                    path: path.to_owned(),
+                    tag,
+                }
+            }
+            // Refused by name elsewhere.
+            (None, Some(Base::Dockerfile(_)) | None) => return "scratch".to_owned(),
+        };
+        let span = match &document.base {
+            Some(Base::Debian(debian)) => Some(debian.span),
+            Some(Base::Oci(oci)) => Some(oci.span),
+            _ => None,
+        };
+        self.context(BASE_CONTEXT, kind, span);
+        BASE_CONTEXT.to_owned()
+    }
+
+    pub(super) fn context(&mut self, name: &str, kind: ContextKind, span: Option<Span>) {
+        self.contexts
+            .entry(name.to_owned())
+            .or_insert_with(|| NamedContext {
+                name: name.to_owned(),
+                kind,
+                span,
+            });
+    }
+
+    pub(super) fn limit(&self, own: Option<Duration>, phase: PhaseId) -> Option<Duration> {
+        own.or_else(|| self.habitat.document.timeout.of(phase))
+    }
+
+    /// The steps that run on one side of a phase: files, then scripts. And of how many items they are.
+    fn hooks(&mut self, id: PhaseId, side: Side) -> (Vec<Step>, usize) {
+        let document = &self.habitat.document;
+        let here = |before: &Option<OneOrMore<PhaseId>>, after: &Option<OneOrMore<PhaseId>>| {
+            let places = if side == Side::Before { before } else { after };
+            places.as_ref().is_some_and(|places| places.0.contains(&id))
+        };
+        let mut steps = Vec::new();
+        let mut items = 0;
+        for (index, file) in document.files.0.iter().enumerate() {
+            if here(&file.before, &file.after) {
+                steps.extend(self.file(index, file, id));
+                items += 1;
+            }
+        }
+        for (index, script) in document.scripts.0.iter().enumerate() {
+            if here(&script.before, &script.after) {
+                steps.extend(self.script(index, script, id));
+                items += 1;
+            }
+        }
+        (steps, items)
+    }
+
+    fn core(&mut self, id: PhaseId) -> Vec<Step> {
+        let habitat = self.habitat;
+        let document = &habitat.document;
+        match id {
+            PhaseId::BASE => vec![Step {
+                template: None,
+                ..Step::of("", "", Value::Null)
+                    .user("root")
+                    .shell(default_shell())
+            }],
+            PhaseId::USERS => users::step(habitat)
+                .into_iter()
+                .map(|values| self.root_step("users.j2", "the user", values, id))
+                .collect(),
+            PhaseId::ENV => {
+                vec![self.root_step("env.j2", "the environment", self.environment(), id)]
+            }
+            PhaseId::WORKDIR => {
+                let at = habitat
+                    .environment
+                    .get("WORKDIR")
+                    .and_then(|entry| entry.span);
+                let values = json!({ "path": habitat.workdir, "owner": habitat.user });
+                let owned = self.root_step("workdir.j2", "the working directory", values, id);
+                let entered = Step {
+                    template: None,
+                    ..Step::of("", "the working directory", Value::Null)
+                };
+                let entered = Step {
+                    workdir: Some(habitat.workdir.clone()),
+                    ..entered.user("root")
+                };
+                let steps = if habitat.user == "root" {
+                    vec![entered]
+                } else {
+                    vec![
+                        owned,
+                        Step {
+                            said: String::new(),
+                            ..entered
+                        },
+                    ]
+                };
+                steps.into_iter().map(|step| Step { at, ..step }).collect()
+            }
+            PhaseId::HABITAT => {
+                let paths: Vec<String> = ["SYSTEM_PATH", "SHARED_PATH", "LOCAL_PATH"]
+                    .map(|name| habitat.path_of(name))
+                    .into();
+                let values = json!({ "paths": paths, "owner": habitat.user });
+                vec![self.root_step("habitat.j2", "the directories of the layers", values, id)]
+            }
+            PhaseId::FILES => {
+                let mut steps = Vec::new();
+                if self.copies_layer() {
+                    steps.push(self.layer());
+                }
+                for (index, file) in document.files.0.iter().enumerate() {
+                    if file.before.is_none() && file.after.is_none() {
+                        steps.extend(self.file(index, file, id));
+                    }
+                }
+                steps
+            }
+            PhaseId::REPOS => {
+                let repos: Vec<(usize, &Repo)> = document.repos.0.iter().enumerate().collect();
+                repos
+                    .into_iter()
+                    .map(|(index, repo)| self.repo(index, repo))
+                    .collect()
+            }
+            PhaseId::SCRIPTS => {
+                let mut steps = Vec::new();
+                for (index, script) in document.scripts.0.iter().enumerate() {
+                    if script.before.is_none() && script.after.is_none() {
+                        steps.extend(self.script(index, script, id));
+                    }
+                }
+                steps
+            }
+            PhaseId::VERIFY => self.verify().into_iter().collect(),
+            PhaseId::TEST => {
+                let markers: Vec<Value> = (1..=document.tests.0.len())
+                    .map(|number| marker(&format!("test-{number}"), "/test.ok"))
+                    .collect();
+                if markers.is_empty() {
+                    return Vec::new();
+                }
+                vec![
+                    Step::of(
+                        "gate.j2",
+                        "every test has passed",
+                        json!({ "markers": markers }),
+                    )
+                    .user("root")
+                    .shell(default_shell()),
+                ]
+            }
+            PhaseId::FINAL => self.last(),
+            _ => Vec::new(),
+        }
+    }
+}

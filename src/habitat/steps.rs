@@ -1,0 +1,754 @@
+//! What each item of a habitat becomes: its step, with the values that a template fills in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::caches;
+use super::check::is_remote;
+use super::document::{Access, FileItem, Mount, Network, Repo, Script, Words};
+use super::facts::{PathKind, Purpose, clean, exclude_patterns};
+use super::keys::{Duration, Text};
+use super::phase::PhaseId;
+use super::plan::{ContextKind, Place, Planner, SecretSource, Stage, State, Step};
+use super::quote;
+use crate::dockerfile::{Problem, Span};
+
+/// The name of the directory of the configuration.
+pub(super) const LOCAL_CONTEXT: &str = "local";
+/// Where the files lie that only a test sees.
+const TEST_MOUNT: &str = "/run/habitat";
+/// Where a directory lies while its modes are set.
+const PREPARED: &str = "/prepared";
+
+impl Planner<'_> {
+    /// A RUN of shmocker's own, by root.
+    pub(super) fn root_step(
+        &self,
+        template: &'static str,
+        said: &str,
+        values: Value,
+        phase: PhaseId,
+    ) -> Step {
+        let extras = self
+            .limit(None, phase)
+            .map(|limit| format!("timeout={}", spoken(limit)))
+            .unwrap_or_default();
+        Step {
+            extras,
+            ..Step::of(template, said, values)
+                .user("root")
+                .shell(default_shell())
+        }
+    }
+
+    pub(super) fn environment(&self) -> Value {
+        let entries = self.habitat.environment.entries();
+        let list: Vec<Value> = entries
+            .iter()
+            .map(|entry| {
+                json!({
+                    "name": entry.name,
+                    "value": quote::env_value(&entry.parts),
+                    "from": entry.span.map(|span| format!("{}:{}", self.habitat.file, span.line)),
+                })
+            })
+            .collect();
+        let exported: Vec<&str> = entries
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .filter(|name| !quote::READ_ONLY.contains(name))
+            .collect();
+        json!({ "entries": list, "exported": exported })
+    }
+
+    fn chown(&self, user: &str) -> Option<String> {
+        (user != "root" && user != "root:root").then(|| format!("--chown={user}"))
+    }
+
+    /// Whether the directory of the configuration becomes a part of the image.
+    pub(super) fn copies_layer(&self) -> bool {
+        self.facts.layered && !self.habitat.bypass()
+    }
+
+    /// The directory of the configuration without what other items name.
+    pub(super) fn layer(&mut self) -> Step {
+        let mut flags = self.layer_flags();
+        flags.push(format!("--exclude={}", self.facts.config));
+        let named: BTreeSet<String> = self
+            .habitat
+            .document
+            .files
+            .0
+            .iter()
+            .map(|file| clean(&file.src.value))
+            .collect();
+        let named = named
+            .into_iter()
+            .filter(|path| !path.is_empty() && !path.starts_with("~/"));
+        flags.extend(named.map(|path| format!("--exclude={path}")));
+        self.layer_copy(
+            "the directory of the configuration, without what other items name",
+            flags,
+        )
+    }
+
+    /// All of the directory of the configuration.
+    pub(super) fn layer_rest(&mut self) -> Step {
+        let flags = self.layer_flags();
+        self.layer_copy("the configuration, and what its items name", flags)
+    }
+
+    fn layer_copy(&mut self, said: &str, flags: Vec<String>) -> Step {
+        self.context(LOCAL_CONTEXT, ContextKind::Directory(Place::Beside), None);
+        let dest = format!(
+            "{}/",
+            self.habitat.path_of("LOCAL_PATH").trim_end_matches('/')
+        );
+        Step::of(
+            "copy.j2",
+            said,
+            json!({ "flags": flags, "paths": quote::copy_paths(".", &dest) }),
+        )
+    }
+
+    fn layer_flags(&self) -> Vec<String> {
+        let mut flags = vec![format!("--from={LOCAL_CONTEXT}")];
+        flags.extend(self.chown(&self.habitat.user));
+        flags.push("--exclude=.git".to_owned());
+        let document = &self.habitat.document;
+        let tests = document.tests.0.iter().map(|test| clean(&test.path.value));
+        let repos = document
+            .repos
+            .0
+            .iter()
+            .filter(|repo| !is_remote(&repo.url.value))
+            .map(|repo| clean(&repo.url.value));
+        let outside: BTreeSet<String> = tests.chain(repos).collect();
+        let ignored = self
+            .facts
+            .ignore
+            .iter()
+            .flat_map(|ignore| exclude_patterns(ignore, ""));
+        flags.extend(
+            ignored
+                .chain(outside)
+                .map(|path| format!("--exclude={path}")),
+        );
+        flags
+    }
+
+    /// Where a relative path is found, and what it is there.
+    fn find(&mut self, path: &Text) -> Option<(Place, String, PathKind)> {
+        let wanted = clean(&path.value);
+        if let Some(rest) = wanted.strip_prefix("~/") {
+            return self
+                .facts
+                .beside
+                .get(&wanted)
+                .map(|kind| (Place::Home, rest.to_owned(), *kind));
+        }
+        match (
+            self.facts.beside.get(&wanted),
+            self.facts.at_root.get(&wanted),
+        ) {
+            (Some(kind), None) => Some((Place::Beside, wanted, *kind)),
+            (None, Some(kind)) => Some((Place::Root, wanted, *kind)),
+            (None, None) => None,
+            (Some(kind), Some(_)) => {
+                self.report
+                    .error(
+                        "habitat::ambiguous_path",
+                        path.span,
+                        format!("`{wanted}` is in two places"),
+                    )
+                    .label("it is beside this file and at ROOT")
+                    .help(format!(
+                        "rename one of the two: `{wanted}` beside {}, or ROOT/{wanted}",
+                        self.habitat.file
+                    ));
+                Some((Place::Beside, wanted, *kind))
+            }
+        }
+    }
+
+    pub(super) fn file(&mut self, index: usize, file: &FileItem, phase: PhaseId) -> Option<Step> {
+        let is_home = file.src.value.starts_with("~/");
+        if is_home && !file.allow_home.is_some_and(|flag| flag.value) {
+            let problem = Problem::warning(
+                "habitat::home_file",
+                format!(
+                    "`{}` is a file of your home, and would become part of the image",
+                    file.src.value
+                ),
+                file.src.span,
+            );
+            let problem = problem
+                .label("everyone who has the image can read it")
+                .help("add `allow_home: true` to the item, or give `--allow home`");
+            self.home_files.push(problem.clone());
+            self.report.push(problem);
+        }
+        let found = match self.find(&file.src) {
+            Some(found) => found,
+            None if file.optional.is_some_and(|flag| flag.value) => return None,
+            None if is_home && self.facts.purpose == Purpose::Render => {
+                (Place::Home, clean(&file.src.value[2..]), PathKind::File)
+            }
+            None => {
+                self.report
+                    .error(
+                        "habitat::missing_file",
+                        file.src.span,
+                        format!("`{}` does not exist", file.src.value),
+                    )
+                    .label("there is no such file beside this one")
+                    .help("make it, mend the path, or add `optional: true`");
+                return None;
+            }
+        };
+        let (place, source, kind) = found;
+        self.context(place.context(), ContextKind::Directory(place), None);
+        let mut dest = self.habitat.at_home(&file.dest.value);
+        if dest.ends_with('/') && kind == PathKind::Directory {
+            dest.push_str(source.rsplit('/').next().unwrap_or_default());
+        }
+        let home_owner = file
+            .dest
+            .value
+            .starts_with("~/")
+            .then(|| self.habitat.user.clone());
+        let owner = file
+            .owner
+            .as_ref()
+            .map(|owner| owner.value.clone())
+            .or(home_owner);
+        let chown = owner.and_then(|owner| self.chown(&owner));
+        let mut flags = vec![format!("--from={}", place.context())];
+        if kind == PathKind::Directory
+            && place == Place::Beside
+            && let Some(ignore) = &self.facts.ignore
+        {
+            flags.extend(
+                exclude_patterns(ignore, &source)
+                    .into_iter()
+                    .map(|pattern| format!("--exclude={pattern}")),
+            );
+        }
+        let mut source = source;
+        if let Some(mode) = file.mode {
+            // A directory can be entered by whoever may read it.
+            let directory = mode.bits | (mode.bits & 0o444) >> 2;
+            if kind == PathKind::File || directory == mode.bits {
+                flags.push(format!("--chmod={:04o}", mode.bits));
+            } else {
+                let name = format!("files-{}", index + 1);
+                let modes = (format!("{directory:04o}"), format!("{:04o}", mode.bits));
+                self.prepare(&name, phase, (flags, &source, file.span), modes);
+                flags = vec![format!("--from={name}")];
+                source = PREPARED.to_owned();
+            }
+        }
+        flags.splice(1..1, chown);
+        let said = match &file.description {
+            Some(description) => description.value.clone(),
+            None => format!("files[{index}] {}", file.src.value),
+        };
+        Some(
+            Step::of(
+                "copy.j2",
+                said,
+                json!({ "flags": flags, "paths": quote::copy_paths(&source, &dest) }),
+            )
+            .at(file.span),
+        )
+    }
+
+    /// A stage in which a directory gets its modes, before it is copied to where it belongs.
+    fn prepare(
+        &mut self,
+        name: &str,
+        phase: PhaseId,
+        (flags, source, span): (Vec<String>, &str, Span),
+        (directory, file): (String, String),
+    ) {
+        let earlier = self.phases.iter().flat_map(|phase| &phase.stages);
+        if earlier
+            .chain(&self.prepared)
+            .any(|stage| stage.name == name)
+        {
+            return;
+        }
+        let (from, state) = if phase == PhaseId::BASE {
+            (self.base(), State::default())
+        } else {
+            ("base".to_owned(), self.end_of(PhaseId::BASE))
+        };
+        let mut stage = Stage::new(name, from, state);
+        let paths = quote::copy_paths(source, PREPARED);
+        let copy = Step::of(
+            "copy.j2",
+            "is got ready",
+            json!({ "flags": flags, "paths": paths }),
+        );
+        stage.push(copy.at(span));
+        let values = json!({ "path": PREPARED, "directory": directory, "file": file });
+        let modes = Step::of("modes.j2", "its modes", values).at(span);
+        stage.push(modes.user("root").shell(default_shell()));
+        self.prepared.push(stage);
+    }
+
+    pub(super) fn repo(&mut self, index: usize, repo: &Repo) -> Step {
+        let name = format!("repo-{}", index + 1);
+        let beside = !is_remote(&repo.url.value);
+        if beside && self.find(&repo.url).is_none() {
+            self.report
+                .error(
+                    "habitat::missing_file",
+                    repo.url.span,
+                    format!("`{}` does not exist", repo.url.value),
+                )
+                .label("there is no such repository or bundle beside this file")
+                .help("mend the path, or give a URL");
+        }
+        let shallow = repo.shallow.is_none_or(|flag| flag.value);
+        let depth = repo.depth.map(|depth| depth.value).or(shallow.then_some(1));
+        let kind = ContextKind::Repository {
+            url: if beside {
+                clean(&repo.url.value)
+            } else {
+                repo.url.value.clone()
+            },
+            beside,
+            reference: repo
+                .branch
+                .as_ref()
+                .or(repo.reference.as_ref())
+                .map(|reference| reference.value.clone()),
+            depth,
+            submodules: repo.submodules.is_some_and(|flag| flag.value),
+            read_only: repo.access == Some(Access::Read),
+            remote: (!beside).then(|| without_credentials(&repo.url.value)),
+        };
+        self.context(&name, kind, Some(repo.span));
+        let mut flags = vec![format!("--from={name}")];
+        flags.extend(self.chown(&self.habitat.user));
+        let dest = format!(
+            "{}/",
+            self.habitat.at_home(&repo.path.value).trim_end_matches('/')
+        );
+        let said = format!("repos[{index}] {}", without_credentials(&repo.url.value));
+        Step::of(
+            "copy.j2",
+            said,
+            json!({ "flags": flags, "paths": quote::copy_paths("/", &dest) }),
+        )
+        .at(repo.span)
+    }
+
+    pub(super) fn script(&mut self, index: usize, script: &Script, phase: PhaseId) -> Vec<Step> {
+        let user = script
+            .run_as
+            .as_ref()
+            .map_or_else(|| self.habitat.user.clone(), |user| user.value.clone());
+        let mut flags = Vec::new();
+        for mount in &script.mounts.0 {
+            match mount {
+                Mount::Tmpfs { target } => {
+                    flags.push(format!("--mount=type=tmpfs,target={}", target.value))
+                }
+                Mount::Bind {
+                    source,
+                    target,
+                    writable,
+                } => {
+                    let Some((place, path, _)) = self.find(source) else {
+                        self.report
+                            .error(
+                                "habitat::missing_file",
+                                source.span,
+                                format!("`{}` does not exist", source.value),
+                            )
+                            .label("there is no such path beside this file");
+                        continue;
+                    };
+                    self.context(place.context(), ContextKind::Directory(place), None);
+                    let rw = if *writable { ",rw" } else { "" };
+                    flags.push(format!(
+                        "--mount=type=bind,from={},source={path},target={target}{rw}",
+                        place.context()
+                    ));
+                }
+            }
+        }
+        for cache in script.cache.iter().flat_map(|caches| &caches.0) {
+            flags.extend(self.cache(cache, &user));
+        }
+        for secret in script.secrets.iter().flat_map(|secrets| &secrets.0) {
+            let id = &secret.id.value;
+            flags.push(match &secret.env {
+                Some(env) => format!(
+                    "--mount=type=secret,id={id},env={},required=true",
+                    env.value
+                ),
+                None if user == "root" => format!("--mount=type=secret,id={id},required=true"),
+                None => format!("--mount=type=secret,id={id},mode=0444,required=true"),
+            });
+        }
+        if let Some(network) = script
+            .network
+            .filter(|network| *network != Network::Default)
+        {
+            flags.push(format!("--network={}", network.word()));
+        }
+        let exports: Vec<String> = script
+            .env
+            .0
+            .iter()
+            .map(|(name, value)| format!("export {}={}", name.value, quote::shell(&value.value)))
+            .collect();
+        let shell = script
+            .shell
+            .as_ref()
+            .map_or_else(default_shell, |shell| own_shell(&shell.0));
+        let extras = self
+            .limit(script.timeout, phase)
+            .map(|limit| format!("timeout={}", spoken(limit)))
+            .unwrap_or_default();
+        let count = script.commands.0.len();
+        let workdir = if phase < PhaseId::WORKDIR {
+            "/"
+        } else {
+            self.habitat.workdir.as_str()
+        };
+        let named = script.name.as_ref().map_or_else(
+            || format!("scripts[{index}]"),
+            |name| format!("script {}", name.value),
+        );
+        script
+            .commands
+            .0
+            .iter()
+            .enumerate()
+            .map(|(number, command)| {
+                let said = if count > 1 {
+                    format!("{named}, command {} of {count}", number + 1)
+                } else {
+                    named.clone()
+                };
+                let lines: Vec<&str> = exports
+                    .iter()
+                    .map(String::as_str)
+                    .chain([command.0.value.trim_end_matches('\n')])
+                    .collect();
+                let values = json!({ "flags": flags, "command": quote::run(&lines.join("\n")) });
+                let mut step = Step::of("script.j2", said, values)
+                    .at(command.0.span)
+                    .user(&user)
+                    .shell(shell.clone());
+                step.workdir = Some(workdir.to_owned());
+                step.extras.clone_from(&extras);
+                step
+            })
+            .collect()
+    }
+
+    fn cache(&self, cache: &Text, user: &str) -> Vec<String> {
+        let directories: Vec<(String, bool)> = match caches::find(&cache.value) {
+            Some(known) => known
+                .iter()
+                .map(|directory| (directory.path.to_owned(), directory.locked))
+                .collect(),
+            None => vec![(cache.value.clone(), false)],
+        };
+        let home = match user.split(':').next() {
+            Some("root") => "/root".to_owned(),
+            Some(other) if other != self.habitat.user => format!("/home/{other}"),
+            _ => self.habitat.home.clone(),
+        };
+        directories
+            .into_iter()
+            .map(|(path, locked)| {
+                let target = path
+                    .strip_prefix("~/")
+                    .map_or_else(|| path.clone(), |rest| format!("{home}/{rest}"));
+                let mode = if user == "root" { "" } else { ",mode=0777" };
+                let sharing = if locked { ",sharing=locked" } else { "" };
+                format!("--mount=type=cache,target={target}{mode}{sharing}")
+            })
+            .collect()
+    }
+
+    pub(super) fn verify(&self) -> Option<Step> {
+        let required = &self.habitat.document.verify_fs.as_ref()?.required_files.0;
+        if required.is_empty() {
+            return None;
+        }
+        let checks: Vec<Value> = required
+            .iter()
+            .map(|file| {
+                let mut words = vec![self.habitat.at_home(&file.path.value)];
+                let mut put = |name: &str, value: Option<String>| {
+                    words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]))
+                };
+                put(
+                    "absent",
+                    file.absent
+                        .filter(|flag| flag.value)
+                        .map(|_| "yes".to_owned()),
+                );
+                put("type", file.kind.map(|kind| kind.word().to_owned()));
+                put("mode", file.mode.map(|mode| format!("{:04o}", mode.bits)));
+                put(
+                    "owner",
+                    file.owner.as_ref().map(|owner| owner.value.clone()),
+                );
+                put(
+                    "contains",
+                    file.contains.as_ref().map(|text| text.value.clone()),
+                );
+                put(
+                    "sha256",
+                    file.sha256
+                        .as_ref()
+                        .map(|digest| digest.value.to_ascii_lowercase()),
+                );
+                let words: Vec<String> = words.iter().map(|word| quote::shell(word)).collect();
+                json!(words.join(" "))
+            })
+            .collect();
+        let step = self.root_step(
+            "verify.j2",
+            "verify-fs",
+            json!({ "checks": checks }),
+            PhaseId::VERIFY,
+        );
+        let span = self
+            .habitat
+            .document
+            .verify_fs
+            .as_ref()
+            .map(|verify| verify.span);
+        Some(Step { at: span, ..step })
+    }
+
+    /// A stage for each test, beside the one that gathers them.
+    pub(super) fn add_test_stages(&mut self, stages: &mut Vec<Stage>) {
+        let judge = {
+            let mut stage = Stage::new("tap-judge", "scratch", State::default());
+            stage.push(Step::of(
+                "judge.j2",
+                "what judges the TAP that a test prints",
+                json!({}),
+            ));
+            stage
+        };
+        let Some(root) = stages.iter().find(|stage| stage.name == "pre-test") else {
+            return;
+        };
+        let state = root.state.clone();
+        let mut leaves = vec![judge];
+        for (index, test) in self.habitat.document.tests.0.iter().enumerate() {
+            let (place, path) = match self.find(&test.path) {
+                Some((place, path, _)) => (place, path),
+                None => {
+                    let message = format!("the test `{}` does not exist", test.path.value);
+                    let entry = match self.facts.purpose {
+                        Purpose::Build => {
+                            self.report
+                                .error("habitat::missing_file", test.path.span, message)
+                        }
+                        Purpose::Render => {
+                            self.report
+                                .warning("habitat::missing_file", test.path.span, message)
+                        }
+                    };
+                    entry
+                        .label("there is no such file beside this one")
+                        .help("make it, or mend the path");
+                    (Place::Beside, clean(&test.path.value))
+                }
+            };
+            self.context(place.context(), ContextKind::Directory(place), None);
+            let program = format!(
+                "{TEST_MOUNT}/{}",
+                path.rsplit('/').next().unwrap_or_default()
+            );
+            let flags = [
+                format!("--mount=type=bind,from=tap-judge,source=/judge,target={TEST_MOUNT}/judge"),
+                format!(
+                    "--mount=type=bind,from={},source={path},target={program}",
+                    place.context()
+                ),
+            ];
+            let user = test
+                .run_as
+                .as_ref()
+                .map_or_else(|| self.habitat.user.clone(), |user| user.value.clone());
+            let limit = self.limit(test.timeout, PhaseId::TEST);
+            let said = format!("tests[{index}] {}", test.path.value);
+            let values = json!({ "flags": flags, "judge": format!("{TEST_MOUNT}/judge"), "program": quote::shell(&program) });
+            let mut step = Step::of("test.j2", said, values)
+                .at(test.span)
+                .user(user)
+                .shell(default_shell());
+            step.workdir = Some(self.habitat.workdir.clone());
+            step.extras = limit
+                .map(|limit| format!("timeout={} ", spoken(limit)))
+                .unwrap_or_default()
+                + "tap";
+            let mut stage = Stage::new(format!("test-{}", index + 1), "pre-test", state.clone());
+            stage.push(step);
+            leaves.push(stage);
+        }
+        let at = stages
+            .iter()
+            .position(|stage| stage.name == "pre-test")
+            .map_or(0, |index| index + 1);
+        stages.splice(at..at, leaves);
+    }
+
+    pub(super) fn last(&self) -> Vec<Step> {
+        let document = &self.habitat.document;
+        let entry = document.entry.as_ref();
+        let command = match entry.and_then(|entry| entry.command.as_ref()) {
+            None => None,
+            Some(Words::Line(line)) => Some(vec![
+                "/bin/sh".to_owned(),
+                "-c".to_owned(),
+                line.value.clone(),
+            ]),
+            Some(Words::List(words)) => Some(words.iter().map(|word| word.value.clone()).collect()),
+        };
+        let tty = entry
+            .and_then(|entry| entry.tty)
+            .map(|flag| ("io.shmocker.habitat.tty".to_owned(), flag.value.to_string()));
+        let own = [
+            (
+                "io.shmocker.habitat.name".to_owned(),
+                self.habitat.name.clone(),
+            ),
+            (
+                "io.shmocker.habitat.version".to_owned(),
+                env!("CARGO_PKG_VERSION").to_owned(),
+            ),
+        ];
+        let given = document
+            .labels
+            .0
+            .iter()
+            .map(|(name, value)| (name.value.clone(), value.value.clone()));
+        let labels: BTreeMap<String, String> = own.into_iter().chain(tty).chain(given).collect();
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}={}", quote::label(value)))
+            .collect();
+        let values = json!({
+            "labels": labels,
+            "command": command.map(|words| quote::json(&words)),
+            "init": entry.and_then(|entry| entry.init_command.as_ref()).map(|init| quote::shell(init.0.value.trim_end())),
+            "delay": entry.and_then(|entry| entry.startup_delay).map(|delay| delay.value),
+        });
+        let step = Step::of("final.j2", "what the image says and starts", values);
+        let step = Step {
+            at: entry.map(|entry| entry.span),
+            ..step
+        };
+        let gates: Vec<Value> = self
+            .phases
+            .iter()
+            .filter(|phase| matches!(phase.id, PhaseId::VERIFY | PhaseId::TEST))
+            .filter_map(|phase| match phase.id {
+                PhaseId::VERIFY if self.verify().is_some() => Some(marker("verify", "/verify.ok")),
+                PhaseId::TEST if !document.tests.0.is_empty() => Some(marker("test", "/test.ok")),
+                _ => None,
+            })
+            .collect();
+        let gate = (!gates.is_empty()).then(|| {
+            let said = "only what has been verified and tested becomes an image";
+            Step::of("gate.j2", said, json!({ "markers": gates }))
+                .user("root")
+                .shell(default_shell())
+        });
+        gate.into_iter().chain([step]).collect()
+    }
+
+    pub(super) fn secrets(&self) -> Vec<SecretSource> {
+        let document = &self.habitat.document;
+        let used: BTreeSet<&str> = document
+            .scripts
+            .0
+            .iter()
+            .flat_map(|script| script.secrets.iter().flat_map(|secrets| &secrets.0))
+            .map(|secret| secret.id.as_str())
+            .collect();
+        let text = |text: &Option<Text>| text.as_ref().map(|text| text.value.clone());
+        let declared = document
+            .secrets
+            .0
+            .iter()
+            .filter(|secret| used.contains(secret.id.as_str()));
+        declared
+            .map(|secret| SecretSource {
+                id: secret.id.value.clone(),
+                env: text(&secret.env),
+                file: text(&secret.file),
+                span: secret.span,
+            })
+            .collect()
+    }
+}
+
+/// A mount that makes a stage wait for another. It lies in /dev, which is no part of any image.
+pub(super) fn marker(stage: &str, source: &str) -> Value {
+    json!(format!(
+        "--mount=type=bind,from={stage},source={source},target=/dev/habitat/{stage}.ok"
+    ))
+}
+
+/// What every RUN is run by: the environment first, then bash where there is one.
+pub(super) fn default_shell() -> Vec<String> {
+    let script = format!(
+        "{LOAD}; if command -v bash >/dev/null; then exec bash -eo pipefail -c \"$0\"; fi; exec sh -e -c \"$0\""
+    );
+    ["/bin/sh".to_owned(), "-c".to_owned(), script].into()
+}
+
+const LOAD: &str =
+    "if [ -r /etc/profile.d/habitat-env.sh ]; then . /etc/profile.d/habitat-env.sh; fi";
+
+/// The same with a script's own shell.
+fn own_shell(words: &[String]) -> Vec<String> {
+    let words: Vec<String> = words.iter().map(|word| quote::shell(word)).collect();
+    [
+        "/bin/sh".to_owned(),
+        "-c".to_owned(),
+        format!("{LOAD}; exec {} -c \"$0\"", words.join(" ")),
+    ]
+    .into()
+}
+
+/// A limit as Go and `# shmocker:` write it.
+fn spoken(limit: Duration) -> String {
+    match limit.ms {
+        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+/// A URL without the user and password in it; `git@` of ssh is kept.
+pub(super) fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (host, path) = rest
+        .split_once('/')
+        .map_or((rest, ""), |(host, path)| (host, path));
+    match host.rsplit_once('@') {
+        Some((user, _)) if scheme == "ssh" && !user.contains(':') => url.to_owned(),
+        Some((_, host)) => format!("{scheme}://{host}/{path}"),
+        None => url.to_owned(),
+    }
+}

@@ -1,0 +1,357 @@
+//! One transfer: ask, take, and where the connection breaks ask for the rest.
+//!
+//! ```text
+//! ask ──▶ 200 ──▶ take from the start ──▶ whole ──▶ length and digest right? ──▶ done
+//!  ▲      206 ──▶ take from where it broke off ─┘
+//!  │      304 ──▶ what is known still holds
+//!  └── pause ◀── no connection, broken off, 408, 429, 5xx      (bounded: attempts without a new byte)
+//! ```
+//!
+//! The rest is asked for with `If-Range`, so that a resource that changed in between starts over rather than being
+//! patched together; without a validator it always starts over.
+
+use std::io::Read;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
+use reqwest::header::{self, HeaderMap, HeaderName};
+
+use super::address::{self, NotFollowed, redacted};
+use super::error::{Error, Result, chain};
+use super::{Client, Download, Fetched, Head, LIMIT_BYTES, Outcome, Sink, Validators};
+use crate::digest::Hasher;
+
+/// How much is read at once.
+const PIECE_BYTES: usize = 128 << 10;
+
+pub(super) fn head(client: &Client, url: &str) -> Result<Head> {
+    let address = address::parse(url)?;
+    let connections = client.connections()?;
+    let mut patience = Patience::new(client);
+    loop {
+        let trouble = match connections.head(address.clone()).send() {
+            Ok(answer) if answer.status().is_success() => return Ok(read_head(&answer)),
+            Ok(answer) => Trouble::of_status(url, &answer)?,
+            Err(error) => Trouble::of_error(url, &error)?,
+        };
+        patience.pause(trouble, url, 0)?;
+    }
+}
+
+pub(super) fn download(
+    client: &Client,
+    what: &Download<'_>,
+    sink: &mut dyn Sink,
+    progress: &dyn Fn(u64),
+) -> Result<Outcome> {
+    let address = address::parse(what.url)?;
+    let connections = client.connections()?;
+    let mut patience = Patience::new(client);
+    let mut taken = Taken::default();
+    loop {
+        let mut request = connections
+            .get(address.clone())
+            .header(header::ACCEPT_ENCODING, "identity");
+        if let (true, Some(validator)) = (taken.bytes > 0, &taken.strong_validator) {
+            request = request
+                .header(header::RANGE, format!("bytes={}-", taken.bytes))
+                .header(header::IF_RANGE, validator);
+        } else {
+            for (name, value) in [
+                (header::IF_NONE_MATCH, &what.known.etag),
+                (header::IF_MODIFIED_SINCE, &what.known.last_modified),
+            ] {
+                if let Some(value) = value {
+                    request = request.header(name, value);
+                }
+            }
+        }
+        let trouble = match request.send() {
+            Err(error) => Trouble::of_error(what.url, &error)?,
+            Ok(answer) => match answer.status() {
+                StatusCode::NOT_MODIFIED if taken.bytes == 0 => {
+                    return Ok(Outcome::NotModified(read_head(&answer)));
+                }
+                StatusCode::OK => {
+                    taken.begin(what, &answer, sink)?;
+                    match taken.take(what, answer, sink, progress, &mut patience)? {
+                        None => return taken.finish(what),
+                        Some(trouble) => trouble,
+                    }
+                }
+                StatusCode::PARTIAL_CONTENT
+                    if taken.bytes > 0 && begins_at(answer.headers(), taken.bytes) =>
+                {
+                    match taken.take(what, answer, sink, progress, &mut patience)? {
+                        None => return taken.finish(what),
+                        Some(trouble) => trouble,
+                    }
+                }
+                // The rest does not fit what is here: begin again.
+                StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE
+                    if taken.bytes > 0 =>
+                {
+                    taken.forget(what, sink)?;
+                    Trouble {
+                        why: format!("the server has no rest to what came ({})", answer.status()),
+                        wait: None,
+                    }
+                }
+                _ => Trouble::of_status(what.url, &answer)?,
+            },
+        };
+        patience.pause(trouble, what.url, taken.bytes)?;
+    }
+}
+
+/// What has come of a body so far.
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: u64,
+    hasher: Hasher,
+    head: Option<Head>,
+    strong_validator: Option<String>,
+}
+
+impl Taken {
+    fn begin(&mut self, what: &Download<'_>, answer: &Response, sink: &mut dyn Sink) -> Result<()> {
+        self.forget(what, sink)?;
+        let head = read_head(answer);
+        let limit = what.limit_bytes.unwrap_or(LIMIT_BYTES);
+        if head.length.is_some_and(|length| length > limit) {
+            return Err(Error::TooLarge {
+                url: redacted(what.url),
+                limit,
+            });
+        }
+        let etag = head
+            .validators
+            .etag
+            .clone()
+            .filter(|etag| !etag.starts_with("W/"));
+        self.strong_validator = etag.or_else(|| head.validators.last_modified.clone());
+        self.head = Some(head);
+        Ok(())
+    }
+
+    fn forget(&mut self, what: &Download<'_>, sink: &mut dyn Sink) -> Result<()> {
+        sink.restart().map_err(|source| Error::Sink {
+            url: redacted(what.url),
+            source,
+        })?;
+        *self = Self::default();
+        Ok(())
+    }
+
+    /// Takes what an answer holds; `Some` where it breaks off.
+    fn take(
+        &mut self,
+        what: &Download<'_>,
+        mut answer: Response,
+        sink: &mut dyn Sink,
+        progress: &dyn Fn(u64),
+        patience: &mut Patience<'_>,
+    ) -> Result<Option<Trouble>> {
+        let limit = what.limit_bytes.unwrap_or(LIMIT_BYTES);
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let count = match answer.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    return Ok(Some(Trouble {
+                        why: chain(&error),
+                        wait: None,
+                    }));
+                }
+            };
+            self.bytes += count as u64;
+            if self.bytes > limit {
+                return Err(Error::TooLarge {
+                    url: redacted(what.url),
+                    limit,
+                });
+            }
+            self.hasher.update(&piece[..count]);
+            sink.take(&piece[..count]).map_err(|source| Error::Sink {
+                url: redacted(what.url),
+                source,
+            })?;
+            patience.renew();
+            progress(count as u64);
+        }
+        // A server that closes early without having said a length is found out by size and digest.
+        match self.head.as_ref().and_then(|head| head.length) {
+            Some(length) if self.bytes < length => Ok(Some(Trouble {
+                why: format!("{} of {length} bytes came", self.bytes),
+                wait: None,
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    fn finish(self, what: &Download<'_>) -> Result<Outcome> {
+        let (digest, size_bytes) = self.hasher.finish();
+        if let Some(expected) = what.size_bytes.filter(|expected| *expected != size_bytes) {
+            return Err(Error::WrongSize {
+                url: redacted(what.url),
+                expected,
+                actual: size_bytes,
+            });
+        }
+        if let Some(expected) = what.digest.filter(|expected| *expected != digest) {
+            return Err(Error::WrongDigest {
+                url: redacted(what.url),
+                expected,
+                actual: digest,
+            });
+        }
+        let head = self.head.unwrap_or_else(|| Head {
+            url: redacted(what.url),
+            validators: Validators::default(),
+            length: None,
+            content_type: None,
+            content_disposition: None,
+        });
+        Ok(Outcome::Fetched(Fetched {
+            head,
+            digest,
+            size_bytes,
+        }))
+    }
+}
+
+/// A failure that may be better in a moment.
+struct Trouble {
+    why: String,
+    wait: Option<Duration>,
+}
+
+impl Trouble {
+    fn of_error(url: &str, error: &reqwest::Error) -> Result<Self> {
+        let mut cause: Option<&dyn std::error::Error> = Some(error);
+        while let Some(inner) = cause {
+            if let Some(refusal) = inner.downcast_ref::<NotFollowed>() {
+                return Err(Error::Redirect {
+                    url: redacted(url),
+                    to: refusal.to.clone(),
+                    why: refusal.why,
+                });
+            }
+            cause = inner.source();
+        }
+        if error.is_builder() {
+            return Err(Error::Address {
+                url: redacted(url),
+                why: chain(error),
+            });
+        }
+        // The address would be said twice, and with its credentials.
+        let why =
+            std::error::Error::source(error).map_or_else(|| "no connection".to_owned(), chain);
+        Ok(Self { why, wait: None })
+    }
+
+    fn of_status(url: &str, answer: &Response) -> Result<Self> {
+        let status = answer.status();
+        let reason = status.canonical_reason().unwrap_or("").to_owned();
+        let passing = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+            || matches!(
+                status,
+                StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+            );
+        if !passing {
+            return Err(Error::Status {
+                url: redacted(url),
+                status: status.as_u16(),
+                reason,
+            });
+        }
+        let wait = text(answer.headers(), &header::RETRY_AFTER)
+            .and_then(|value| value.trim().parse().ok())
+            .map(Duration::from_secs);
+        Ok(Self {
+            why: format!("{} {reason}", status.as_u16()),
+            wait,
+        })
+    }
+}
+
+/// How often it is still tried.
+struct Patience<'a> {
+    client: &'a Client,
+    tried: u32,
+}
+
+impl<'a> Patience<'a> {
+    fn new(client: &'a Client) -> Self {
+        Self { client, tried: 0 }
+    }
+
+    fn renew(&mut self) {
+        self.tried = 0;
+    }
+
+    fn pause(&mut self, trouble: Trouble, url: &str, bytes: u64) -> Result<()> {
+        let retry = &self.client.settings().retry;
+        self.tried += 1;
+        if self.tried >= retry.attempts {
+            let (url, attempts, why) = (redacted(url), self.tried, trouble.why);
+            return Err(if bytes > 0 {
+                Error::BrokenOff {
+                    url,
+                    bytes,
+                    attempts,
+                    why,
+                }
+            } else {
+                Error::Unreachable { url, attempts, why }
+            });
+        }
+        let doubled = retry
+            .first_pause
+            .saturating_mul(1 << (self.tried - 1).min(16));
+        std::thread::sleep(trouble.wait.unwrap_or(doubled).min(retry.longest_pause));
+        Ok(())
+    }
+}
+
+fn begins_at(headers: &HeaderMap, offset: u64) -> bool {
+    text(headers, &header::CONTENT_RANGE)
+        .and_then(|range| {
+            range
+                .strip_prefix("bytes ")
+                .and_then(|range| range.split_once('-'))
+                .map(|(first, _)| first.to_owned())
+        })
+        .and_then(|first| first.trim().parse::<u64>().ok())
+        == Some(offset)
+}
+
+fn read_head(answer: &Response) -> Head {
+    let headers = answer.headers();
+    Head {
+        url: redacted(answer.url().as_str()),
+        validators: Validators {
+            etag: text(headers, &header::ETAG),
+            last_modified: text(headers, &header::LAST_MODIFIED),
+        },
+        length: text(headers, &header::CONTENT_LENGTH)
+            .and_then(|length| length.trim().parse().ok()),
+        content_type: text(headers, &header::CONTENT_TYPE),
+        content_disposition: text(headers, &header::CONTENT_DISPOSITION),
+    }
+}
+
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    // Names of files come in UTF-8 now and then, which `to_str` refuses.
+    headers
+        .get(name)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -1,0 +1,308 @@
+//! An image as an OCI layout (image-layout.md), in one tar or a directory. The Docker form has a `manifest.json` beside it
+//! that names the same blobs, as `docker save` and BuildKit write it, so that `docker load`, `podman load` and skopeo's
+//! `docker-archive:` take it.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::layers::{Counted, Origin, Prepared, copy, prepare};
+use super::place::{self, Failure, Partial, Watched};
+use super::{Destination, Export, ExportError, Exported, ImageOutput, Packing};
+use crate::digest::{Digest, Hasher};
+use crate::image::layer::{Entry, Kind, LayerWriter, TimeRewrite};
+use crate::image::{Content, Descriptor, Index, MediaTypes, Name, Timestamp, annotation};
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// An OCI layout.
+    Oci,
+    /// With `manifest.json`.
+    Docker,
+}
+
+/// What `oci-layout` says.
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+pub(super) fn write(
+    export: &Export<'_>,
+    output: &ImageOutput,
+    form: Form,
+    stdout: &mut dyn Write,
+) -> Result<Exported, ExportError> {
+    let prepared = prepare(export, output)?;
+    let mut names: Vec<Name> = Vec::new();
+    for name in export.names.iter().chain(&output.names) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let manifest = prepared.image.descriptor();
+    let layout = Layout {
+        export,
+        prepared: &prepared,
+        names: &names,
+        form,
+    };
+    match (output.packing, &output.dest) {
+        (Packing::Directory, Destination::Path(path)) => layout.directory(path)?,
+        _ => place::written(&output.dest, stdout, |out| layout.tar(out))?,
+    }
+    Ok(Exported {
+        manifest: Some(manifest),
+        config: Some(prepared.image.config_digest()),
+        names,
+        devices_skipped: 0,
+    })
+}
+
+struct Layout<'a> {
+    export: &'a Export<'a>,
+    prepared: &'a Prepared,
+    names: &'a [Name],
+    form: Form,
+}
+
+impl Layout<'_> {
+    fn tar(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let mut watched = Watched::new(out);
+        let result = self.tar_into(&mut watched);
+        match (result, watched.failure()) {
+            // What is said of a layer that could not be passed on is only that; the cause is here.
+            (Err(_), Some(error)) => Err(Failure::Destination(error)),
+            (result, _) => result,
+        }
+    }
+
+    fn tar_into(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let mut tar = LayerWriter::new(out, TimeRewrite::Keep);
+        let mut small = |path: &str, content: &[u8]| {
+            let kind = Kind::File {
+                size: content.len() as u64,
+            };
+            tar.file(&entry(path.to_owned(), kind), &mut &content[..])
+        };
+        small("oci-layout", LAYOUT)?;
+        small("index.json", &self.index(Vec::new()).to_bytes())?;
+        if self.form == Form::Docker {
+            small("manifest.json", &self.docker_manifest())?;
+        }
+        for path in ["blobs", "blobs/sha256"] {
+            tar.entry(&Entry {
+                mode: 0o755,
+                ..entry(path.to_owned(), Kind::Directory)
+            })?;
+        }
+        let mut written = BTreeSet::new();
+        for (digest, content) in self.documents() {
+            if written.insert(digest) {
+                let kind = Kind::File {
+                    size: content.len() as u64,
+                };
+                tar.file(&entry(blob_path(&digest), kind), &mut &content[..])?;
+            }
+        }
+        for (index, layer) in self.prepared.image.layers.iter().enumerate() {
+            let Descriptor { digest, size, .. } = layer.descriptor;
+            if written.insert(digest) {
+                let mut failure = None;
+                let filled = tar.filled(&entry(blob_path(&digest), Kind::File { size }), |out| {
+                    self.layer(index, out).map_err(|error| {
+                        failure = Some(error);
+                        io::ErrorKind::Other.into()
+                    })
+                });
+                match failure {
+                    Some(failure) => return Err(failure),
+                    None => filled?,
+                }
+            }
+        }
+        tar.finish()?;
+        Ok(())
+    }
+
+    fn directory(&self, path: &Path) -> Result<(), ExportError> {
+        let failed = |doing| move |source| place::destination(path, doing, source);
+        let blobs = path.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).map_err(failed("create"))?;
+        let others = others_in(path, self.names).map_err(failed("add to the layout in"))?;
+        for (digest, content) in self.documents() {
+            put(&blobs.join(digest.hex()), |file| {
+                Ok(file.write_all(content)?)
+            })?;
+        }
+        for (index, layer) in self.prepared.image.layers.iter().enumerate() {
+            let blob = blobs.join(layer.descriptor.digest.hex());
+            let is_there = std::fs::metadata(&blob).is_ok_and(|metadata| {
+                metadata.is_file() && metadata.len() == layer.descriptor.size
+            });
+            if !is_there {
+                put(&blob, |file| self.layer(index, file))?;
+            }
+        }
+        if self.form == Form::Docker {
+            put(&path.join("manifest.json"), |file| {
+                Ok(file.write_all(&self.docker_manifest())?)
+            })?;
+        }
+        put(&path.join("oci-layout"), |file| Ok(file.write_all(LAYOUT)?))?;
+        // Last: what it names is there now.
+        put(&path.join("index.json"), |file| {
+            Ok(file.write_all(&self.index(others).to_bytes())?)
+        })
+    }
+
+    /// Configuration and manifest.
+    fn documents(&self) -> [(Digest, &[u8]); 2] {
+        let image = &self.prepared.image;
+        [
+            (image.config_digest(), &image.config_bytes),
+            (image.digest(), &image.manifest_bytes),
+        ]
+    }
+
+    /// Writes a layer's blob, which must be what its descriptor says.
+    fn layer(&self, index: usize, out: &mut dyn Write) -> Result<(), Failure> {
+        let expected = self.prepared.image.layers[index].descriptor.digest;
+        let source = self.export.source;
+        let failed = |source| {
+            Failure::Other(ExportError::Layer {
+                layer: index,
+                source,
+            })
+        };
+        let mut out = Counted {
+            out,
+            hasher: Hasher::default(),
+        };
+        match self.prepared.origins[index] {
+            Origin::Written => source
+                .write_tar(index, TimeRewrite::Keep, &mut out)
+                .map_err(failed)?,
+            Origin::Store => {
+                let blob = source.blob(&expected).map_err(failed)?;
+                let gone = || failed(format!("the blob {expected} is gone from the store").into());
+                copy(&mut blob.ok_or_else(gone)?, &mut out)?;
+            }
+        }
+        let (found, _) = out.hasher.finish();
+        if found != expected {
+            return Err(Failure::Other(ExportError::Damaged {
+                layer: index,
+                expected,
+                found,
+            }));
+        }
+        Ok(())
+    }
+
+    /// One entry for each name, or one without, after those that are there.
+    fn index(&self, mut manifests: Vec<Descriptor>) -> Index {
+        let image = &self.prepared.image;
+        let mut unnamed = image.descriptor();
+        if let Some(created) = &image.config.created {
+            unnamed
+                .annotations
+                .insert(annotation::CREATED.to_owned(), created.clone());
+        }
+        for name in self.names {
+            let mut named = unnamed.clone();
+            named
+                .annotations
+                .insert(annotation::IMAGE_NAME.to_owned(), name.to_string());
+            if let Some(tag) = &name.tag {
+                named
+                    .annotations
+                    .insert(annotation::REF_NAME.to_owned(), tag.clone());
+            }
+            named.annotations.sort_keys();
+            manifests.push(named);
+        }
+        if self.names.is_empty() {
+            manifests.push(unnamed);
+        }
+        Index::new(MediaTypes::Oci, manifests)
+    }
+
+    fn docker_manifest(&self) -> Vec<u8> {
+        let image = &self.prepared.image;
+        let tags: Vec<String> = self
+            .names
+            .iter()
+            .filter(|name| name.tag.is_some())
+            .map(Name::short)
+            .collect();
+        let layers: Vec<String> = image
+            .layers
+            .iter()
+            .map(|layer| blob_path(&layer.descriptor.digest))
+            .collect();
+        let manifest = serde_json::json!([{
+            "Config": blob_path(&image.config_digest()),
+            "RepoTags": tags,
+            "Layers": layers,
+        }]);
+        manifest.to_string().into_bytes()
+    }
+}
+
+/// What another export left in a layout under other names.
+fn others_in(path: &Path, names: &[Name]) -> io::Result<Vec<Descriptor>> {
+    let bytes = match std::fs::read(path.join("index.json")) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let Ok(Content::Index(index)) = Content::parse("", &bytes) else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "its `index.json` is not an OCI index",
+        ));
+    };
+    let is_replaced = |entry: &Descriptor| {
+        let noted = |key: &str| entry.annotations.get(key).map(String::as_str);
+        match noted(annotation::IMAGE_NAME) {
+            Some(name) => names.iter().any(|ours| ours.to_string() == name),
+            None => match noted(annotation::REF_NAME) {
+                Some(tag) => names.iter().any(|ours| ours.tag.as_deref() == Some(tag)),
+                None => names.is_empty(),
+            },
+        }
+    };
+    Ok(index
+        .manifests
+        .into_iter()
+        .filter(|entry| !is_replaced(entry))
+        .collect())
+}
+
+fn put(
+    path: &Path,
+    write: impl FnOnce(&mut Partial) -> Result<(), Failure>,
+) -> Result<(), ExportError> {
+    let mut file = Partial::create(path)?;
+    let result = write(&mut file).and_then(|()| Ok(file.finish()?));
+    result.map_err(|failure| match failure {
+        Failure::Destination(source) => place::destination(path, "write", source),
+        Failure::Other(error) => error,
+    })
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn entry(path: String, kind: Kind) -> Entry {
+    let mtime = Timestamp::from_seconds(0);
+    Entry {
+        path: path.into_bytes(),
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime,
+        xattrs: Vec::new(),
+    }
+}

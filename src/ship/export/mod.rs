@@ -1,0 +1,243 @@
+//! Writing a build's result where and how `-o` says: an OCI layout, a Docker archive, one tar, or files.
+//!
+//! An export knows nothing of snapshots. It is given the parts of an image and a [`LayerSource`], which hands out blobs
+//! that exist, writes the tar of those that are made again when they are wanted (ADR 0005), and keeps what was compressed,
+//! so that nothing is compressed twice.
+//!
+//! Files are written beside their destination and renamed, so that a destination is whole or as it was before.
+
+mod archive;
+mod layers;
+mod local;
+mod output;
+mod place;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+use crate::image::layer::TimeRewrite;
+use crate::image::{Assembled, Compression, Descriptor, Name, Timestamp};
+
+pub use layers::{Prepared, prepare, variant};
+pub use output::{
+    Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing,
+};
+
+/// Whatever went wrong on the other side of a [`LayerSource`].
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the layers of one [`Assembled`] image come from. Layers are named by their place in [`Assembled::layers`].
+pub trait LayerSource {
+    /// Opens a blob that is in the store, or `None` if it is not.
+    fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError>;
+
+    /// Writes the uncompressed tar of a layer for whose descriptor there is no blob.
+    fn write_tar(
+        &self,
+        layer: usize,
+        times: TimeRewrite,
+        out: &mut dyn Write,
+    ) -> Result<(), SourceError>;
+
+    /// The blob in which [`LayerSource::keep`] once kept a layer in this form, if it is still there.
+    fn kept(&self, layer: usize, form: Form) -> Result<Option<Variant>, SourceError>;
+
+    /// Puts what `write` writes into the store as the blob of a layer in this form. `write` is called once and says what
+    /// it has written.
+    fn keep(
+        &self,
+        layer: usize,
+        form: Form,
+        write: &mut dyn FnMut(&mut dyn Write) -> Result<Variant, SourceError>,
+    ) -> Result<Variant, SourceError>;
+
+    /// Writes the whole root filesystem as one tar.
+    fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError>;
+}
+
+/// In what form a layer is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Form {
+    /// Its compression.
+    pub compression: Compression,
+    /// Its times.
+    pub times: TimeRewrite,
+}
+
+impl Form {
+    /// Names the form, and the version of what makes it: with the identity of a snapshot, the key of a kept blob.
+    #[must_use]
+    pub fn id(self) -> String {
+        match self.times {
+            TimeRewrite::Keep => self.compression.id(),
+            TimeRewrite::Clamp(epoch) => format!("{}-clamp{epoch}", self.compression.id()),
+        }
+    }
+}
+
+/// A layer in a form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    /// SHA-256 of its uncompressed tar, which is another one if times were changed.
+    pub diff_id: Digest,
+    /// SHA-256 of the blob.
+    pub digest: Digest,
+    /// The blob's length.
+    pub size: u64,
+}
+
+/// What is exported, and with what.
+#[derive(Clone, Copy)]
+pub struct Export<'a> {
+    /// The image.
+    pub image: &'a Assembled,
+    /// Its layers.
+    pub source: &'a dyn LayerSource,
+    /// Names beside those of the output (`-t`).
+    pub names: &'a [Name],
+    /// SOURCE_DATE_EPOCH.
+    pub epoch: Option<Timestamp>,
+    /// How many threads compress.
+    pub threads: usize,
+}
+
+impl std::fmt::Debug for Export<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Export")
+            .field("names", &self.names)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was exported.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exported {
+    /// The manifest that was written; `None` for a root filesystem.
+    pub manifest: Option<Descriptor>,
+    /// The configuration that was written.
+    pub config: Option<Digest>,
+    /// The image's names.
+    pub names: Vec<Name>,
+    /// Device nodes that the user may not make and that are missing for that.
+    pub devices_skipped: u64,
+}
+
+/// Why something cannot be exported.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ExportError {
+    /// The destination cannot be written.
+    #[error("cannot {doing} `{}`", path.display())]
+    #[diagnostic(code(export::destination), help("{help}"))]
+    Destination {
+        /// Where.
+        path: PathBuf,
+        /// What was attempted.
+        doing: &'static str,
+        /// What may help.
+        help: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output")]
+    #[diagnostic(code(export::stdout))]
+    Stdout(#[source] io::Error),
+    /// A layer cannot be had.
+    #[error("cannot get layer {} of the image", layer + 1)]
+    #[diagnostic(code(export::layer))]
+    Layer {
+        /// Its place, from 0.
+        layer: usize,
+        /// Why.
+        #[source]
+        source: SourceError,
+    },
+    /// The root filesystem cannot be had.
+    #[error("cannot get the image's root filesystem")]
+    #[diagnostic(code(export::root))]
+    Root(#[source] SourceError),
+    /// A blob is not what its name says.
+    #[error("the blob {expected} of layer {} is damaged: its content is {found}", layer + 1)]
+    #[diagnostic(
+        code(export::damaged),
+        help("`shmocker store verify` finds and removes damaged blobs; build again after that")
+    )]
+    Damaged {
+        /// The layer's place, from 0.
+        layer: usize,
+        /// What it should be.
+        expected: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// `rewrite-timestamp` without a time.
+    #[error("`rewrite-timestamp=true` needs a time to which times are rewritten")]
+    #[diagnostic(
+        code(export::no_epoch),
+        help(
+            "set SOURCE_DATE_EPOCH, for instance to the time of the last commit: `SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)`"
+        )
+    )]
+    NoEpoch,
+    /// The local store is not written from here.
+    #[error("an output of type `{0}` is nothing that is written to a file")]
+    #[diagnostic(code(export::no_file))]
+    NoFile(&'static str),
+}
+
+impl Export<'_> {
+    /// Writes one output. `stdout` is used where its destination is `-`.
+    pub fn write(&self, output: &Output, stdout: &mut dyn Write) -> Result<Exported, ExportError> {
+        match output {
+            Output::Oci(image) => archive::write(self, image, archive::Form::Oci, stdout),
+            Output::Docker(image) => archive::write(self, image, archive::Form::Docker, stdout),
+            Output::Tar { dest } => self.tar(dest, stdout),
+            Output::Local { dest } => {
+                let devices_skipped = local::write(self, dest)?;
+                Ok(Exported {
+                    devices_skipped,
+                    ..Exported::of_root()
+                })
+            }
+            Output::Image(_) => Err(ExportError::NoFile("image")),
+            Output::CacheOnly => Err(ExportError::NoFile("cacheonly")),
+        }
+    }
+
+    fn tar(&self, dest: &Destination, stdout: &mut dyn Write) -> Result<Exported, ExportError> {
+        place::written(dest, stdout, |out| {
+            let mut out = place::Watched::new(out);
+            self.source
+                .write_root(self.root_times(), &mut out)
+                .map_err(|source| match out.failure() {
+                    Some(error) => place::Failure::Destination(error),
+                    None => place::Failure::Other(ExportError::Root(source)),
+                })
+        })?;
+        Ok(Exported::of_root())
+    }
+
+    /// A root filesystem has no history that would tell its times: an epoch holds for all of it.
+    fn root_times(&self) -> TimeRewrite {
+        self.epoch
+            .map_or(TimeRewrite::Keep, |epoch| TimeRewrite::Clamp(epoch.seconds))
+    }
+}
+
+impl Exported {
+    fn of_root() -> Self {
+        Self {
+            manifest: None,
+            config: None,
+            names: Vec::new(),
+            devices_skipped: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! shmocker's own program as a sealed copy in memory, from which it starts its children: nothing that they run can reach
+//! the file on disk through `/proc/PID/exe`. Where memory may not be executed, a copy on a read-only mount serves as well.
+
+use std::fs::File;
+use std::io::{self, Seek as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+
+use super::mount::{Attributes, Tree};
+
+const SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// shmocker's own program, unchangeable.
+#[derive(Debug)]
+pub struct SealedSelf(OwnedFd);
+
+impl AsFd for SealedSelf {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// This process's program as a sealed copy; the same one where it already runs from such a copy.
+///
+/// # Errors
+/// What the kernel says: no memory.
+pub fn sealed_self() -> io::Result<SealedSelf> {
+    let mut program = File::open("/proc/self/exe")?;
+    if rustix::fs::fcntl_get_seals(&program).is_ok_and(|seals| seals.contains(SEALS)) {
+        return Ok(SealedSelf(program.into()));
+    }
+    match sealed_copy(&mut program) {
+        // vm.memfd_noexec forbids it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            program.rewind()?;
+            // Where nothing may be mounted either, this is the plain user's process, which runs no build steps.
+            let copy = read_only_copy(&mut program);
+            Ok(SealedSelf(copy.unwrap_or_else(|_| program.into())))
+        }
+        sealed => sealed,
+    }
+}
+
+/// A copy on a file system of its own that is read-only and attached nowhere.
+fn read_only_copy(program: &mut File) -> io::Result<OwnedFd> {
+    let options = [("mode", "0555")];
+    let memory = Tree::of_filesystem(
+        "tmpfs",
+        &options,
+        Attributes::NO_SET_ID.and(Attributes::NO_DEVICES),
+    )?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let copy = rustix::fs::openat(&memory, c"shmocker", flags, Mode::from_raw_mode(0o555))?;
+    io::copy(program, &mut File::from(copy))?;
+    memory.restrict(Attributes::READ_ONLY)?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(
+        &memory,
+        c"shmocker",
+        flags,
+        Mode::empty(),
+    )?)
+}
+
+fn sealed_copy(program: &mut File) -> io::Result<SealedSelf> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = match rustix::fs::memfd_create("shmocker", flags | MemfdFlags::EXEC) {
+        // Kernels before 6.3 do not know the flag, and do not need it.
+        Err(Errno::INVAL) => rustix::fs::memfd_create("shmocker", flags),
+        made => made,
+    }?;
+    let mut memory = File::from(memory);
+    io::copy(program, &mut memory)?;
+    rustix::fs::fcntl_add_seals(&memory, SEALS)?;
+    // The handle that could write is given up: what is executed must not be open for writing.
+    let read_only = File::open(format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&memory)
+    ))?;
+    Ok(SealedSelf(read_only.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn the_copy_is_whole_and_cannot_be_changed() {
+        let sealed = sealed_self().unwrap();
+        let size = rustix::fs::fstat(&sealed).unwrap().st_size;
+        assert_eq!(size, rustix::fs::stat("/proc/self/exe").unwrap().st_size);
+        let path = format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&sealed.as_fd())
+        );
+        let written = File::options()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| file.write(b"x"));
+        assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+}

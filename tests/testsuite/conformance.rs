@@ -1,0 +1,189 @@
+//! The same Dockerfile by a plain user, by root and by BuildKit: the same files, modes, owners, links, attributes and
+//! configuration.
+
+use serde_json::json;
+
+use crate::debian;
+use crate::harness::bench::Bench;
+use crate::harness::busybox;
+use crate::harness::layout::Layout;
+use crate::harness::listing::{self, assert_same, with_links_resolved, without};
+use crate::harness::machine::{self, User, need};
+use crate::peers::buildkit::{Request, buildkit};
+
+/// What Debian's own tools do to a tree: packages, users, owners, modes, links, removals, renames.
+const DEBIAN: &str = r"FROM base
+RUN apt-get update && apt-get install -y --no-install-recommends hello sudo && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*
+RUN groupadd -g 4444 team && useradd -m -u 1234 -g team worker && su worker -c 'touch ~/by-su && id -un > ~/who'
+USER worker
+RUN touch ~/mine && stat -c '%U:%G %a' ~/mine > ~/stat && id > ~/id && umask 077 && mkdir ~/private
+USER root
+RUN chown -R worker:team /opt /etc/skel /usr/share/doc/hello && chown root:4444 /etc/issue
+RUN cp /bin/true /usr/local/bin/set && chmod 4755 /usr/local/bin/set && chmod 2775 /srv && chmod 1777 /opt
+RUN echo x > /srv/a && ln /srv/a /srv/b && ln /srv/a /opt/c && ln -s ../srv/a /opt/link && mkfifo /srv/pipe
+RUN rm -rf /usr/share/doc/hello /etc/issue.net && mkdir /usr/share/doc/hello && echo new > /usr/share/doc/hello/only
+RUN mv /usr/share/bash-completion /usr/share/renamed 2>/dev/null || mv /usr/share/perl5 /usr/share/renamed
+RUN setcap cap_net_raw+ep /usr/local/bin/set 2>/dev/null || true
+COPY --chown=worker:team tree /copied/
+COPY --chown=77:88 --chmod=640 tree/file /copied/other
+";
+
+/// The same without a network and with nothing but busybox.
+const BUSYBOX: &str = r"FROM base
+RUN adduser -D -u 1234 worker && addgroup -g 4444 team && adduser worker team
+RUN su worker -c 'touch ~/by-su && id -un > ~/who'
+USER worker
+RUN touch ~/mine && stat -c '%U:%G %a' ~/mine > ~/stat && id > ~/id && umask 077 && mkdir ~/private
+USER root
+RUN mkdir -p /a/b/c /gone/sub && echo 1 > /a/b/one && echo 2 > /gone/sub/two && chown -R worker /a && chown 5:6 /etc/passwd
+RUN cp /bin/busybox /a/set && chmod 6755 /a/set && chmod 1777 /a && mkfifo /a/pipe
+RUN echo x > /a/x && ln /a/x /a/y && ln -s ../a/x /link && ln -s /nowhere /dangling
+RUN rm -rf /gone/sub /home && mkdir /gone/sub && echo only > /gone/sub/only
+RUN mv /a/b /a/renamed && mv /usr/sbin /usr/moved && touch -h -d '2001-02-03 04:05:06' /link
+COPY --chown=worker:team tree /copied/
+COPY --chown=77:88 --chmod=640 tree/file /copied/other
+COPY tree/link tree/sub /flat/
+ADD tree.tar /unpacked/
+WORKDIR /new/deep/dir
+USER worker
+WORKDIR /by/hereer
+";
+
+fn fill(bench: &Bench, dockerfile: &str) {
+    bench
+        .file("Dockerfile", dockerfile)
+        .file("tree/file", "content\n")
+        .executable("tree/sub/run.sh", "#!/bin/sh\n")
+        .link("tree/link", "file");
+    bench.sh("chmod 711 tree/sub; tar -C tree --owner=12 --group=34 --numeric-owner -cf tree.tar sub file link");
+}
+
+/// Builds as `user`; the tree and every layer of it.
+fn built_by(user: &User, name: &str, dockerfile: &str, context: &str) -> Layout {
+    let bench = Bench::new(user, name);
+    fill(&bench, dockerfile);
+    bench.built(&format!("build {context} -o type=oci,dest=out.tar ."));
+    Layout::read(&bench.path("out.tar"))
+}
+
+/// What two builds of the same may differ in: caches that hold times, and what is made anew at each run.
+const BY_CHANCE: [&str; 6] = [
+    "var/cache",
+    "var/lib/apt",
+    "var/log",
+    "etc/shadow",
+    "etc/shadow-",
+    "etc/gshadow-",
+];
+
+#[test]
+fn busybox_is_the_same_by_a_plain_user_and_by_root() {
+    let user = need!(machine::plain_user());
+    let root = need!(machine::root());
+    let context = need!(busybox::context());
+    let by_user = built_by(&user, "plain", BUSYBOX, &context);
+    let by_root = built_by(&root, "root", BUSYBOX, &context);
+    for (number, (user, root)) in listing::layers(&by_user)
+        .iter()
+        .zip(&listing::layers(&by_root))
+        .enumerate()
+    {
+        assert_same(
+            &format!("user {number}"),
+            user,
+            &format!("root {number}"),
+            root,
+        );
+    }
+    assert_eq!(by_user.layer_digests().len(), by_root.layer_digests().len());
+}
+
+#[test]
+fn busybox_is_the_same_on_buildkit() {
+    let user = need!(machine::plain_user());
+    let context = need!(busybox::context());
+    let buildkit = need!(buildkit());
+    let bench = Bench::new(&user, "busybox-buildkit");
+    fill(&bench, BUSYBOX);
+    bench.built(&format!("build {context} -o type=oci,dest=out.tar ."));
+    let ours = Layout::read(&bench.path("out.tar"));
+    let theirs = buildkit
+        .build(&Request {
+            context: &bench.project(),
+            dockerfile: "Dockerfile",
+            contexts: vec![("base", need!(busybox::layout()).to_owned())],
+            options: Vec::new(),
+        })
+        .unwrap_or_else(|log| panic!("{log}"));
+    same_image(&ours, &theirs, &[]);
+}
+
+#[test]
+fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
+    let user = need!(machine::plain_user());
+    let base = need!(debian::base());
+    let context = format!("--build-context base=oci-layout://{}", base.display());
+
+    let by_user = built_by(&user, "debian-plain", DEBIAN, &context);
+    let tree = without(&with_links_resolved(&listing::tree(&by_user)), &BY_CHANCE);
+    assert!(tree.contains_key("home/hereer/by-su"));
+
+    match buildkit() {
+        Ok(buildkit) => {
+            let bench = Bench::new(&user, "debian-buildkit");
+            fill(&bench, DEBIAN);
+            let theirs = buildkit
+                .build(&Request {
+                    context: &bench.project(),
+                    dockerfile: "Dockerfile",
+                    contexts: vec![("base", base.to_owned())],
+                    options: Vec::new(),
+                })
+                .unwrap_or_else(|log| panic!("{log}"));
+            same_image(&by_user, &theirs, &BY_CHANCE);
+        }
+        Err(lack) => lack.skip(),
+    }
+
+    let root = need!(machine::root());
+    let by_root = built_by(&root, "debian-root", DEBIAN, &context);
+    for (number, (user, root)) in listing::layers(&by_user)
+        .iter()
+        .zip(&listing::layers(&by_root))
+        .enumerate()
+    {
+        assert_same(
+            &format!("user {number}"),
+            &without(user, &BY_CHANCE),
+            &format!("root {number}"),
+            &without(root, &BY_CHANCE),
+        );
+    }
+}
+
+/// Tree and configuration. What containers are given at run time is apart: BuildKit leaves the mount points it made.
+pub(crate) fn same_image(ours: &Layout, theirs: &Layout, apart: &[&str]) {
+    let given = ["proc", "dev", "sys", "etc/hosts", "etc/resolv.conf"];
+    let apart: Vec<&str> = apart.iter().chain(&given).copied().collect();
+    let tree = |image: &Layout| without(&with_links_resolved(&listing::tree(image)), &apart);
+    assert_same("shmocker", &tree(ours), "BuildKit", &tree(theirs));
+
+    let (ours, theirs) = (ours.config(), theirs.config());
+    assert_eq!(ours["config"], theirs["config"]);
+    assert_eq!(
+        [&ours["os"], &ours["architecture"]],
+        [&theirs["os"], &theirs["architecture"]]
+    );
+    let history = |config: &serde_json::Value| -> Vec<(String, bool)> {
+        config["history"]
+            .as_array()
+            .expect("a history")
+            .iter()
+            .map(|entry| {
+                let created_by = entry["created_by"].as_str().unwrap_or_default().to_owned();
+                (created_by, entry["empty_layer"] == json!(true))
+            })
+            .collect()
+    };
+    assert_eq!(history(&ours), history(&theirs));
+}

@@ -1,0 +1,81 @@
+//! A small HTTP server for downloads: serves the same bytes under every path, as fast as it is told.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Serves until the test process ends.
+#[derive(Debug)]
+pub(crate) struct Server {
+    port: u16,
+    requests: Arc<AtomicU32>,
+}
+
+/// How fast the bytes come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    AtOnce,
+    /// Sixteen pieces with this pause between them.
+    InPieces(Duration),
+}
+
+impl Server {
+    /// Serves `body` on a port of its own.
+    pub(crate) fn new(body: Vec<u8>, pace: Pace) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        let requests = Arc::new(AtomicU32::new(0));
+        let body = Arc::new(body);
+        let count = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::Relaxed);
+                let body = Arc::clone(&body);
+                std::thread::spawn(move || serve(stream, &body, pace));
+            }
+        });
+        Self { port, requests }
+    }
+
+    /// The address of a file of that name.
+    pub(crate) fn url(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// How often it was asked.
+    pub(crate) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+/// A client that goes away in the middle ends its answer: that is no error of the server's.
+fn serve(mut stream: TcpStream, body: &[u8], pace: Pace) -> Option<()> {
+    let mut lines = BufReader::new(stream.try_clone().ok()?).lines();
+    let request = lines.next()?.ok()?;
+    for line in lines.by_ref() {
+        if line.ok()?.is_empty() {
+            break;
+        }
+    }
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    if request.starts_with("HEAD ") {
+        return Some(());
+    }
+    match pace {
+        Pace::AtOnce => stream.write_all(body).ok(),
+        Pace::InPieces(pause) => {
+            for piece in body.chunks(body.len() / 16 + 1) {
+                stream.write_all(piece).ok()?;
+                stream.flush().ok()?;
+                std::thread::sleep(pause);
+            }
+            Some(())
+        }
+    }
+}

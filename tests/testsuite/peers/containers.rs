@@ -1,0 +1,49 @@
+//! skopeo, umoci and podman: three programs that read images, each in its own way.
+
+use std::path::Path;
+
+use crate::harness::machine::{self, Capability, program};
+use crate::harness::{Bench, Lack, Run};
+
+/// Copies an OCI archive with skopeo, which reads every blob and checks it; gives what `skopeo inspect` says.
+pub(crate) fn skopeo(bench: &Bench, archive: &str) -> Result<serde_json::Value, Lack> {
+    program(Capability::Skopeo, "skopeo")?;
+    bench.sh(&format!(
+        "mkdir -p .config; echo '{{\"default\":[{{\"type\":\"insecureAcceptAnything\"}}]}}' > .config/policy.json; \
+         skopeo --policy .config/policy.json --tmpdir . copy -q oci-archive:{archive} dir:skopeo-copy"
+    ));
+    Ok(bench
+        .sh(&format!("skopeo --tmpdir . inspect oci-archive:{archive}"))
+        .json())
+}
+
+/// Unpacks an OCI archive with umoci; the tree is in `bundle/rootfs`.
+pub(crate) fn umoci(bench: &Bench, archive: &str) -> Result<(), Lack> {
+    program(Capability::Umoci, "umoci")?;
+    bench.sh(&format!(
+        "mkdir -p layout; tar -C layout -xf {archive}; \
+         tag=$(sed 's/.*\"org.opencontainers.image.ref.name\":\"\\([^\"]*\\)\".*/\\1/' layout/index.json); \
+         umoci unpack --rootless --image \"layout:$tag\" bundle"
+    ));
+    Ok(())
+}
+
+/// Loads an OCI archive into podman and runs a command in it.
+pub(crate) fn podman(bench: &Bench, archive: &Path, command: &str) -> Result<Run, Lack> {
+    program(Capability::Podman, "podman")?;
+    program(Capability::Podman, "runc")?;
+    // One store for all tests, at a short path: podman refuses long ones.
+    let place = machine::place_for(bench.user(), "podman");
+    let place = place.display();
+    let podman = format!(
+        "podman --cgroup-manager=cgroupfs --runtime=runc --events-backend=file --log-level=error \
+         --root={place}/root --runroot={place}/run --tmpdir={place}/tmp"
+    );
+    let loaded = bench
+        .sh(&format!("{podman} load -q -i {}", archive.display()))
+        .out();
+    let image = loaded.trim().rsplit(": ").next().unwrap_or_default();
+    Ok(bench.sh(&format!(
+        "{podman} run --rm --network=host --security-opt=seccomp=unconfined {image} {command}"
+    )))
+}

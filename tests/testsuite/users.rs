@@ -1,0 +1,201 @@
+//! Who may build what: a user with ranges, root, a user without; and the commands around it.
+
+use serde_json::json;
+
+use crate::harness::bench::Bench;
+use crate::harness::busybox;
+use crate::harness::machine::{self, need};
+
+#[test]
+fn a_user_without_ranges_is_told_the_one_command_that_helps() {
+    let user = need!(machine::bare_user());
+    let bench = Bench::new(&user, "bare");
+    let base = need!(busybox::context());
+    bench.file("Dockerfile", "FROM base\nRUN true\n");
+
+    let run = bench.shmocker(&format!("build {base} ."));
+
+    run.expect(4, &["usermod --add-subuids", &user.name]);
+}
+
+#[test]
+fn doctor_knows_what_this_machine_offers() {
+    let bench = Bench::new(&need!(machine::plain_user()), "doctor");
+    let checks = bench.ok("doctor --format json").json();
+    for check in checks.as_array().expect("an array") {
+        for field in ["check", "status", "detail", "fix"] {
+            assert!(check.get(field).is_some(), "no {field} in {check}");
+        }
+        assert!(
+            ["ok", "degraded", "missing"]
+                .iter()
+                .any(|status| check["status"] == *status),
+            "{check}"
+        );
+    }
+    assert!(bench.ok("doctor").out().contains("namespaces"));
+
+    let bare = Bench::new(&need!(machine::bare_user()), "doctor-bare");
+    let run = bare.shmocker("doctor");
+    assert_eq!(run.status, 4, "{}", run.both());
+    assert!(
+        run.out().contains("usermod --add-subuids"),
+        "{}",
+        run.both()
+    );
+}
+
+#[test]
+fn unshare_shows_the_ids_of_a_build() {
+    let bench = Bench::new(&need!(machine::plain_user()), "unshare");
+    let run = bench.ok("unshare id -u");
+    assert_eq!(run.out(), "0\n");
+    bench.ok("unshare chown 5:6 .");
+    assert_eq!(bench.ok("unshare stat -c %u:%g .").out(), "5:6\n");
+    bench.ok("unshare chown 0:0 .");
+    assert_eq!(bench.shmocker("unshare false").status, 1);
+}
+
+#[test]
+fn store_delete_takes_everything_away() {
+    let bench = Bench::new(&need!(machine::plain_user()), "delete");
+    let base = need!(busybox::context());
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN mkdir -m 700 /deep && touch /deep/x && chown -R 33:33 /deep\n",
+    );
+    bench.ok(&format!("build {base} -t mine ."));
+
+    bench.ok("store delete");
+
+    let left = bench.sh(&format!(
+        "find {} -mindepth 1 2>/dev/null | head",
+        bench.store().display()
+    ));
+    assert_eq!(left.out(), "");
+}
+
+#[test]
+fn images_are_listed_inspected_and_removed() {
+    let bench = Bench::new(&need!(machine::plain_user()), "images");
+    let base = need!(busybox::context());
+    bench.file("Dockerfile", "FROM base\nLABEL a=b\nRUN true > /x\n");
+    let build = bench.built(&format!("build {base} -t mine:1 ."));
+
+    let images = bench.ok("images --format json").json();
+    let image = &images.as_array().expect("an array")[0];
+    assert!(
+        image["name"]
+            .as_str()
+            .is_some_and(|name| name.ends_with("mine:1")),
+        "{image}"
+    );
+    assert_eq!(image["digest"], json!(build.digest()));
+    assert!(
+        image["size_bytes"].as_u64().is_some_and(|size| size > 0),
+        "{image}"
+    );
+    assert_eq!(
+        bench.ok("image ls --format json").out(),
+        bench.ok("images --format json").out()
+    );
+    assert!(bench.ok("images").out().contains("mine"));
+
+    let inspected = bench.ok("inspect mine:1").json();
+    assert_eq!(inspected["config"]["Labels"], json!({"a": "b"}));
+    assert_eq!(inspected["digest"], json!(build.digest()));
+    assert_eq!(inspected["layers"].as_array().map(Vec::len), Some(2));
+    assert!(inspected["history"].is_array());
+
+    bench.ok("rmi mine:1");
+    assert_eq!(bench.ok("images --format json").json(), json!([]));
+    assert_ne!(bench.shmocker("inspect mine:1").status, 0);
+    assert_ne!(bench.shmocker("image rm mine:1").status, 0);
+}
+
+#[test]
+fn run_passes_the_commands_own_status_and_streams() {
+    let bench = Bench::new(&need!(machine::plain_user()), "run");
+    let base = need!(busybox::context());
+    bench.file("Dockerfile", "FROM base\nRUN adduser -D -u 1234 me && mkdir /here && chown me /here\nUSER me\nWORKDIR /here\nENV A=image\nCMD [\"echo\", \"hello\"]\n");
+    bench.ok(&format!("build {base} -t mine ."));
+
+    assert_eq!(bench.ok("run --rm mine").out(), "hello\n");
+    assert_eq!(bench.ok("run mine id -un").out(), "me\n");
+    assert_eq!(bench.ok("run -u 0 -w /tmp mine pwd").out(), "/tmp\n");
+    assert_eq!(
+        bench
+            .ok("run -e A=line --entrypoint /bin/sh mine -c set")
+            .out()
+            .lines()
+            .find(|line| line.starts_with("A=")),
+        Some("A='line'")
+    );
+    assert_eq!(bench.shmocker("run mine false").status, 1);
+    assert_eq!(
+        bench
+            .shmocker("run --entrypoint /bin/sh mine /dev/null/no")
+            .status,
+        2
+    );
+    assert_eq!(bench.shmocker("run mine no-such-command").status, 127);
+    assert_eq!(bench.shmocker("run mine /etc/passwd").status, 126);
+    assert_eq!(bench.shmocker("run no-such-image true").status, 125);
+
+    // What it writes is gone with it; the image is as it was.
+    bench.ok("run mine touch /here/left");
+    assert_eq!(bench.ok("run mine ls /here").out(), "");
+
+    // Mounted files belong to the image's user inside and to the caller outside.
+    bench.file("shared/from-host", "h\n");
+    bench.ok(&format!(
+        "run -v {}:/mnt mine cp /mnt/from-host /mnt/from-inside",
+        bench.path("shared").display()
+    ));
+    assert_eq!(
+        bench
+            .ok(&format!(
+                "run -v {}:/mnt:ro mine stat -c %U /mnt/from-inside",
+                bench.path("shared").display()
+            ))
+            .out(),
+        "me\n"
+    );
+    assert_eq!(
+        bench
+            .sh("stat -c %u shared/from-inside; id -u")
+            .out()
+            .lines()
+            .collect::<std::collections::BTreeSet<_>>()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn run_keeps_standard_input_open_and_gives_a_terminal() {
+    let bench = Bench::new(&need!(machine::plain_user()), "run-terminal");
+    let base = need!(busybox::context());
+    bench.file("Dockerfile", "FROM base\n");
+    bench.ok(&format!("build {base} -t mine ."));
+    let shmocker = bench.shmocker_words();
+
+    assert_eq!(
+        bench
+            .sh(&format!("echo hello | {shmocker} run -i mine cat"))
+            .out(),
+        "hello\n"
+    );
+    assert_eq!(
+        bench
+            .sh(&format!("echo hello | {shmocker} run mine cat"))
+            .out(),
+        ""
+    );
+    let on_terminal = bench.sh(&format!("script -qec '{shmocker} run -i -t mine sh -c \"test -t 0 && test -t 1 && stty size\"' /dev/null"));
+    assert!(
+        on_terminal.out().split_whitespace().count() == 2,
+        "{}",
+        on_terminal.both()
+    );
+}
