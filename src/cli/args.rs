@@ -6,7 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Builds container images and development habitats without root and without a daemon.
 #[derive(Debug, Parser)]
-#[command(name = "shmocker", version, disable_help_subcommand = true, max_term_width = 110)]
+#[command(
+    name = "shmocker",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 110
+)]
 pub(super) struct Arguments {
     /// Where everything is kept [default: $SHMOCKER_STORE, else $XDG_DATA_HOME/shmocker]
     #[arg(long, value_name = "DIR", global = true)]
@@ -261,7 +266,11 @@ pub(super) struct RunArguments {
     #[arg(value_name = "IMAGE")]
     pub(super) image: String,
     /// The command and its arguments [default: the image's]
-    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "CMD",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub(super) command: Vec<String>,
     /// Keep standard input open
     #[arg(short, long)]
@@ -298,7 +307,11 @@ pub(super) struct RunArguments {
 #[derive(Debug, Args)]
 pub(super) struct UnshareArguments {
     /// The command and its arguments [default: $SHELL]
-    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "CMD",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     pub(super) command: Vec<String>,
 }
 
@@ -314,7 +327,9 @@ pub(super) struct DoctorArguments {
 /// `500ms`, `2s`, `10m`, `1h`, in milliseconds.
 pub(super) fn parse_duration_ms(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u64 = text[..digits].parse().map_err(|_| "a duration is a number and ms, s, m or h".to_owned())?;
+    let number: u64 = text[..digits]
+        .parse()
+        .map_err(|_| "a duration is a number and ms, s, m or h".to_owned())?;
     let factor = match &text[digits..] {
         "ms" => 1,
         "s" => 1_000,
@@ -322,7 +337,9 @@ pub(super) fn parse_duration_ms(text: &str) -> Result<u64, String> {
         "h" => 3_600_000,
         _ => return Err("a duration is a number and ms, s, m or h".to_owned()),
     };
-    number.checked_mul(factor).ok_or_else(|| "that is too long".to_owned())
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| "that is too long".to_owned())
 }
 
 #[cfg(test)]

@@ -8,15 +8,20 @@ use super::exit::Exit;
 use super::report::Stop;
 use super::request::print;
 use crate::engine::doctor::{self, Check, Status};
+use crate::engine::exec::userns::apparmor_profile;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::store::{Store, TmpDir};
-use crate::engine::exec::userns::apparmor_profile;
 
 /// Exits with 4 if builds cannot run at all.
 pub(super) fn run(arguments: &DoctorArguments, store: &Path) -> Result<Exit, Stop> {
     if arguments.apparmor_profile {
         let program = std::env::current_exe().map_err(|error| {
-            Failure::caused(FailureKind::Machine, "doctor::program", "shmocker cannot find its own path", &error)
+            Failure::caused(
+                FailureKind::Machine,
+                "doctor::program",
+                "shmocker cannot find its own path",
+                &error,
+            )
         })?;
         print(&apparmor_profile(&program));
         return Ok(Exit::Done);
@@ -25,10 +30,17 @@ pub(super) fn run(arguments: &DoctorArguments, store: &Path) -> Result<Exit, Sto
     let checks = doctor::checks(&scratch.path(), std::io::stderr().as_fd());
     drop(scratch);
     match arguments.format {
-        Format::Json => print(&format!("{:#}\n", serde_json::to_value(&checks).unwrap_or_default())),
+        Format::Json => print(&format!(
+            "{:#}\n",
+            serde_json::to_value(&checks).unwrap_or_default()
+        )),
         Format::Text => checks.iter().for_each(|check| print(&text(check))),
     }
-    Ok(if doctor::can_build(&checks) { Exit::Done } else { Exit::Machine })
+    Ok(if doctor::can_build(&checks) {
+        Exit::Done
+    } else {
+        Exit::Machine
+    })
 }
 
 /// A directory on the store's file system: what can be mounted depends on that.

@@ -5,29 +5,29 @@ use std::path::PathBuf;
 
 /// The values of the environment that shmocker listens to.
 #[derive(Debug, Clone, Default)]
-pub struct Environment {
+pub(super) struct Environment {
     /// HOME
-    pub home: Option<PathBuf>,
+    pub(super) home: Option<PathBuf>,
     /// XDG_DATA_HOME
-    pub xdg_data_home: Option<PathBuf>,
+    pub(super) xdg_data_home: Option<PathBuf>,
     /// SHMOCKER_STORE
-    pub store: Option<PathBuf>,
+    pub(super) store: Option<PathBuf>,
     /// SHMOCKER_DEBIAN_MIRROR
-    pub debian_mirror: Option<String>,
+    pub(super) debian_mirror: Option<String>,
     /// SHMOCKER_DEBIAN_KEYRING
-    pub debian_keyring: Option<PathBuf>,
+    pub(super) debian_keyring: Option<PathBuf>,
     /// BUILDKIT_PROGRESS
-    pub progress: Option<String>,
+    pub(super) progress: Option<String>,
     /// NO_COLOR is set to something
-    pub no_color: bool,
+    pub(super) no_color: bool,
     /// SOURCE_DATE_EPOCH
-    pub source_date_epoch: Option<String>,
+    pub(super) source_date_epoch: Option<String>,
     /// SSL_CERT_FILE
-    pub ca_file: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
     /// SHELL
-    pub shell: Option<String>,
+    pub(super) shell: Option<String>,
     /// HTTP_PROXY and the like, in either case, as they are set.
-    pub proxies: Vec<(String, String)>,
+    pub(super) proxies: Vec<(String, String)>,
 }
 
 const PROXIES: [&str; 10] = [
@@ -46,7 +46,7 @@ const PROXIES: [&str; 10] = [
 impl Environment {
     /// Reads it.
     #[must_use]
-    pub fn read() -> Self {
+    pub(super) fn read() -> Self {
         Self {
             home: path("HOME"),
             xdg_data_home: path("XDG_DATA_HOME"),
@@ -68,7 +68,7 @@ impl Environment {
     /// The store's directory: `--store`, else SHMOCKER_STORE, else `$XDG_DATA_HOME/shmocker`, else
     /// `~/.local/share/shmocker`. `None` where nothing says where home is.
     #[must_use]
-    pub fn store_path(&self, option: Option<PathBuf>) -> Option<PathBuf> {
+    pub(super) fn store_path(&self, option: Option<PathBuf>) -> Option<PathBuf> {
         option
             .or_else(|| self.store.clone())
             .or_else(|| Some(self.xdg_data_home.clone()?.join("shmocker")))
@@ -82,16 +82,20 @@ pub(super) fn variable(name: &str) -> Option<String> {
 }
 
 /// The whole environment, as far as it is UTF-8: for a command that runs beside the engine.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub(super) fn all_variables() -> Vec<(String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn path(name: &str) -> Option<PathBuf> {
     os_variable(name).map(PathBuf::from)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the environment"
+)]
 fn os_variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }

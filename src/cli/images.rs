@@ -32,7 +32,9 @@ pub(super) fn list(arguments: &ListArguments, store: PathBuf) -> Result<Exit, St
     let is_digest = |image: &StoredImage| image.name.starts_with("sha256:");
     let mut listed = Vec::new();
     for image in &all {
-        let has_other_name = all.iter().any(|other| other.digest == image.digest && !is_digest(other));
+        let has_other_name = all
+            .iter()
+            .any(|other| other.digest == image.digest && !is_digest(other));
         if is_digest(image) && has_other_name {
             continue;
         }
@@ -46,9 +48,14 @@ pub(super) fn list(arguments: &ListArguments, store: PathBuf) -> Result<Exit, St
         });
     }
     if arguments.quiet {
-        listed.iter().for_each(|image| print(&format!("{}\n", image.digest)));
+        listed
+            .iter()
+            .for_each(|image| print(&format!("{}\n", image.digest)));
     } else if arguments.format == Format::Json {
-        print(&format!("{:#}\n", serde_json::to_value(&listed).unwrap_or_default()));
+        print(&format!(
+            "{:#}\n",
+            serde_json::to_value(&listed).unwrap_or_default()
+        ));
     } else {
         print(&table(&listed));
     }
@@ -56,14 +63,33 @@ pub(super) fn list(arguments: &ListArguments, store: PathBuf) -> Result<Exit, St
 }
 
 fn table(listed: &[Listed]) -> String {
-    let names: Vec<String> =
-        listed.iter().map(|image| image.name.as_deref().map_or_else(|| "<none>".to_owned(), |name| familiar_name(name).to_owned())).collect();
+    let names: Vec<String> = listed
+        .iter()
+        .map(|image| {
+            image.name.as_deref().map_or_else(
+                || "<none>".to_owned(),
+                |name| familiar_name(name).to_owned(),
+            )
+        })
+        .collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).max(5);
-    let mut text = format!("{:<width$}  {:<19}  {:<20}  {:>9}\n", "IMAGE", "DIGEST", "CREATED", "SIZE");
+    let mut text = format!(
+        "{:<width$}  {:<19}  {:<20}  {:>9}\n",
+        "IMAGE", "DIGEST", "CREATED", "SIZE"
+    );
     for (image, name) in listed.iter().zip(&names) {
         let digest: String = image.digest.to_string().chars().take(19).collect();
-        let created: String = image.created.as_deref().unwrap_or("").chars().take(20).collect();
-        text.push_str(&format!("{name:<width$}  {digest}  {created:<20}  {:>9}\n", size(image.size_bytes)));
+        let created: String = image
+            .created
+            .as_deref()
+            .unwrap_or("")
+            .chars()
+            .take(20)
+            .collect();
+        text.push_str(&format!(
+            "{name:<width$}  {digest}  {created:<20}  {:>9}\n",
+            size(image.size_bytes)
+        ));
     }
     text
 }
@@ -79,10 +105,15 @@ pub(super) fn remove(arguments: &RemoveArguments, store: PathBuf) -> Result<Exit
         };
         let mut gone = vec![image.name.clone()];
         let all = store.images().map_err(of_store)?;
-        let others = all.iter().filter(|other| other.digest == image.digest && other.name != image.name);
+        let others = all
+            .iter()
+            .filter(|other| other.digest == image.digest && other.name != image.name);
         if image.name.starts_with("sha256:") {
             gone.extend(others.map(|other| other.name.clone()));
-        } else if others.clone().all(|other| other.name.starts_with("sha256:")) {
+        } else if others
+            .clone()
+            .all(|other| other.name.starts_with("sha256:"))
+        {
             // The last name: nothing refers to the image any more.
             gone.extend(others.map(|other| other.name.clone()));
         }
@@ -95,7 +126,11 @@ pub(super) fn remove(arguments: &RemoveArguments, store: PathBuf) -> Result<Exit
             print(&format!("{}\n", image.digest));
         }
     }
-    if missing.is_empty() { Ok(Exit::Done) } else { Err(missing.into()) }
+    if missing.is_empty() {
+        Ok(Exit::Done)
+    } else {
+        Err(missing.into())
+    }
 }
 
 /// Prints an image's configuration with its digest, layers and history.
@@ -121,12 +156,20 @@ fn of_store(error: StoreError) -> Stop {
 }
 
 fn damaged(reason: String) -> Stop {
-    Failure::new(FailureKind::Machine, "images::damaged", format!("an image of the store is damaged: {reason}"))
-        .with_help("build it again, or remove it with `shmocker rmi`")
-        .into()
+    Failure::new(
+        FailureKind::Machine,
+        "images::damaged",
+        format!("an image of the store is damaged: {reason}"),
+    )
+    .with_help("build it again, or remove it with `shmocker rmi`")
+    .into()
 }
 
 fn unknown(given: &str) -> Failure {
-    Failure::new(FailureKind::Input, "images::unknown", format!("there is no image `{given}` in the store"))
-        .with_help("`shmocker images` lists what there is")
+    Failure::new(
+        FailureKind::Input,
+        "images::unknown",
+        format!("there is no image `{given}` in the store"),
+    )
+    .with_help("`shmocker images` lists what there is")
 }

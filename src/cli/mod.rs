@@ -34,7 +34,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are answers, everything else is wrong usage.
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
             drop(error.print());
             return exit.into();
         }
@@ -55,8 +59,12 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
     match arguments.command {
         Command::Build(build) => build::run(*build, store()?, environment),
         Command::Habitat(command) => habitat::run(command, store()?, environment),
-        Command::Images(list) | Command::Image(ImageCommand::Ls(list)) => images::list(&list, store()?),
-        Command::Rmi(remove) | Command::Image(ImageCommand::Rm(remove)) => images::remove(&remove, store()?),
+        Command::Images(list) | Command::Image(ImageCommand::Ls(list)) => {
+            images::list(&list, store()?)
+        }
+        Command::Rmi(remove) | Command::Image(ImageCommand::Rm(remove)) => {
+            images::remove(&remove, store()?)
+        }
         Command::Inspect(inspect) => images::inspect(&inspect, store()?),
         Command::Run(run) => run::run(run, store()?),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
@@ -68,7 +76,10 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
 fn store_path(option: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, Stop> {
     match environment.store_path(option) {
         Some(path) => request::absolute(&path),
-        None => Err(Stop::usage("nothing says where the store is", "give `--store DIR`, or set HOME")),
+        None => Err(Stop::usage(
+            "nothing says where the store is",
+            "give `--store DIR`, or set HOME",
+        )),
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
 
-use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity, SourceCode};
+use miette::{
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity,
+    SourceCode,
+};
 
 use super::exit::Exit;
 use crate::engine::failure::{Failure, FailureKind};
@@ -28,8 +31,14 @@ impl From<Failure> for Stop {
 
 impl From<Vec<Failure>> for Stop {
     fn from(failures: Vec<Failure>) -> Self {
-        let exit = failures.first().map_or(Exit::Bug, |failure| failure.kind.into());
-        Self { exit, failures, texts: HashMap::new() }
+        let exit = failures
+            .first()
+            .map_or(Exit::Bug, |failure| failure.kind.into());
+        Self {
+            exit,
+            failures,
+            texts: HashMap::new(),
+        }
     }
 }
 
@@ -37,7 +46,11 @@ impl Stop {
     /// The command line is wrong in a way that the argument parser cannot see.
     pub(super) fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
         let failure = Failure::new(FailureKind::Input, "cli::usage", message).with_help(help);
-        Self { exit: Exit::Usage, failures: vec![failure], texts: HashMap::new() }
+        Self {
+            exit: Exit::Usage,
+            failures: vec![failure],
+            texts: HashMap::new(),
+        }
     }
 
     /// Adds a text that places may be in.
@@ -49,8 +62,14 @@ impl Stop {
 
     /// Writes all failures for a person.
     pub(super) fn write(&self, out: &mut dyn Write, color: bool) {
-        let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(110).with_context_lines(1);
+        let theme = if color {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(110)
+            .with_context_lines(1);
         for failure in &self.failures {
             let shown = Shown::new(failure, &self.texts);
             let mut text = String::new();
@@ -86,7 +105,9 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.next.as_deref().map(|next| next as &(dyn std::error::Error + 'static))
+        self.next
+            .as_deref()
+            .map(|next| next as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -103,10 +124,22 @@ impl<'a> Shown<'a> {
                 source = Some(NamedSource::new(&place.file, text.clone()));
             }
         }
-        let cause = failure.causes.iter().rev().fold(None, |next: Option<Box<Cause>>, message| {
-            Some(Box::new(Cause { message: message.clone(), next }))
-        });
-        Self { failure, source, span, cause: cause.map(|cause| *cause) }
+        let cause = failure
+            .causes
+            .iter()
+            .rev()
+            .fold(None, |next: Option<Box<Cause>>, message| {
+                Some(Box::new(Cause {
+                    message: message.clone(),
+                    next,
+                }))
+            });
+        Self {
+            failure,
+            source,
+            span,
+            cause: cause.map(|cause| *cause),
+        }
     }
 }
 
@@ -139,7 +172,9 @@ impl fmt::Display for Shown<'_> {
 
 impl std::error::Error for Shown<'_> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause.as_ref().map(|cause| cause as &(dyn std::error::Error + 'static))
+        self.cause
+            .as_ref()
+            .map(|cause| cause as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -149,7 +184,10 @@ impl Diagnostic for Shown<'_> {
     }
 
     fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
-        self.failure.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display + 'b>)
+        self.failure
+            .help
+            .as_ref()
+            .map(|help| Box::new(help) as Box<dyn fmt::Display + 'b>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
@@ -158,7 +196,14 @@ impl Diagnostic for Shown<'_> {
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let (offset, length) = self.span?;
-        let label = LabeledSpan::new(self.failure.label.clone().or_else(|| Some("here".to_owned())), offset, length);
+        let label = LabeledSpan::new(
+            self.failure
+                .label
+                .clone()
+                .or_else(|| Some("here".to_owned())),
+            offset,
+            length,
+        );
         Some(Box::new(std::iter::once(label)))
     }
 }

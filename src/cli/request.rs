@@ -11,7 +11,9 @@ use super::report::Stop;
 use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{DebianMirrors, Entitlement, Freshness, NoCache, Place, Secret, Text, Work};
+use crate::engine::work::{
+    DebianMirrors, Entitlement, Freshness, NoCache, Place, Secret, Text, Work,
+};
 use crate::event::EventSink;
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::ship::export::{Destination, Output};
@@ -34,7 +36,10 @@ pub(super) struct Common {
 
 impl Common {
     /// Reads the flags that every build has. The Dockerfile, the context and the project are still to be filled in.
-    pub(super) fn new(arguments: CommonBuildArguments, environment: &Environment) -> Result<Self, Stop> {
+    pub(super) fn new(
+        arguments: CommonBuildArguments,
+        environment: &Environment,
+    ) -> Result<Self, Stop> {
         let progress = match arguments.progress {
             Some(progress) => progress,
             None => progress_of_environment(environment)?,
@@ -59,16 +64,25 @@ impl Common {
             .map(|spec| {
                 Output::parse(spec).map_err(|error| {
                     let failure = Failure::from_diagnostic(FailureKind::Input, &error);
-                    Stop { exit: Exit::Usage, ..Stop::from(failure) }
+                    Stop {
+                        exit: Exit::Usage,
+                        ..Stop::from(failure)
+                    }
                 })
             })
             .collect::<Result<_, _>>()?;
         let freshness = match (arguments.pull, arguments.offline) {
             (true, _) => Freshness::Now,
             (_, true) => Freshness::Never,
-            _ => Freshness::After { ms: arguments.refresh },
+            _ => Freshness::After {
+                ms: arguments.refresh,
+            },
         };
-        let secrets = arguments.secrets.iter().map(|spec| secret(spec)).collect::<Result<_, _>>()?;
+        let secrets = arguments
+            .secrets
+            .iter()
+            .map(|spec| secret(spec))
+            .collect::<Result<_, _>>()?;
         let mut labels = Vec::new();
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
@@ -76,7 +90,10 @@ impl Common {
         }
         let work = Work {
             project: String::new(),
-            dockerfile: Text { file: String::new(), text: String::new() },
+            dockerfile: Text {
+                file: String::new(),
+                text: String::new(),
+            },
             origins: Vec::new(),
             context: None,
             contexts: Vec::new(),
@@ -111,7 +128,10 @@ impl Common {
 
     /// A build with no flags at all.
     pub(super) fn plain(environment: &Environment) -> Result<Self, Stop> {
-        let arguments = CommonBuildArguments { refresh: DEFAULT_REFRESH_MS, ..CommonBuildArguments::default() };
+        let arguments = CommonBuildArguments {
+            refresh: DEFAULT_REFRESH_MS,
+            ..CommonBuildArguments::default()
+        };
         Self::new(arguments, environment)
     }
 
@@ -120,8 +140,15 @@ impl Common {
         let events = self.events(environment);
         let takes_stdout = self.outputs.iter().any(writes_stdout);
         let tagged = !self.tags.is_empty();
-        let request = BuildRequest { store, work: self.work, tags: self.tags, outputs: self.outputs };
-        let outcome = Embedded.build(&request, events.as_ref()).map_err(Stop::from)?;
+        let request = BuildRequest {
+            store,
+            work: self.work,
+            tags: self.tags,
+            outputs: self.outputs,
+        };
+        let outcome = Embedded
+            .build(&request, events.as_ref())
+            .map_err(Stop::from)?;
         if let Some(path) = &self.metadata_file {
             write_file(path, &metadata(&outcome))?;
         }
@@ -136,12 +163,22 @@ impl Common {
 
     fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
         let stderr = std::io::stderr();
-        let color = if environment.no_color { Color::Off } else { Color::On };
-        let progress = if self.quiet { Progress::Quiet } else { self.progress };
+        let color = if environment.no_color {
+            Color::Off
+        } else {
+            Color::On
+        };
+        let progress = if self.quiet {
+            Progress::Quiet
+        } else {
+            self.progress
+        };
         match progress {
             Progress::Quiet => Box::new(Silent),
             Progress::Json => Box::new(JsonLines::new(stderr)),
-            Progress::Auto if stderr.is_terminal() => Box::new(Tty::new(stderr, terminal_width(), color)),
+            Progress::Auto if stderr.is_terminal() => {
+                Box::new(Tty::new(stderr, terminal_width(), color))
+            }
             Progress::Tty => Box::new(Tty::new(stderr, terminal_width(), color)),
             Progress::Auto | Progress::Plain => Box::new(Plain::new(stderr)),
         }
@@ -150,7 +187,9 @@ impl Common {
 
 fn writes_stdout(output: &Output) -> bool {
     match output {
-        Output::Oci(image) | Output::Docker(image) | Output::Image(image) => image.dest == Destination::Stdout,
+        Output::Oci(image) | Output::Docker(image) | Output::Image(image) => {
+            image.dest == Destination::Stdout
+        }
         Output::Tar { dest } => *dest == Destination::Stdout,
         Output::Local { .. } | Output::CacheOnly => false,
     }
@@ -187,9 +226,14 @@ pub(super) fn platform() -> String {
 }
 
 fn source_date_epoch(environment: &Environment) -> Result<Option<i64>, Stop> {
-    let Some(text) = &environment.source_date_epoch else { return Ok(None) };
+    let Some(text) = &environment.source_date_epoch else {
+        return Ok(None);
+    };
     let epoch = text.parse().map_err(|_| {
-        Stop::usage(format!("SOURCE_DATE_EPOCH is `{text}`"), "it is a number of seconds since 1970")
+        Stop::usage(
+            format!("SOURCE_DATE_EPOCH is `{text}`"),
+            "it is a number of seconds since 1970",
+        )
     })?;
     Ok(Some(epoch))
 }
@@ -204,7 +248,12 @@ fn secret(spec: &str) -> Result<Secret, Stop> {
             Some(("src" | "source", value)) => file = Some(PathBuf::from(value)),
             Some(("env", value)) => env = Some(value.to_owned()),
             Some(("type", "file" | "env")) => {}
-            _ => return Err(Stop::usage(format!("`{part}` in `--secret {spec}` is not known"), help)),
+            _ => {
+                return Err(Stop::usage(
+                    format!("`{part}` in `--secret {spec}` is not known"),
+                    help,
+                ));
+            }
         }
     }
     let Some(id) = id else {
@@ -214,7 +263,11 @@ fn secret(spec: &str) -> Result<Secret, Stop> {
 }
 
 /// The value of a secret: of a file, of a variable, or of the variable that is named as the secret is.
-pub(super) fn read_secret(id: &str, file: Option<&Path>, env: Option<&str>) -> Result<Secret, Failure> {
+pub(super) fn read_secret(
+    id: &str,
+    file: Option<&Path>,
+    env: Option<&str>,
+) -> Result<Secret, Failure> {
     let value = match (file, env) {
         (Some(path), _) => std::fs::read(path).map_err(|error| {
             let message = format!("the secret `{id}` cannot be read from `{}`", path.display());
@@ -222,11 +275,13 @@ pub(super) fn read_secret(id: &str, file: Option<&Path>, env: Option<&str>) -> R
         })?,
         (None, name) => {
             let name = name.unwrap_or(id);
-            let message = format!("the secret `{id}` should be in the variable {name}, which is not set");
+            let message =
+                format!("the secret `{id}` should be in the variable {name}, which is not set");
             variable(name)
                 .ok_or_else(|| {
-                    Failure::new(FailureKind::Input, "cli::secret", message)
-                        .with_help(format!("set {name}, or give the secret with `--secret id={id},src=PATH`"))
+                    Failure::new(FailureKind::Input, "cli::secret", message).with_help(format!(
+                        "set {name}, or give the secret with `--secret id={id},src=PATH`"
+                    ))
                 })?
                 .into_bytes()
         }
@@ -257,23 +312,30 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
             _ => (rest, None),
         };
         let path = absolute(Path::new(path))?.display().to_string();
-        return Ok(Place::Source(Source::OciLayout(OciLayoutSource { path, tag, digest })));
+        return Ok(Place::Source(Source::OciLayout(OciLayoutSource {
+            path,
+            tag,
+            digest,
+        })));
     }
     if let Some(rest) = place.strip_prefix("debian://") {
         return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
-        return Ok(Place::Source(Source::StoredImage { name: name.to_owned() }));
+        return Ok(Place::Source(Source::StoredImage {
+            name: name.to_owned(),
+        }));
     }
     if is_git(place) {
         let (url, fragment) = match place.split_once('#') {
             Some((url, fragment)) => (url, Some(fragment)),
             None => (place, None),
         };
-        let (reference, subdir) = match fragment.map(|fragment| fragment.split_once(':').unwrap_or((fragment, ""))) {
-            Some((reference, subdir)) => (reference, subdir),
-            None => ("", ""),
-        };
+        let (reference, subdir) =
+            match fragment.map(|fragment| fragment.split_once(':').unwrap_or((fragment, ""))) {
+                Some((reference, subdir)) => (reference, subdir),
+                None => ("", ""),
+            };
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         return Ok(Place::Source(Source::Git(GitSource {
             url: url.to_owned(),
@@ -292,14 +354,19 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
             "what there is: a directory, oci-layout://, debian://, docker-image:// (of the local store) and git URLs",
         ));
     }
-    Ok(Place::Directory { path: absolute(Path::new(place))?, ignore: None })
+    Ok(Place::Directory {
+        path: absolute(Path::new(place))?,
+        ignore: None,
+    })
 }
 
 fn is_git(place: &str) -> bool {
     let url = place.split_once('#').map_or(place, |(url, _)| url);
     place.starts_with("git://")
         || place.starts_with("git@")
-        || ((url.starts_with("https://") || url.starts_with("http://") || url.starts_with("ssh://"))
+        || ((url.starts_with("https://")
+            || url.starts_with("http://")
+            || url.starts_with("ssh://"))
             && url.ends_with(".git"))
 }
 
@@ -307,8 +374,15 @@ fn is_git(place: &str) -> bool {
 fn debian_place(text: &str) -> Result<DebianSource, Stop> {
     let help = "it is debian://SUITE?packages=a,b&mirror=URL&arch=amd64";
     let (suite, query) = text.split_once('?').unwrap_or((text, ""));
-    if suite.is_empty() || !suite.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
-        return Err(Stop::usage(format!("`debian://{text}` names no suite"), help));
+    if suite.is_empty()
+        || !suite
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+    {
+        return Err(Stop::usage(
+            format!("`debian://{text}` names no suite"),
+            help,
+        ));
     }
     let mut source = DebianSource {
         suite: suite.to_owned(),
@@ -319,15 +393,30 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("packages", names)) => {
-                source.packages = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+                source.packages = names
+                    .split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(str::to_owned)
+                    .collect();
             }
             Some(("mirror", url)) => source.mirror = Some(url.to_owned()),
             Some(("arch", arch)) if arch == debian_architecture() => {}
             Some(("arch", arch)) => {
-                let message = format!("`debian://{text}` asks for {arch}; this machine runs {}", debian_architecture());
-                return Err(Stop::usage(message, "other architectures are not to be had yet"));
+                let message = format!(
+                    "`debian://{text}` asks for {arch}; this machine runs {}",
+                    debian_architecture()
+                );
+                return Err(Stop::usage(
+                    message,
+                    "other architectures are not to be had yet",
+                ));
             }
-            _ => return Err(Stop::usage(format!("`{pair}` in `debian://{text}` is not known"), help)),
+            _ => {
+                return Err(Stop::usage(
+                    format!("`{pair}` in `debian://{text}` is not known"),
+                    help,
+                ));
+            }
         }
     }
     source.packages.sort();
@@ -353,7 +442,12 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Stop> {
     let resolved = path.canonicalize().or_else(|_| std::path::absolute(path));
     resolved.map_err(|error| {
         let message = format!("the path `{}` cannot be made absolute", path.display());
-        Stop::from(Failure::caused(FailureKind::Machine, "cli::path", message, &error))
+        Stop::from(Failure::caused(
+            FailureKind::Machine,
+            "cli::path",
+            message,
+            &error,
+        ))
     })
 }
 
@@ -372,7 +466,12 @@ fn metadata(outcome: &Outcome) -> String {
 fn write_file(path: &Path, content: &str) -> Result<(), Stop> {
     std::fs::write(path, content).map_err(|error| {
         let message = format!("`{}` cannot be written", path.display());
-        Stop::from(Failure::caused(FailureKind::Machine, "cli::write", message, &error))
+        Stop::from(Failure::caused(
+            FailureKind::Machine,
+            "cli::write",
+            message,
+            &error,
+        ))
     })
 }
 

@@ -21,22 +21,35 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
         "default" => Network::Default,
         "none" => Network::None,
         "host" => Network::Host,
-        other => return Err(Stop::usage(format!("`--network {other}` is not known"), "it is default, none or host")),
+        other => {
+            return Err(Stop::usage(
+                format!("`--network {other}` is not known"),
+                "it is default, none or host",
+            ));
+        }
     };
     if let (Some(port), true) = (arguments.publish.first(), network != Network::Host) {
         return Err(Stop::usage(
-            format!("`--publish {port}` is not to be had yet with a network of the container's own"),
+            format!(
+                "`--publish {port}` is not to be had yet with a network of the container's own"
+            ),
             "with `--network host` the command's ports are this machine's",
         ));
     }
     let stdin = std::io::stdin();
     if arguments.tty && !stdin.is_terminal() {
-        return Err(Stop::usage("standard input is not a terminal", "leave out `--tty`, or run it in a terminal"));
+        return Err(Stop::usage(
+            "standard input is not a terminal",
+            "leave out `--tty`, or run it in a terminal",
+        ));
     }
     let entrypoint = match &arguments.entrypoint {
         None => None,
         Some(text) => Some(crate::dockerfile::shell_words(text).map_err(|reason| {
-            Stop::usage(format!("`--entrypoint {text}`: {reason}"), "write it as a shell command line")
+            Stop::usage(
+                format!("`--entrypoint {text}`: {reason}"),
+                "write it as a shell command line",
+            )
         })?),
     };
     let mut env = Vec::new();
@@ -54,7 +67,11 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
         env,
         workdir: arguments.workdir,
         user: arguments.user,
-        volumes: arguments.volumes.iter().map(|spec| volume(spec)).collect::<Result<_, _>>()?,
+        volumes: arguments
+            .volumes
+            .iter()
+            .map(|spec| volume(spec))
+            .collect::<Result<_, _>>()?,
         network,
         terminal: arguments.tty.then(|| {
             let (rows, columns) = terminal::size(&stdin);
@@ -63,15 +80,32 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
     };
     let _raw = match arguments.tty {
         true => Some(terminal::Raw::enter(&stdin).map_err(|error| {
-            Failure::caused(FailureKind::Machine, "run::terminal", "the terminal cannot be made raw", &error)
+            Failure::caused(
+                FailureKind::Machine,
+                "run::terminal",
+                "the terminal cannot be made raw",
+                &error,
+            )
         })?),
         false => None,
     };
-    let null = std::fs::File::open("/dev/null")
-        .map_err(|error| Failure::caused(FailureKind::Machine, "run::null", "/dev/null cannot be opened", &error))?;
-    let input = if arguments.interactive || arguments.tty { stdin.as_fd() } else { null.as_fd() };
+    let null = std::fs::File::open("/dev/null").map_err(|error| {
+        Failure::caused(
+            FailureKind::Machine,
+            "run::null",
+            "/dev/null cannot be opened",
+            &error,
+        )
+    })?;
+    let input = if arguments.interactive || arguments.tty {
+        stdin.as_fd()
+    } else {
+        null.as_fd()
+    };
     let (output, errors) = (std::io::stdout(), std::io::stderr());
-    let streams = Streams { fds: [input, output.as_fd(), errors.as_fd()] };
+    let streams = Streams {
+        fds: [input, output.as_fd(), errors.as_fd()],
+    };
     let status = Embedded.launch(launch, streams).map_err(|failures| {
         // As docker has it: 125 is a failure of the tool itself, unless the machine or the input is at fault.
         Stop::from(failures)
@@ -84,29 +118,62 @@ fn volume(spec: &str) -> Result<Volume, Stop> {
     let help = "a volume is SRC:DST or SRC:DST:ro, with an absolute DST";
     let mut parts = spec.split(':');
     let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
-        return Err(Stop::usage(format!("`--volume {spec}` has no destination"), help));
+        return Err(Stop::usage(
+            format!("`--volume {spec}` has no destination"),
+            help,
+        ));
     };
     let read_only = match (parts.next(), parts.next()) {
         (None | Some("rw"), None) => false,
         (Some("ro"), None) => true,
-        _ => return Err(Stop::usage(format!("`--volume {spec}` has options that are not known"), help)),
+        _ => {
+            return Err(Stop::usage(
+                format!("`--volume {spec}` has options that are not known"),
+                help,
+            ));
+        }
     };
     if !target.starts_with('/') || source.is_empty() {
-        return Err(Stop::usage(format!("`--volume {spec}` is not complete"), help));
+        return Err(Stop::usage(
+            format!("`--volume {spec}` is not complete"),
+            help,
+        ));
     }
-    Ok(Volume { source: absolute(Path::new(source))?, target: target.to_owned(), read_only })
+    Ok(Volume {
+        source: absolute(Path::new(source))?,
+        target: target.to_owned(),
+        read_only,
+    })
 }
 
 /// `unshare`: its exit status is the command's.
-pub(super) fn unshare(arguments: UnshareArguments, environment: &Environment) -> Result<Exit, Stop> {
+pub(super) fn unshare(
+    arguments: UnshareArguments,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
     let mut argv = arguments.command;
     if argv.is_empty() {
-        argv.push(environment.shell.clone().unwrap_or_else(|| "/bin/sh".to_owned()));
+        argv.push(
+            environment
+                .shell
+                .clone()
+                .unwrap_or_else(|| "/bin/sh".to_owned()),
+        );
     }
-    let directory = std::env::current_dir()
-        .map_err(|error| Failure::caused(FailureKind::Machine, "unshare::directory", "this directory cannot be found", &error))?;
+    let directory = std::env::current_dir().map_err(|error| {
+        Failure::caused(
+            FailureKind::Machine,
+            "unshare::directory",
+            "this directory cannot be found",
+            &error,
+        )
+    })?;
     let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let streams = Streams { fds: [input.as_fd(), output.as_fd(), errors.as_fd()] };
-    let status = Embedded.unshare(argv, all_variables(), directory, streams).map_err(Stop::from)?;
+    let streams = Streams {
+        fds: [input.as_fd(), output.as_fd(), errors.as_fd()],
+    };
+    let status = Embedded
+        .unshare(argv, all_variables(), directory, streams)
+        .map_err(Stop::from)?;
     Ok(Exit::Command(status.clamp(0, 255) as u8))
 }

@@ -38,7 +38,9 @@ pub fn shell_words(line: &str) -> Result<Vec<String>, UnfinishedQuote> {
                     }
                 }
             }
-            '\\' => word.get_or_insert_default().push(chars.next().ok_or(UnfinishedQuote)?),
+            '\\' => word
+                .get_or_insert_default()
+                .push(chars.next().ok_or(UnfinishedQuote)?),
             c => word.get_or_insert_default().push(c),
         }
     }
@@ -52,7 +54,10 @@ mod tests {
 
     #[test]
     fn words_are_cut_as_a_shell_cuts_them() {
-        assert_eq!(shell_words(r#"sh -c 'a b' "c \"d\"" e\ f ''"#).unwrap(), ["sh", "-c", "a b", "c \"d\"", "e f", ""]);
+        assert_eq!(
+            shell_words(r#"sh -c 'a b' "c \"d\"" e\ f ''"#).unwrap(),
+            ["sh", "-c", "a b", "c \"d\"", "e f", ""]
+        );
         assert_eq!(shell_words("  ").unwrap(), Vec::<String>::new());
         assert_eq!(shell_words("a 'b"), Err(UnfinishedQuote));
     }

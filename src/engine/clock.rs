@@ -18,13 +18,22 @@ impl Clock {
     /// A clock that stands still at so many seconds after 1970.
     #[must_use]
     pub const fn fixed(seconds: u64) -> Self {
-        Self { fixed: Some(Duration::from_secs(seconds)) }
+        Self {
+            fixed: Some(Duration::from_secs(seconds)),
+        }
     }
 
     /// The time since the start of 1970, UTC; zero if the machine's clock stands before it.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that everything else is handed")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that everything else is handed"
+    )]
     pub fn now(&self) -> Duration {
-        self.fixed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+        self.fixed.unwrap_or_else(|| {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+        })
     }
 }

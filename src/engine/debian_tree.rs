@@ -10,8 +10,8 @@ use super::failure::{Failure, FailureKind};
 use super::snapshot;
 use super::solve::{DebianAnswer, Session, Workshop, of_source, store_failure};
 use super::source::debian::{
-    self, Cache, Command, Keyring, Mirrors, Output, Progress, Request, Resolution, Runner, RunnerError, Selection,
-    Surroundings, base, packages,
+    self, Cache, Command, Keyring, Mirrors, Output, Progress, Request, Resolution, Runner,
+    RunnerError, Selection, Surroundings, base, packages,
 };
 use crate::digest::Key;
 use crate::event::{BuildEvent, Stream};
@@ -59,16 +59,29 @@ impl DebianTree<'_> {
             work.debian.mirror.as_deref(),
             &debian::host_sources(Path::new("/etc/apt")),
         );
-        let request = Request { suite: &self.source.suite, arch: &self.source.arch };
+        let request = Request {
+            suite: &self.source.suite,
+            arch: &self.source.arch,
+            packages: &self.source.packages,
+        };
         let resolution = base::resolve(&request, &mirrors, &with).map_err(failure)?;
-        let runner = SandboxRunner { sandbox: &self.workshop.sandbox, cancel: &self.workshop.cancel };
+        let runner = SandboxRunner {
+            sandbox: &self.workshop.sandbox,
+            cancel: &self.workshop.cancel,
+        };
 
         let bottom = resolution.key();
         if !self.workshop.snapshots.has(&bottom) {
             let mut active = self.workshop.snapshots.prepare(&[])?;
             let root = active.attach()?;
             base::build(&resolution, &root, &with, &runner).map_err(failure)?;
-            self.commit(active, bottom, resolution.fields(), resolution.release_date_s, started)?;
+            self.commit(
+                active,
+                bottom,
+                resolution.fields(),
+                resolution.release_date_s,
+                started,
+            )?;
         }
         let mut answer = DebianAnswer {
             layers: vec![bottom],
@@ -84,7 +97,13 @@ impl DebianTree<'_> {
             let mut active = self.workshop.snapshots.prepare(&[bottom])?;
             let root = active.attach()?;
             packages::build(&resolution, &selection, &root, &with, &runner).map_err(failure)?;
-            self.commit(active, top, selection.fields(&resolution), resolution.release_date_s, started)?;
+            self.commit(
+                active,
+                top,
+                selection.fields(&resolution),
+                resolution.release_date_s,
+                started,
+            )?;
         }
         answer.layers.push(top);
         answer.key = top;
@@ -100,7 +119,10 @@ impl DebianTree<'_> {
         runner: &dyn Runner,
     ) -> Result<Selection, Failure> {
         let index = self.session.index()?;
-        let question = format!("debian packages {}", resolution.question(&self.source.packages));
+        let question = format!(
+            "debian packages {}",
+            resolution.question(&self.source.packages)
+        );
         let known = index.answer(&question).map_err(store_failure)?;
         if let Some(selection) = known.and_then(|known| serde_json::from_str(&known.answer).ok()) {
             return Ok(selection);
@@ -112,7 +134,9 @@ impl DebianTree<'_> {
         active.discard();
         let answer = serde_json::to_string(&selection).unwrap_or_default();
         let asked_ms = self.session.clock.now().as_millis() as u64;
-        index.put_answer(&question, &Answer { answer, asked_ms }).map_err(store_failure)?;
+        index
+            .put_answer(&question, &Answer { answer, asked_ms })
+            .map_err(store_failure)?;
         Ok(selection)
     }
 
@@ -141,7 +165,11 @@ impl DebianTree<'_> {
         let source = self.name.to_owned();
         match progress {
             Progress::Bytes { done, total } => {
-                self.session.events.emit(BuildEvent::SourceProgress { source, bytes: done, total });
+                self.session.events.emit(BuildEvent::SourceProgress {
+                    source,
+                    bytes: done,
+                    total,
+                });
             }
             // What is being done is seen by what takes long: the bytes.
             Progress::Doing(_) => {}
@@ -183,7 +211,9 @@ impl Runner for SandboxRunner<'_> {
         };
         let written = Mutex::new((Vec::new(), Vec::new()));
         let mut keep = |stream: Stream, line: &[u8]| {
-            let mut written = written.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut written = written
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let to = match stream {
                 Stream::Stdout => &mut written.0,
                 Stream::Stderr => &mut written.1,
@@ -191,12 +221,20 @@ impl Runner for SandboxRunner<'_> {
             to.extend_from_slice(line);
             to.push(b'\n');
         };
-        let exit = self.sandbox.run(&mut run, &tree, Streams::Lines(&mut keep), self.cancel)?;
-        let (stdout, stderr) = written.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let exit = self
+            .sandbox
+            .run(&mut run, &tree, Streams::Lines(&mut keep), self.cancel)?;
+        let (stdout, stderr) = written
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         match exit {
             Exit::Cancelled => Err("the build was called off".into()),
             Exit::NotExecuted { why, .. } => Err(why.into()),
-            exit => Ok(Output { status: exit.shell_status().unwrap_or(1), stdout, stderr }),
+            exit => Ok(Output {
+                status: exit.shell_status().unwrap_or(1),
+                stdout,
+                stderr,
+            }),
         }
     }
 }

@@ -76,7 +76,12 @@ impl Failure {
     }
 
     /// A failure that says what was attempted, with an error and all its sources as the reason.
-    pub fn caused(kind: FailureKind, code: &str, message: impl Into<String>, cause: &dyn std::error::Error) -> Self {
+    pub fn caused(
+        kind: FailureKind,
+        code: &str,
+        message: impl Into<String>,
+        cause: &dyn std::error::Error,
+    ) -> Self {
         let mut failure = Self::new(kind, code, message);
         failure.push_causes(Some(cause));
         failure
@@ -84,7 +89,9 @@ impl Failure {
 
     /// An error with a message of its own: its sources become the causes, its help is kept.
     pub fn from_diagnostic(kind: FailureKind, error: &dyn miette::Diagnostic) -> Self {
-        let code = error.code().map_or_else(|| "engine".to_owned(), |code| code.to_string());
+        let code = error
+            .code()
+            .map_or_else(|| "engine".to_owned(), |code| code.to_string());
         let mut failure = Self::new(kind, &code, error.to_string());
         failure.help = error.help().map(|help| help.to_string());
         failure.push_causes(error.source());

@@ -25,5 +25,8 @@ pub fn find(store: &Store, given: &str) -> Result<Option<StoredImage>, StoreErro
     if digits.len() < 6 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Ok(None);
     }
-    Ok(store.images()?.into_iter().find(|image| image.digest.hex().starts_with(digits)))
+    Ok(store
+        .images()?
+        .into_iter()
+        .find(|image| image.digest.hex().starts_with(digits)))
 }

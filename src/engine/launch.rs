@@ -71,8 +71,12 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     let store = Store::open(&launch.store).map_err(of_store)?;
     store.sweep_tmp().map_err(of_store)?;
     let Some(image) = images::find(&store, &launch.image).map_err(of_store)? else {
-        return Err(Failure::new(FailureKind::Input, "run::no_image", format!("there is no image `{}` in the store", launch.image))
-            .with_help("`shmocker images` lists what there is"));
+        return Err(Failure::new(
+            FailureKind::Input,
+            "run::no_image",
+            format!("there is no image `{}` in the store", launch.image),
+        )
+        .with_help("`shmocker images` lists what there is"));
     };
     let (_, config) = read_image(&image.digest, &store)
         .map_err(|reason| Failure::new(FailureKind::Machine, "run::damaged_image", reason))?;
@@ -82,11 +86,18 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     let is_root = matches!(user.split(':').next(), None | Some("" | "0" | "root"));
     if !is_root && !launch.volumes.is_empty() {
         let message = format!("a volume cannot be mounted for the user `{user}` of the image yet");
-        return Err(Failure::new(FailureKind::Input, "run::volume_owner", message)
-            .with_help("run the command as root of the container, who is you outside of it: `--user root`"));
+        return Err(
+            Failure::new(FailureKind::Input, "run::volume_owner", message).with_help(
+                "run the command as root of the container, who is you outside of it: `--user root`",
+            ),
+        );
     }
-    let mut env: Vec<(String, String)> =
-        config.env.iter().filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let mut env: Vec<(String, String)> = config
+        .env
+        .iter()
+        .filter_map(|entry| entry.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     if launch.terminal.is_some() && !env.iter().any(|(name, _)| name == "TERM") {
         env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
@@ -121,11 +132,25 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     };
     let sandbox = Sandbox::new(&scratch.path(), warn)?;
     let active = snapshots.prepare(&image.layers)?;
-    let root = Tree::copy_of(active.mounted().as_fd())
-        .map_err(|error| Failure::caused(FailureKind::Machine, "run::root", "the image cannot be mounted", &error))?;
-    let cancel = Cancel::new()
-        .map_err(|error| Failure::caused(FailureKind::Machine, "run::cancel", "an event cannot be made", &error))?;
-    let exit = with_streams(launch, &files, |streams| sandbox.run(&mut run, &root, streams, &cancel))?;
+    let root = Tree::copy_of(active.mounted().as_fd()).map_err(|error| {
+        Failure::caused(
+            FailureKind::Machine,
+            "run::root",
+            "the image cannot be mounted",
+            &error,
+        )
+    })?;
+    let cancel = Cancel::new().map_err(|error| {
+        Failure::caused(
+            FailureKind::Machine,
+            "run::cancel",
+            "an event cannot be made",
+            &error,
+        )
+    })?;
+    let exit = with_streams(launch, &files, |streams| {
+        sandbox.run(&mut run, &root, streams, &cancel)
+    })?;
     drop(root);
     active.discard();
     match exit {
@@ -137,7 +162,11 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     }
 }
 
-fn argv(launch: &Launch, entrypoint: Option<Vec<String>>, command: Option<Vec<String>>) -> Result<Vec<String>, Failure> {
+fn argv(
+    launch: &Launch,
+    entrypoint: Option<Vec<String>>,
+    command: Option<Vec<String>>,
+) -> Result<Vec<String>, Failure> {
     let mut argv = match &launch.entrypoint {
         Some(given) => given.clone(),
         None => entrypoint.unwrap_or_default(),
@@ -149,8 +178,12 @@ fn argv(launch: &Launch, entrypoint: Option<Vec<String>>, command: Option<Vec<St
         argv.extend(command.unwrap_or_default());
     }
     if argv.is_empty() {
-        return Err(Failure::new(FailureKind::Input, "run::no_command", "the image names no command, and none was given")
-            .with_help("name one: `shmocker run IMAGE COMMAND`"));
+        return Err(Failure::new(
+            FailureKind::Input,
+            "run::no_command",
+            "the image names no command, and none was given",
+        )
+        .with_help("name one: `shmocker run IMAGE COMMAND`"));
     }
     Ok(argv)
 }
@@ -166,9 +199,16 @@ fn mount(volume: &Volume) -> Result<Mount, Failure> {
         rustix::fs::Mode::empty(),
     )
     .map_err(|error| failed(&error.into()))?;
-    let access = if volume.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let access = if volume.read_only {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
     let what = Mounted::bind(source.as_fd(), access).map_err(|error| failed(&error))?;
-    Ok(Mount { target: volume.target.clone(), what })
+    Ok(Mount {
+        target: volume.target.clone(),
+        what,
+    })
 }
 
 /// Calls with the streams that were given, or with a terminal that is connected to them.
@@ -178,16 +218,28 @@ fn with_streams(
     run: impl FnOnce(Streams<'_>) -> Result<Exit, super::exec::ExecError>,
 ) -> Result<Exit, Failure> {
     let [input, output, errors] = files else {
-        return Err(Failure::new(FailureKind::Bug, "run::streams", "the command has no streams"));
+        return Err(Failure::new(
+            FailureKind::Bug,
+            "run::streams",
+            "the command has no streams",
+        ));
     };
     let Some(TerminalSize { rows, columns }) = launch.terminal else {
-        return Ok(run(Streams::Given([input.as_fd(), output.as_fd(), errors.as_fd()]))?);
+        return Ok(run(Streams::Given([
+            input.as_fd(),
+            output.as_fd(),
+            errors.as_fd(),
+        ]))?);
     };
     let mut shown = None;
     let mut connect = |master: OwnedFd| {
         shown = connect_terminal(master, input.as_fd(), output.as_fd()).ok();
     };
-    let exit = run(Streams::Terminal { rows, columns, master: &mut connect })?;
+    let exit = run(Streams::Terminal {
+        rows,
+        columns,
+        master: &mut connect,
+    })?;
     if let Some(shown) = shown {
         // The last of what it wrote is still on its way.
         drop(shown.join());
@@ -206,7 +258,9 @@ fn connect_terminal(
     std::thread::spawn(move || copy(&mut typed, &mut to_command));
     let mut from_command = File::from(master);
     let mut screen = File::from(output.try_clone_to_owned()?);
-    Ok(std::thread::spawn(move || copy(&mut from_command, &mut screen)))
+    Ok(std::thread::spawn(move || {
+        copy(&mut from_command, &mut screen)
+    }))
 }
 
 /// Until either side ends; a terminal whose command has ended says so with an error.

@@ -36,14 +36,28 @@ pub fn measure(
             let found = &found;
             scope.spawn(move || {
                 let _core = workshop.cores.take();
-                let written = write_tar(workshop, snapshots, place, TimeRewrite::Keep, &mut std::io::sink());
-                found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((place, written));
+                let written = write_tar(
+                    workshop,
+                    snapshots,
+                    place,
+                    TimeRewrite::Keep,
+                    &mut std::io::sink(),
+                );
+                found
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .push((place, written));
             });
         }
     });
-    for (place, written) in found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+    for (place, written) in found
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    {
         let written = written?;
-        index.put_diff_id(&snapshots[place], &written.diff_id, written.size).map_err(store_failure)?;
+        index
+            .put_diff_id(&snapshots[place], &written.diff_id, written.size)
+            .map_err(store_failure)?;
         measured.insert(snapshots[place], (written.diff_id, written.size));
     }
     Ok(measured)
@@ -62,7 +76,8 @@ pub fn write_tar(
 ) -> Result<Written, Failure> {
     let upper = workshop.snapshots.layer(&snapshots[place])?;
     let lowers = lowers(workshop, &snapshots[..place])?;
-    diff::write_tar(&upper, &diff::Tree::Upper(&lowers), times, out).map_err(|error| of_diff(&error))
+    diff::write_tar(&upper, &diff::Tree::Upper(&lowers), times, out)
+        .map_err(|error| of_diff(&error))
 }
 
 /// Writes the whole tree of some snapshots as one tar.
@@ -91,7 +106,12 @@ pub(super) fn lowers(workshop: &Workshop, below: &[Key]) -> Result<Lowers, Failu
     for snapshot in below.iter().rev() {
         let layer = workshop.snapshots.layer(snapshot)?;
         dirs.push(layer.try_clone().map_err(|error| {
-            Failure::caused(FailureKind::Machine, "layers::open", "a layer cannot be opened", &error)
+            Failure::caused(
+                FailureKind::Machine,
+                "layers::open",
+                "a layer cannot be opened",
+                &error,
+            )
         })?);
     }
     Ok(Lowers::new(dirs))

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::plan::Planned;
-use super::solve::{Session, store_failure};
 use super::solve::survey::{Seen, State, Survey};
+use super::solve::{Session, store_failure};
 use super::work::PhaseStages;
 use crate::digest::{Fields, Key};
 use crate::frontend::Stage;
@@ -60,7 +60,10 @@ struct Measured {
 }
 
 /// Own fields and hash of every phase, in order.
-fn hashes<'a>(session: &'a Session<'_>, planned: &'a Planned) -> Vec<(&'a PhaseStages, Fields, Key)> {
+fn hashes<'a>(
+    session: &'a Session<'_>,
+    planned: &'a Planned,
+) -> Vec<(&'a PhaseStages, Fields, Key)> {
     let mut before = String::new();
     let mut hashes = Vec::new();
     for phase in &session.work.phases {
@@ -69,7 +72,10 @@ fn hashes<'a>(session: &'a Session<'_>, planned: &'a Planned) -> Vec<(&'a PhaseS
             own.put(format!("stage {}", stage.name), config_digest(stage));
             for id in base_and_steps(planned, stage) {
                 let node = planned.lowered.graph.node(id);
-                let name = node.step.as_ref().map_or("source", |origin| origin.name.as_str());
+                let name = node
+                    .step
+                    .as_ref()
+                    .map_or("source", |origin| origin.name.as_str());
                 let fields = session.own(id).unwrap_or_else(|| node.op.fields());
                 own.put(name, fields.key().to_string());
             }
@@ -89,7 +95,12 @@ fn config_digest(stage: &Stage) -> String {
 }
 
 fn stages<'a>(planned: &'a Planned, phase: &'a PhaseStages) -> impl Iterator<Item = &'a Stage> {
-    let belongs = |stage: &&Stage| phase.stages.iter().any(|name| name.eq_ignore_ascii_case(&stage.name));
+    let belongs = |stage: &&Stage| {
+        phase
+            .stages
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(&stage.name))
+    };
     planned.lowered.stages.iter().filter(belongs)
 }
 
@@ -97,7 +108,7 @@ fn stages<'a>(planned: &'a Planned, phase: &'a PhaseStages) -> impl Iterator<Ite
 fn base_and_steps(planned: &Planned, stage: &Stage) -> Vec<NodeId> {
     let graph = &planned.lowered.graph;
     let mut nodes = Vec::new();
-    let mut put_sources = |nodes: &mut Vec<NodeId>, ids: &[NodeId]| {
+    let put_sources = |nodes: &mut Vec<NodeId>, ids: &[NodeId]| {
         for id in ids {
             if matches!(graph.node(*id).op, Op::Source(_)) && !nodes.contains(id) {
                 nodes.push(*id);
@@ -120,7 +131,12 @@ pub fn labels(session: &Session<'_>, planned: &Planned) -> BTreeMap<String, Stri
     hashes(session, planned)
         .into_iter()
         .filter(|(phase, _, _)| stages(planned, phase).next().is_some())
-        .map(|(phase, _, key)| (format!("io.shmocker.habitat.phase.{}", phase.name), key.short()))
+        .map(|(phase, _, key)| {
+            (
+                format!("io.shmocker.habitat.phase.{}", phase.name),
+                key.short(),
+            )
+        })
         .collect()
 }
 
@@ -128,20 +144,29 @@ pub fn labels(session: &Session<'_>, planned: &Planned) -> BTreeMap<String, Stri
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn report(session: &Session<'_>, planned: &Planned, survey: &Survey) -> Result<Vec<PhaseReport>, Failure> {
+pub fn report(
+    session: &Session<'_>,
+    planned: &Planned,
+    survey: &Survey,
+) -> Result<Vec<PhaseReport>, Failure> {
     let index = session.index()?;
     let mut all_before_cached = true;
     let mut reports = Vec::new();
     for (phase, own, key) in hashes(session, planned) {
-        let seen: Vec<&Seen> =
-            stages(planned, phase).flat_map(|stage| &stage.nodes).filter_map(|id| survey.seen.get(id)).collect();
+        let seen: Vec<&Seen> = stages(planned, phase)
+            .flat_map(|stage| &stage.nodes)
+            .filter_map(|id| survey.seen.get(id))
+            .collect();
         let here = stages(planned, phase).next().is_some();
         let sources_here = stages(planned, phase)
             .flat_map(|stage| base_and_steps(planned, stage))
             .filter(|id| planned.lowered.graph.node(*id).step.is_none())
             .all(|id| survey.made.contains_key(&id));
         let slot = index.slot(&slot(session, phase)).map_err(store_failure)?;
-        let forced = phase.stages.iter().any(|stage| session.work.no_cache.forces(stage));
+        let forced = phase
+            .stages
+            .iter()
+            .any(|stage| session.work.no_cache.forces(stage));
         let (state, reason) = if phase.empty {
             ("empty", None)
         } else if !here {
@@ -157,8 +182,15 @@ pub fn report(session: &Session<'_>, planned: &Planned, survey: &Survey) -> Resu
                     ("changed", Some("a step was added".to_owned()))
                 }
                 Some(slot) => match slot.fields.first_difference(&own) {
-                    Some(difference) => ("changed", Some(format!("`{}` differs", first_line(difference.name)))),
-                    None if !sources_here || seen.iter().any(|seen| seen.state != State::Cached) => ("stale", None),
+                    Some(difference) => (
+                        "changed",
+                        Some(format!("`{}` differs", first_line(difference.name))),
+                    ),
+                    None if !sources_here
+                        || seen.iter().any(|seen| seen.state != State::Cached) =>
+                    {
+                        ("stale", None)
+                    }
                     None if seen.is_empty() && !all_before_cached => ("stale", None),
                     None => ("cached", None),
                 },
@@ -166,7 +198,8 @@ pub fn report(session: &Session<'_>, planned: &Planned, survey: &Survey) -> Resu
         };
         all_before_cached &= matches!(state, "cached" | "empty");
         let answer = index.answer(&measured_name(&key)).map_err(store_failure)?;
-        let measured = answer.and_then(|answer| serde_json::from_str::<Measured>(&answer.answer).ok());
+        let measured =
+            answer.and_then(|answer| serde_json::from_str::<Measured>(&answer.answer).ok());
         reports.push(PhaseReport {
             id: phase.id,
             name: phase.name.clone(),
@@ -175,7 +208,10 @@ pub fn report(session: &Session<'_>, planned: &Planned, survey: &Survey) -> Resu
             state,
             reason,
             hash: key.short(),
-            hooks: Hooks { before: phase.hooks.0, after: phase.hooks.1 },
+            hooks: Hooks {
+                before: phase.hooks.0,
+                after: phase.hooks.1,
+            },
             duration_ms: measured.as_ref().map(|measured| measured.duration_ms),
             size_bytes: measured.as_ref().map(|measured| measured.size_bytes),
         });
@@ -211,7 +247,10 @@ pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Failure>
         if known.is_some_and(|known| known.key == key) {
             continue;
         }
-        let mut measured = Measured { duration_ms: 0, size_bytes: 0 };
+        let mut measured = Measured {
+            duration_ms: 0,
+            size_bytes: 0,
+        };
         for id in stages(planned, phase).flat_map(|stage| &stage.nodes) {
             if let Some((record, top)) = session.result_of(*id) {
                 measured.duration_ms += record.duration_ms;
@@ -220,8 +259,13 @@ pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Failure>
             }
         }
         let answer = serde_json::to_string(&measured).unwrap_or_default();
-        let answer = Answer { answer, asked_ms: now_ms };
-        index.put_answer(&measured_name(&key), &answer).map_err(store_failure)?;
+        let answer = Answer {
+            answer,
+            asked_ms: now_ms,
+        };
+        index
+            .put_answer(&measured_name(&key), &answer)
+            .map_err(store_failure)?;
         let record = SlotRecord {
             key,
             fields: own,

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::images;
 use super::failure::{Failure, FailureKind, Place};
+use super::images;
 use super::source::{debian, oci_layout};
 use super::work::{self, Work};
 use crate::digest::{Digest, Fields, Key, NotADigest};
@@ -65,7 +65,10 @@ impl Planned {
     /// # Errors
     /// Every problem of the Dockerfile, and every image that is not there.
     pub fn of(work: &Work, store: &Store, events: &dyn EventSink) -> Result<Self, Vec<Failure>> {
-        let checks = work.build_args.iter().find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
+        let checks = work
+            .build_args
+            .iter()
+            .find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
         let checks = checks.map(|(_, value)| value.as_str());
         let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
         let errors = failures(work, &parsed.problems);
@@ -104,7 +107,10 @@ impl Planned {
                             line: None,
                         });
                     }
-                    return Ok(Self { lowered: *lowered, images });
+                    return Ok(Self {
+                        lowered: *lowered,
+                        images,
+                    });
                 }
             }
         }
@@ -118,25 +124,45 @@ enum Found {
 
 fn find(source: &Source, store: &Store, platform: &str) -> Result<Found, String> {
     match source {
-        Source::OciLayout(layout) => oci_layout_image(layout, platform).map(|image| Found::Image(Box::new(image))),
-        Source::StoredImage { name } => stored_image(name, store).map(|image| Found::Image(Box::new(image))),
+        Source::OciLayout(layout) => {
+            oci_layout_image(layout, platform).map(|image| Found::Image(Box::new(image)))
+        }
+        Source::StoredImage { name } => {
+            stored_image(name, store).map(|image| Found::Image(Box::new(image)))
+        }
         Source::Debian(debian) => Ok(Found::Config(Box::new(debian::image_config(&debian.arch)))),
-        Source::Git(_) | Source::Http(_) | Source::Local { .. } => Ok(Found::Config(Box::default())),
+        Source::Git(_) | Source::Http(_) | Source::Local { .. } => {
+            Ok(Found::Config(Box::default()))
+        }
     }
 }
 
 /// An image of a layout on this machine.
 fn oci_layout_image(layout: &OciLayoutSource, platform: &str) -> Result<BaseImage, String> {
-    let opened = oci_layout::Layout::open(Path::new(&layout.path)).map_err(|error| in_full(&error))?;
+    let opened =
+        oci_layout::Layout::open(Path::new(&layout.path)).map_err(|error| in_full(&error))?;
     let wanted = match (&layout.digest, &layout.tag) {
-        (Some(digest), _) => oci_layout::Wanted::Digest(digest.parse().map_err(|error: NotADigest| in_full(&error))?),
+        (Some(digest), _) => oci_layout::Wanted::Digest(
+            digest
+                .parse()
+                .map_err(|error: NotADigest| in_full(&error))?,
+        ),
         (None, Some(tag)) => oci_layout::Wanted::Tag(tag),
         (None, None) => oci_layout::Wanted::Only,
     };
-    let platform = platform.parse::<Platform>().map_err(|error| in_full(&error))?;
-    let image = opened.image(wanted, &platform).map_err(|error| in_full(&error))?;
+    let platform = platform
+        .parse::<Platform>()
+        .map_err(|error| in_full(&error))?;
+    let image = opened
+        .image(wanted, &platform)
+        .map_err(|error| in_full(&error))?;
     let layers = layers(&image.config, &image.manifest.layers)?;
-    Ok(BaseImage { digest: image.descriptor.digest, config: image.config, layers, blobs: Blobs::Layout(layout.path.clone().into()) })
+    Ok(BaseImage {
+        digest: image.descriptor.digest,
+        config: image.config,
+        layers,
+        blobs: Blobs::Layout(layout.path.clone().into()),
+    })
 }
 
 /// An image of the store, by a name or by its digest.
@@ -152,17 +178,26 @@ fn stored_image(name: &str, store: &Store) -> Result<BaseImage, String> {
     for (layer, snapshot) in layers.iter_mut().zip(&stored.layers) {
         layer.snapshot = *snapshot;
     }
-    Ok(BaseImage { digest: stored.digest, config, layers, blobs: Blobs::Store })
+    Ok(BaseImage {
+        digest: stored.digest,
+        config,
+        layers,
+        blobs: Blobs::Store,
+    })
 }
 
 /// Manifest and configuration of an image of the store.
 pub fn read_image(digest: &Digest, store: &Store) -> Result<(Manifest, ImageConfig), String> {
-    let bytes = store.read_blob(digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
+    let bytes = store
+        .read_blob(digest, Content::BYTES_MAX)
+        .map_err(|error| in_full(&error))?;
     let manifest = match Content::parse("", &bytes).map_err(|error| in_full(&error))? {
         Content::Manifest(manifest) => *manifest,
         Content::Index(_) => return Err(format!("{digest} is an index, not an image")),
     };
-    let bytes = store.read_blob(&manifest.config.digest, Content::BYTES_MAX).map_err(|error| in_full(&error))?;
+    let bytes = store
+        .read_blob(&manifest.config.digest, Content::BYTES_MAX)
+        .map_err(|error| in_full(&error))?;
     let config = serde_json::from_slice(&bytes).map_err(|error| in_full(&error))?;
     Ok((manifest, config))
 }
@@ -178,14 +213,21 @@ fn layers(config: &ImageConfig, descriptors: &[Descriptor]) -> Result<Vec<BaseLa
         ));
     }
     let mut below = String::new();
-    let layers = diff_ids.iter().zip(descriptors).map(|(diff_id, descriptor)| {
-        let mut fields = Fields::new();
-        fields.put("unpacked layer", diff_id.to_string());
-        fields.put("below", below.clone());
-        let snapshot = fields.key();
-        below = snapshot.to_string();
-        BaseLayer { snapshot, diff_id: *diff_id, descriptor: descriptor.clone() }
-    });
+    let layers = diff_ids
+        .iter()
+        .zip(descriptors)
+        .map(|(diff_id, descriptor)| {
+            let mut fields = Fields::new();
+            fields.put("unpacked layer", diff_id.to_string());
+            fields.put("below", below.clone());
+            let snapshot = fields.key();
+            below = snapshot.to_string();
+            BaseLayer {
+                snapshot,
+                diff_id: *diff_id,
+                descriptor: descriptor.clone(),
+            }
+        });
     Ok(layers.collect())
 }
 
@@ -221,7 +263,11 @@ fn options(work: &Work) -> Options {
     Options {
         target: work.target.clone(),
         build_args: work.build_args.iter().cloned().collect(),
-        contexts: work.contexts.iter().map(|(name, place)| (name.clone(), source(name, place))).collect(),
+        contexts: work
+            .contexts
+            .iter()
+            .map(|(name, place)| (name.clone(), source(name, place)))
+            .collect(),
         build_platform: platform.clone(),
         platform,
         labels: work.labels.iter().cloned().collect(),
@@ -235,15 +281,23 @@ fn options(work: &Work) -> Options {
 
 /// The rules of the context's ignore file. What is wrong with it is said when the context is read.
 fn ignore_file(work: &Work) -> IgnoreFile {
-    let Some(work::Place::Directory { ignore: Some(text), .. }) = &work.context else { return IgnoreFile::default() };
+    let Some(work::Place::Directory {
+        ignore: Some(text), ..
+    }) = &work.context
+    else {
+        return IgnoreFile::default();
+    };
     IgnoreFile::parse(&text.text).unwrap_or_default()
 }
 
 fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
-    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    let errors = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error);
     errors
         .map(|problem| {
-            let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+            let mut failure =
+                Failure::new(FailureKind::Input, problem.code, problem.message.clone());
             failure.label = problem.label.as_deref().map(str::to_owned);
             failure.help = problem.help.as_deref().map(str::to_owned);
             failure.place = problem.span.map(|span| Place {

@@ -43,4 +43,6 @@ pub fn schema() -> serde_json::Value {
 }
 
 #[cfg(test)]
+mod shell_tests;
+#[cfg(test)]
 mod tests;

@@ -62,13 +62,13 @@ pub(super) struct Entry<'r>(&'r mut Problem);
 impl Entry<'_> {
     /// Says why, at the place.
     pub(super) fn label(self, label: impl Into<String>) -> Self {
-        self.0.label = Some(label.into().into());
+        self.0.label = Some(label.into());
         self
     }
 
     /// Says the way out.
     pub(super) fn help(self, help: impl Into<String>) -> Self {
-        self.0.help = Some(help.into().into());
+        self.0.help = Some(help.into());
         self
     }
 
@@ -80,7 +80,7 @@ impl Entry<'_> {
         otherwise: impl Into<String>,
     ) -> Self {
         let near = self.0.clone().near(written, right);
-        self.0.help = near.help.or_else(|| Some(otherwise.into().into()));
+        self.0.help = near.help.or_else(|| Some(otherwise.into()));
         self
     }
 }

@@ -82,7 +82,7 @@ fn check(text: &str) -> String {
 }
 
 /// The Dockerfile of a text, with nothing beside it.
-fn render(text: &str, beside: &[(&str, PathKind)]) -> Rendered {
+pub(super) fn render(text: &str, beside: &[(&str, PathKind)]) -> Rendered {
     let habitat = Habitat::parse(text, "config.yaml")
         .unwrap_or_else(|problems| panic!("{}", told(text, &problems)));
     let facts = Facts {

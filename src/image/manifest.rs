@@ -38,7 +38,9 @@ pub mod annotation {
 }
 
 /// Which of the two families of media types is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum MediaTypes {
     /// OCI's.
     #[default]

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use crate::digest::Digest;
 
 /// A name in full: registry, repository, and a tag, a digest, or both.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Name {
     /// The registry: `docker.io` where none was given.
     pub registry: String,

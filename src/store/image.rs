@@ -107,6 +107,7 @@ mod tests {
             name: name.to_owned(),
             digest: Digest::of(content),
             stored_ms: 5,
+            layers: Vec::new(),
         };
         for (name, content) in [("b/x:1", b"1"), ("a:latest", b"2"), ("b/x:1", b"3")] {
             store.put_image(&image(name, content)).unwrap();

@@ -133,10 +133,12 @@ impl Store {
         drop(store);
         let top = Dir::open_trusted(path).doing("open the store", path)?;
         for name in DIRECTORIES.iter().filter(|name| !name.contains('/')) {
-            top.remove_tree(name).doing("delete a directory of the store", path.join(name))?;
+            top.remove_tree(name)
+                .doing("delete a directory of the store", path.join(name))?;
         }
         for entry in top.entries().doing("read the store", path)? {
-            top.remove_file(&entry.name).doing("delete a file of the store", path.join(&entry.name))?;
+            top.remove_file(&entry.name)
+                .doing("delete a file of the store", path.join(&entry.name))?;
         }
         std::fs::remove_dir(path).doing("delete the store", path)
     }

@@ -46,6 +46,6 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // A terminal that went away needs nothing.
-        drop(rustix::termios::tcsetattr(&self.terminal, OptionalActions::Drain, &self.before));
+        let _ = rustix::termios::tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
     }
 }

@@ -115,7 +115,10 @@ pub(crate) fn engine(socket: Socket) -> ExitCode {
     let watched = Arc::clone(&socket);
     std::thread::spawn(move || {
         if !matches!(watched.receive(), Ok(Some(_))) {
-            std::process::exit(1);
+            // From a thread there is no other way, and nobody is left to tell.
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+                .ok();
+            std::process::abort();
         }
     });
     let answer = answer(&request);

@@ -11,6 +11,7 @@
     clippy::allow_attributes
 )]
 
+mod bench;
 mod drive;
 mod stories;
 

@@ -1,15 +1,16 @@
-//! The stories, and the bench that they are played on.
+//! The stories.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use shmocker::graph::Network;
 
-use crate::drive::{Answer, Request, Wish};
+use crate::bench::Bench;
+use crate::drive::Wish;
 
 type Story = (&'static str, fn(&Bench));
 
@@ -28,6 +29,7 @@ const STORIES: &[Story] = stories![
     dev_is_complete,
     mounts_appear_and_leave_no_trace,
     an_overlay_keeps_only_what_the_step_changed,
+    a_hostile_root_is_kept_to_itself,
     a_working_directory_is_made_and_cannot_lead_outside,
     a_missing_command_is_127_and_one_that_cannot_run_is_126,
     a_time_limit_ends_everything,
@@ -70,158 +72,6 @@ pub(crate) fn tell(filter: &str) -> ExitCode {
     }
 }
 
-pub(crate) struct Bench {
-    directory: PathBuf,
-    /// Who plays: `None` is whoever runs the tests.
-    user: Option<&'static str>,
-}
-
-impl Bench {
-    fn new() -> Result<Self, String> {
-        let busybox = Path::new("/bin/busybox");
-        if !busybox.exists() {
-            return Err("no /bin/busybox (package busybox-static) to make a root of".to_owned());
-        }
-        let is_root = rustix::process::geteuid().is_root();
-        if is_root
-            && !fs::read_to_string("/etc/subuid")
-                .unwrap_or_default()
-                .contains("alice:")
-        {
-            return Err("no user alice with subordinate ids to play as".to_owned());
-        }
-        let directory =
-            std::env::temp_dir().join(format!("shmocker-sandbox-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let bench = Self {
-            directory,
-            user: is_root.then_some("alice"),
-        };
-        fs::copy("/proc/self/exe", bench.program()).unwrap();
-        fs::set_permissions(bench.program(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::create_dir(bench.scratch()).unwrap();
-        bench.give_to_user(&bench.directory);
-        Ok(bench)
-    }
-
-    fn program(&self) -> PathBuf {
-        self.directory.join("driver")
-    }
-
-    fn scratch(&self) -> PathBuf {
-        self.directory.join("scratch")
-    }
-
-    pub(crate) fn root(&self) -> PathBuf {
-        self.directory.join("root")
-    }
-
-    fn give_to_user(&self, path: &Path) {
-        if let Some(user) = self.user {
-            assert!(
-                Command::new("chown")
-                    .arg("-R")
-                    .arg(format!("{user}:"))
-                    .arg(path)
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-        }
-    }
-
-    /// A new root: busybox, its links, a few users, none of the mount points.
-    fn renew_root(&self) {
-        let root = self.root();
-        drop(fs::remove_dir_all(&root));
-        for directory in ["bin", "etc", "root", "home/ada", "tmp"] {
-            fs::create_dir_all(root.join(directory)).unwrap();
-        }
-        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o777)).unwrap();
-        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-        let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
-        for applet in String::from_utf8(applets.stdout)
-            .unwrap()
-            .lines()
-            .filter(|applet| *applet != "busybox")
-        {
-            symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001::/home/ada:/bin/sh\n";
-        fs::write(root.join("etc/passwd"), passwd).unwrap();
-        fs::write(
-            root.join("etc/group"),
-            "root:x:0:\nada:x:1001:\nwheel:x:10:ada\n",
-        )
-        .unwrap();
-        self.give_to_user(&root);
-    }
-
-    pub(crate) fn shell(&self, script: &str) -> Request {
-        Request {
-            root: self.root(),
-            scratch: self.scratch(),
-            argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-            env: Vec::new(),
-            workdir: "/".to_owned(),
-            user: String::new(),
-            network: Network::None,
-            mounts: Vec::new(),
-            timeout_ms: Some(20_000),
-            cancel_after_ms: None,
-            terminal: false,
-            overlay: None,
-            times: 1,
-        }
-    }
-
-    fn command(&self, user: Option<&str>, request: &Request) -> Command {
-        let mut command = match user {
-            Some(user) => {
-                let mut command = Command::new("runuser");
-                command.args(["-u", user, "--"]).arg(self.program());
-                command
-            }
-            None => Command::new(self.program()),
-        };
-        let request = serde_json::to_string(request).unwrap();
-        command
-            .arg("drive")
-            .arg(request)
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
-            .env("CANARY", "secret");
-        command
-    }
-
-    pub(crate) fn play(&self, request: &Request) -> Answer {
-        self.play_as(self.user, request)
-    }
-
-    pub(crate) fn play_as(&self, user: Option<&str>, request: &Request) -> Answer {
-        let output = self
-            .command(user, request)
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
-    }
-
-    /// Plays a shell script that must succeed, and gives what it wrote.
-    pub(crate) fn output_of(&self, script: &str) -> String {
-        let answer = self.play(&self.shell(script));
-        assert_eq!(answer.exit, "status 0", "{answer:?}");
-        answer.output
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.directory));
-    }
-}
-
 fn a_command_is_root_of_the_image(bench: &Bench) {
     let found = bench.output_of("id; hostname; pwd; umask; echo $$ $PATH $HOME");
     assert_eq!(
@@ -255,7 +105,7 @@ fn capabilities_and_system_calls_are_dockers(bench: &Bench) {
         bench.output_of("grep -E 'Cap|NoNew|Seccomp:' /proc/self/status | cut -f2 | tr '\\n' ' '");
     assert_eq!(
         status,
-        "0000000000000000 00000000a80425fb 00000000a80425fb 00000000a80425fb 0000000000000000 0 2 \n".replace(" \n", " \n")
+        "0000000000000000 00000000a80425fb 00000000a80425fb 00000000a80425fb 0000000000000000 0 2 \n"
     );
     for refused in [
         "unshare -U true",
@@ -499,6 +349,74 @@ fn listing(root: &Path) -> String {
     let mut lines: Vec<_> = text.lines().collect();
     lines.sort_unstable();
     lines.join("\n")
+}
+
+fn a_hostile_root_is_kept_to_itself(bench: &Bench) {
+    let root = bench.root();
+    let outside = bench.directory.join("outside");
+    drop(fs::remove_dir_all(&outside));
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("hosts"), "").unwrap();
+    bench.give_to_user(&outside);
+    // Every place that is mounted on is a link that would lead out of a root that is only a directory.
+    let up = "../".repeat(20);
+    for (name, target) in [
+        ("proc", "root"),
+        ("sys", "/opt"),
+        ("dev", &*format!("{up}home/ada")),
+        ("etc/hosts", "/../../x/y"),
+    ] {
+        symlink(target, root.join(name)).unwrap();
+    }
+    symlink(&outside, root.join("srv")).unwrap();
+    fs::create_dir(root.join("opt")).unwrap();
+    let mut request = bench.shell("cat /x/y | head -1; test -c /home/ada/null && echo null; test -d /root/1 && echo proc; ls /srv");
+    request.mounts = vec![Wish::Secret {
+        target: "/srv/hosts".to_owned(),
+        content: "x".to_owned(),
+        mode: 0o400,
+        uid: 0,
+    }];
+    let answer = bench.play(&request);
+    assert_eq!(
+        answer.output, "127.0.0.1\tlocalhost buildkitsandbox\nnull\nproc\nhosts\n",
+        "{answer:?}"
+    );
+    assert_eq!(
+        fs::read_dir(&outside).unwrap().count(),
+        1,
+        "the stub of the link's target is inside"
+    );
+    assert!(!root.join("x").exists() && !root.join("root/1").exists());
+
+    for (make, expected) in [
+        (
+            "mkfifo etc/passwd",
+            "error: cannot look up users: /etc/passwd",
+        ),
+        (
+            "truncate -s 4G etc/passwd",
+            "error: cannot look up users: /etc/passwd",
+        ),
+        (
+            "ln -s /dev/zero etc/passwd",
+            "error: the image has no user `ada`",
+        ),
+        (
+            "ln -s /proc/self/root/etc/passwd etc/passwd",
+            "error: the image has no user `ada`",
+        ),
+    ] {
+        let made = Command::new("sh")
+            .args(["-c", &format!("rm -f etc/passwd; {make}")])
+            .current_dir(&root)
+            .status();
+        assert!(made.unwrap().success());
+        let mut request = bench.shell("true");
+        request.user = "ada".to_owned();
+        let answer = bench.play(&request);
+        assert!(answer.exit.starts_with(expected), "{make}: {answer:?}");
+    }
 }
 
 fn a_working_directory_is_made_and_cannot_lead_outside(bench: &Bench) {

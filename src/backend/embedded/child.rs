@@ -38,7 +38,10 @@ fn end_with_connection(socket: Arc<Socket>) {
     std::thread::spawn(move || {
         drop(socket.receive());
         // Process 1 takes its namespace with it: every step, every helper.
-        #[expect(clippy::exit, reason = "nobody is left to report to, and nothing may go on")]
+        #[expect(
+            clippy::exit,
+            reason = "nobody is left to report to, and nothing may go on"
+        )]
         std::process::exit(1);
     });
 }
@@ -46,7 +49,12 @@ fn end_with_connection(socket: Arc<Socket>) {
 fn carry_out(order: Order, files: Vec<OwnedFd>, socket: &Arc<Socket>) -> Report {
     if let Err(error) = mount::make_all_private() {
         let message = "the engine cannot make its mounts private";
-        return Report::Failed(vec![Failure::caused(FailureKind::Machine, "engine::mounts", message, &error)]);
+        return Report::Failed(vec![Failure::caused(
+            FailureKind::Machine,
+            "engine::mounts",
+            message,
+            &error,
+        )]);
     }
     let done = match order {
         Order::Build(request) => {
@@ -54,14 +62,24 @@ fn carry_out(order: Order, files: Vec<OwnedFd>, socket: &Arc<Socket>) -> Report 
             let sink = Sink(Arc::clone(socket));
             let warnings = sink.clone();
             let warn = move |message: String| {
-                warnings.emit(BuildEvent::Warning { code: "Machine".to_owned(), message, file: None, line: None });
+                warnings.emit(BuildEvent::Warning {
+                    code: "Machine".to_owned(),
+                    message,
+                    file: None,
+                    line: None,
+                });
             };
-            finish::build(&request, stdout, &sink, warn).map(|outcome| Report::Built(Box::new(outcome)))
+            finish::build(&request, stdout, &sink, warn)
+                .map(|outcome| Report::Built(Box::new(outcome)))
         }
-        Order::Launch(launch) => {
-            launch::run(&launch, files).map(|status| Report::Ended { status }).map_err(|failure| vec![failure])
-        }
-        Order::Command { argv, env, directory } => command(&argv, &env, &directory, files),
+        Order::Launch(launch) => launch::run(&launch, files)
+            .map(|status| Report::Ended { status })
+            .map_err(|failure| vec![failure]),
+        Order::Command {
+            argv,
+            env,
+            directory,
+        } => command(&argv, &env, &directory, files),
         Order::DeleteStore { path } => delete_store(&path),
     };
     done.unwrap_or_else(Report::Failed)
@@ -74,27 +92,44 @@ fn command(
     files: Vec<OwnedFd>,
 ) -> Result<Report, Vec<Failure>> {
     let (program, arguments) = argv.split_first().ok_or_else(|| {
-        vec![Failure::new(FailureKind::Input, "unshare::no_command", "no command was given")]
+        vec![Failure::new(
+            FailureKind::Input,
+            "unshare::no_command",
+            "no command was given",
+        )]
     })?;
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(env.iter().map(|(name, value)| (name, value))).current_dir(directory);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .current_dir(directory);
     let mut streams = files.into_iter().map(Stdio::from);
-    if let (Some(input), Some(output), Some(errors)) = (streams.next(), streams.next(), streams.next()) {
+    if let (Some(input), Some(output), Some(errors)) =
+        (streams.next(), streams.next(), streams.next())
+    {
         command.stdin(input).stdout(output).stderr(errors);
     }
     let status = command.status().map_err(|error| {
         let message = format!("`{program}` cannot be started");
-        vec![Failure::caused(FailureKind::Input, "unshare::not_started", message, &error)]
+        vec![Failure::caused(
+            FailureKind::Input,
+            "unshare::not_started",
+            message,
+            &error,
+        )]
     })?;
     use std::os::unix::process::ExitStatusExt as _;
-    let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let status = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(Report::Ended { status })
 }
 
 fn delete_store(path: &Path) -> Result<Report, Vec<Failure>> {
-    Store::delete(path).map(|()| Report::Deleted).map_err(|error| {
-        vec![Failure::from_diagnostic(FailureKind::Machine, &error)]
-    })
+    Store::delete(path)
+        .map(|()| Report::Deleted)
+        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])
 }
 
 /// Sends events up. One that cannot be sent is dropped: the connection is gone, and so is this process in a moment.

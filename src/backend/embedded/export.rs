@@ -30,7 +30,12 @@ impl<'a> Layers<'a> {
         base: Option<&'a BaseImage>,
         snapshots: &'a [Key],
     ) -> Self {
-        Self { session, workshop, base, snapshots }
+        Self {
+            session,
+            workshop,
+            base,
+            snapshots,
+        }
     }
 }
 
@@ -51,7 +56,12 @@ impl LayerSource for Layers<'_> {
         }
     }
 
-    fn write_tar(&self, layer: usize, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
+    fn write_tar(
+        &self,
+        layer: usize,
+        times: TimeRewrite,
+        out: &mut dyn Write,
+    ) -> Result<(), SourceError> {
         layers::write_tar(self.workshop, self.snapshots, layer, times, out)?;
         Ok(())
     }
@@ -60,15 +70,20 @@ impl LayerSource for Layers<'_> {
         let index = self.session.store.index()?;
         let id = form.id();
         let snapshot = &self.snapshots[layer];
-        let (Some(blob), Some(tar)) =
-            (index.layer_blob(snapshot, &id, "blob")?, index.layer_blob(snapshot, &id, "tar")?)
-        else {
+        let (Some(blob), Some(tar)) = (
+            index.layer_blob(snapshot, &id, "blob")?,
+            index.layer_blob(snapshot, &id, "tar")?,
+        ) else {
             return Ok(None);
         };
         if !self.session.store.has_blob(&blob.digest) {
             return Ok(None);
         }
-        Ok(Some(Variant { diff_id: tar.digest, digest: blob.digest, size: blob.size }))
+        Ok(Some(Variant {
+            diff_id: tar.digest,
+            digest: blob.digest,
+            size: blob.size,
+        }))
     }
 
     fn keep(
@@ -83,8 +98,17 @@ impl LayerSource for Layers<'_> {
         writer.finish_expecting(&variant.digest)?;
         let index = store.index()?;
         let id = form.id();
-        let row = |digest, size| LayerBlob { digest, size, media_type: String::new() };
-        index.put_layer_blob(&self.snapshots[layer], &id, "blob", &row(variant.digest, variant.size))?;
+        let row = |digest, size| LayerBlob {
+            digest,
+            size,
+            media_type: String::new(),
+        };
+        index.put_layer_blob(
+            &self.snapshots[layer],
+            &id,
+            "blob",
+            &row(variant.digest, variant.size),
+        )?;
         index.put_layer_blob(&self.snapshots[layer], &id, "tar", &row(variant.diff_id, 0))?;
         Ok(variant)
     }
@@ -109,9 +133,19 @@ pub(super) fn write_all(
     epoch: Option<Timestamp>,
     stdout: Option<OwnedFd>,
 ) -> Result<Option<Shipped>, Vec<Failure>> {
-    let names: Vec<Name> = request.tags.iter().filter_map(|tag| tag.parse().ok()).collect();
+    let names: Vec<Name> = request
+        .tags
+        .iter()
+        .filter_map(|tag| tag.parse().ok())
+        .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let export = Export { image: assembled, source, names: &names, epoch, threads };
+    let export = Export {
+        image: assembled,
+        source,
+        names: &names,
+        epoch,
+        threads,
+    };
     let mut stdout: Box<dyn Write> = match stdout {
         Some(fd) => Box::new(File::from(fd)),
         None => Box::new(std::io::sink()),
@@ -121,8 +155,11 @@ pub(super) fn write_all(
         if matches!(output, Output::Image(_) | Output::CacheOnly) {
             continue;
         }
-        let exported = export.write(output, &mut stdout).map_err(|error| vec![of_export(&error)])?;
-        if let (None, Some(manifest), Some(config)) = (&shipped, exported.manifest, exported.config) {
+        let exported = export
+            .write(output, &mut stdout)
+            .map_err(|error| vec![of_export(&error)])?;
+        if let (None, Some(manifest), Some(config)) = (&shipped, exported.manifest, exported.config)
+        {
             shipped = Some(Shipped { manifest, config });
         }
     }

@@ -11,10 +11,10 @@ use crate::engine::clock::Clock;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::phases::{self, PhaseReport};
-use crate::engine::work::{Freshness, Work};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Workshop};
+use crate::engine::work::{Freshness, Work};
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend::normalised_name;
 use crate::graph::{NodeId, Op};
@@ -25,7 +25,10 @@ use crate::store::{Store, StoreError, StoredImage};
 ///
 /// # Errors
 /// If the input is wrong.
-pub(super) fn from_cache(request: &BuildRequest, events: &dyn EventSink) -> Result<Option<Outcome>, Vec<Failure>> {
+pub(super) fn from_cache(
+    request: &BuildRequest,
+    events: &dyn EventSink,
+) -> Result<Option<Outcome>, Vec<Failure>> {
     if !request.outputs.is_empty() {
         return Ok(None);
     }
@@ -35,8 +38,15 @@ pub(super) fn from_cache(request: &BuildRequest, events: &dyn EventSink) -> Resu
     let planned = Planned::of(&request.work, &store, &said)?;
     let session = Session::new(&request.work, &store, Clock::system(), &said);
     let wanted = [planned.lowered.target];
-    let survey = Survey::of(&session, &planned, &wanted, Thoroughness::UntilSomethingIsMissing)?;
-    let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else { return Ok(None) };
+    let survey = Survey::of(
+        &session,
+        &planned,
+        &wanted,
+        Thoroughness::UntilSomethingIsMissing,
+    )?;
+    let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
+        return Ok(None);
+    };
     let Some(parts) = parts(&session, &planned, tree.layers(), |snapshot| {
         store.index()?.diff_id(snapshot)
     })?
@@ -45,7 +55,9 @@ pub(super) fn from_cache(request: &BuildRequest, events: &dyn EventSink) -> Resu
     };
     let assembled = assemble(&session, &planned, parts)?;
     survey.announce(&session, &planned);
-    session.remember_steps(&planned).map_err(|failure| vec![failure])?;
+    session
+        .remember_steps(&planned)
+        .map_err(|failure| vec![failure])?;
     let outcome = keep(request, &session, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
@@ -65,7 +77,12 @@ pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<
     }
     let planned = Planned::of(&work, &store, &silent)?;
     let session = Session::new(&work, &store, Clock::system(), &silent);
-    let survey = Survey::of(&session, &planned, &[planned.lowered.target], Thoroughness::Complete)?;
+    let survey = Survey::of(
+        &session,
+        &planned,
+        &[planned.lowered.target],
+        Thoroughness::Complete,
+    )?;
     phases::report(&session, &planned, &survey).map_err(|failure| vec![failure])
 }
 
@@ -88,17 +105,32 @@ pub(super) fn build(
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
     let tree = made.get(&target).and_then(Made::tree).cloned();
     let tree = tree.unwrap_or_else(|| solve::Tree::new(Vec::new()));
-    workshop.snapshots.flush().map_err(|error| failures(&error))?;
-    let measured = layers::measure(&session, &workshop, tree.layers()).map_err(|failure| vec![failure])?;
-    let parts = parts(&session, &planned, tree.layers(), |snapshot| Ok(measured.get(snapshot).copied()))?;
+    workshop
+        .snapshots
+        .flush()
+        .map_err(|error| failures(&error))?;
+    let measured =
+        layers::measure(&session, &workshop, tree.layers()).map_err(|failure| vec![failure])?;
+    let parts = parts(&session, &planned, tree.layers(), |snapshot| {
+        Ok(measured.get(snapshot).copied())
+    })?;
     let Some(parts) = parts else {
-        return Err(vec![Failure::new(FailureKind::Bug, "finish::layers", "a layer of the result was not measured")]);
+        return Err(vec![Failure::new(
+            FailureKind::Bug,
+            "finish::layers",
+            "a layer of the result was not measured",
+        )]);
     };
     let assembled = assemble(&session, &planned, parts)?;
     let mut outcome = keep(request, &session, &assembled, tree.layers())?;
-    session.remember_steps(&planned).map_err(|failure| vec![failure])?;
+    session
+        .remember_steps(&planned)
+        .map_err(|failure| vec![failure])?;
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
-    let epoch = planned.lowered.source_date_epoch.map(Timestamp::from_seconds);
+    let epoch = planned
+        .lowered
+        .source_date_epoch
+        .map(Timestamp::from_seconds);
     if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
         // What left is what was asked for; the store's own manifest names uncompressed layers.
         outcome.manifest = described(&shipped.manifest);
@@ -121,13 +153,23 @@ fn parts(
     measured: impl Fn(&Key) -> Result<Option<(crate::digest::Digest, u64)>, StoreError>,
 ) -> Result<Option<Parts>, Vec<Failure>> {
     let lowered = &planned.lowered;
-    let steps: Vec<NodeId> = lowered.history.iter().filter_map(|entry| entry.node).collect();
+    let steps: Vec<NodeId> = lowered
+        .history
+        .iter()
+        .filter_map(|entry| entry.node)
+        .collect();
     let below = snapshots.len().saturating_sub(steps.len());
     let epoch = lowered.source_date_epoch.map(Timestamp::from_seconds);
     let own = |snapshot: &Key| -> Result<Option<Layer>, Vec<Failure>> {
-        let Some((diff_id, size)) = measured(snapshot).map_err(store_failures)? else { return Ok(None) };
-        let record = session.store.snapshot_record(snapshot).map_err(store_failures)?;
-        let created = epoch.unwrap_or_else(|| Timestamp::from_seconds((record.created_ms / 1000) as i64));
+        let Some((diff_id, size)) = measured(snapshot).map_err(store_failures)? else {
+            return Ok(None);
+        };
+        let record = session
+            .store
+            .snapshot_record(snapshot)
+            .map_err(store_failures)?;
+        let created =
+            epoch.unwrap_or_else(|| Timestamp::from_seconds((record.created_ms / 1000) as i64));
         Ok(Some(Layer::uncompressed(diff_id, size, Some(created))))
     };
     let mut base = Base::default();
@@ -142,7 +184,9 @@ fn parts(
         }
     } else {
         for snapshot in &snapshots[..below] {
-            let Some(layer) = own(snapshot)? else { return Ok(None) };
+            let Some(layer) = own(snapshot)? else {
+                return Ok(None);
+            };
             let history = History {
                 created: layer.created.map(|created| created.to_string()),
                 created_by: Some(base_name(planned)),
@@ -183,7 +227,11 @@ fn base_image(planned: &Planned) -> Option<&BaseImage> {
 
 /// What the history says of a base that has none of its own.
 fn base_name(planned: &Planned) -> String {
-    let base = planned.lowered.base.as_ref().map(|base| &planned.lowered.graph.node(base.node).op);
+    let base = planned
+        .lowered
+        .base
+        .as_ref()
+        .map(|base| &planned.lowered.graph.node(base.node).op);
     match base {
         Some(Op::Source(crate::graph::Source::Debian(debian))) => {
             let mut name = format!("debian://{}", debian.suite);
@@ -196,15 +244,28 @@ fn base_name(planned: &Planned) -> String {
     }
 }
 
-fn assemble(session: &Session<'_>, planned: &Planned, parts: Parts) -> Result<Assembled, Vec<Failure>> {
+fn assemble(
+    session: &Session<'_>,
+    planned: &Planned,
+    parts: Parts,
+) -> Result<Assembled, Vec<Failure>> {
     let mut config = planned.lowered.config.clone();
     let labels = phases::labels(session, planned);
     if !labels.is_empty() {
         config.config.labels.get_or_insert_default().extend(labels);
     }
-    let epoch = planned.lowered.source_date_epoch.map(Timestamp::from_seconds);
-    image::assemble(config, parts.base, parts.instructions, MediaTypes::Oci, epoch)
-        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Input, &error)])
+    let epoch = planned
+        .lowered
+        .source_date_epoch
+        .map(Timestamp::from_seconds);
+    image::assemble(
+        config,
+        parts.base,
+        parts.instructions,
+        MediaTypes::Oci,
+        epoch,
+    )
+    .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Input, &error)])
 }
 
 /// Puts configuration and manifest into the store, and gives them their names. Writes nothing that is there already.
@@ -215,17 +276,24 @@ fn keep(
     snapshots: &[Key],
 ) -> Result<Outcome, Vec<Failure>> {
     let store = session.store;
-    for (digest, bytes) in
-        [(assembled.config_digest(), &assembled.config_bytes), (assembled.digest(), &assembled.manifest_bytes)]
-    {
+    for (digest, bytes) in [
+        (assembled.config_digest(), &assembled.config_bytes),
+        (assembled.digest(), &assembled.manifest_bytes),
+    ] {
         if !store.has_blob(&digest) {
             store.put(bytes.as_slice()).map_err(store_failures)?;
         }
     }
     let mut names = Vec::new();
     for tag in &request.tags {
-        let name = normalised_name(tag)
-            .map_err(|error| vec![Failure::caused(FailureKind::Input, "finish::name", format!("`{tag}` cannot be a name"), &error)])?;
+        let name = normalised_name(tag).map_err(|error| {
+            vec![Failure::caused(
+                FailureKind::Input,
+                "finish::name",
+                format!("`{tag}` cannot be a name"),
+                &error,
+            )]
+        })?;
         names.push(name);
     }
     let digest = assembled.digest();
@@ -234,7 +302,12 @@ fn keep(
     for name in names.iter().cloned().chain([digest.to_string()]) {
         let known = store.image(&name).map_err(store_failures)?;
         if known.is_none_or(|known| known.digest != digest || known.layers != snapshots) {
-            let image = StoredImage { name, digest, stored_ms, layers: snapshots.to_vec() };
+            let image = StoredImage {
+                name,
+                digest,
+                stored_ms,
+                layers: snapshots.to_vec(),
+            };
             store.put_image(&image).map_err(store_failures)?;
         }
     }
@@ -246,7 +319,11 @@ fn keep(
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {
-    Descriptor { media_type: descriptor.media_type.clone(), digest: descriptor.digest, size: descriptor.size }
+    Descriptor {
+        media_type: descriptor.media_type.clone(),
+        digest: descriptor.digest,
+        size: descriptor.size,
+    }
 }
 
 fn open(path: &Path) -> Result<Store, Vec<Failure>> {
@@ -267,13 +344,19 @@ struct Held(std::sync::Mutex<Vec<BuildEvent>>);
 
 impl Held {
     fn release(self, events: &dyn EventSink) {
-        let held = self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = self
+            .0
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         held.into_iter().for_each(|event| events.emit(event));
     }
 }
 
 impl EventSink for Held {
     fn emit(&self, event: BuildEvent) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(event);
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(event);
     }
 }

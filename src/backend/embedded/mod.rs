@@ -41,7 +41,11 @@ impl Embedded {
     ///
     /// # Errors
     /// Everything that went wrong; at least one failure.
-    pub fn build(self, request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+    pub fn build(
+        self,
+        request: &BuildRequest,
+        events: &dyn EventSink,
+    ) -> Result<Outcome, Vec<Failure>> {
         let started = Instant::now();
         let counting = Counting::new(events);
         let built = match finish::from_cache(request, &counting) {
@@ -53,7 +57,13 @@ impl Embedded {
         let outcome = built.as_ref().ok();
         let status = match &built {
             Ok(_) => Status::Ok,
-            Err(failures) if failures.iter().all(|failure| failure.kind == FailureKind::Cancelled) => Status::Cancelled,
+            Err(failures)
+                if failures
+                    .iter()
+                    .all(|failure| failure.kind == FailureKind::Cancelled) =>
+            {
+                Status::Cancelled
+            }
             Err(_) => Status::Failed,
         };
         events.emit(BuildEvent::BuildDone {
@@ -94,7 +104,14 @@ impl Embedded {
         directory: PathBuf,
         streams: Streams<'_>,
     ) -> Result<i32, Vec<Failure>> {
-        command(&Order::Command { argv, env, directory }, streams)
+        command(
+            &Order::Command {
+                argv,
+                env,
+                directory,
+            },
+            streams,
+        )
     }
 
     /// Deletes a store and all that it holds, also what belongs to the container's users.
@@ -102,13 +119,16 @@ impl Embedded {
     /// # Errors
     /// If something of it could not be deleted.
     pub fn delete_store(self, path: &Path) -> Result<(), Vec<Failure>> {
-        let engine = start(&Order::DeleteStore { path: path.to_owned() }, &[])?;
-        loop {
-            match next(&engine)? {
-                Report::Deleted => return Ok(()),
-                Report::Failed(failures) => return Err(failures),
-                other => return Err(vec![unexpected(&other)]),
-            }
+        let engine = start(
+            &Order::DeleteStore {
+                path: path.to_owned(),
+            },
+            &[],
+        )?;
+        match next(&engine)? {
+            Report::Deleted => Ok(()),
+            Report::Failed(failures) => Err(failures),
+            other => Err(vec![unexpected(&other)]),
         }
     }
 }
@@ -138,15 +158,25 @@ fn command(order: &Order, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {
 /// Starts an engine child and tells it what to do.
 fn start(order: &Order, files: &[BorrowedFd<'_>]) -> Result<Engine, Vec<Failure>> {
     let machine = |message: &str, error: &dyn std::error::Error| {
-        vec![Failure::caused(FailureKind::Machine, "engine::not_started", message, error)]
+        vec![Failure::caused(
+            FailureKind::Machine,
+            "engine::not_started",
+            message,
+            error,
+        )]
     };
     let ids = Ids::of(&Caller::current())
         .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?;
-    let program = sealed_self().map_err(|error| machine("shmocker cannot copy itself into memory", &error))?;
+    let program = sealed_self()
+        .map_err(|error| machine("shmocker cannot copy itself into memory", &error))?;
     let engine = start_engine(&program, &ids, io::stderr().as_fd())
         .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?;
-    protocol::send(&engine.socket, order, files)
-        .map_err(|error| machine("the engine process went away before it was told what to do", &error))?;
+    protocol::send(&engine.socket, order, files).map_err(|error| {
+        machine(
+            "the engine process went away before it was told what to do",
+            &error,
+        )
+    })?;
     Ok(engine)
 }
 
@@ -180,7 +210,11 @@ struct Counting<'a> {
 
 impl<'a> Counting<'a> {
     fn new(events: &'a dyn EventSink) -> Self {
-        Self { events, run: 0.into(), cached: 0.into() }
+        Self {
+            events,
+            run: 0.into(),
+            cached: 0.into(),
+        }
     }
 
     fn steps(&self) -> (u32, u32) {
@@ -195,7 +229,9 @@ impl EventSink for Counting<'_> {
         match &event {
             BuildEvent::StepDone { cached: true, .. } => self.cached.fetch_add(1, Relaxed),
             // A step that failed was executed too.
-            BuildEvent::StepDone { .. } | BuildEvent::StepFailed { .. } => self.run.fetch_add(1, Relaxed),
+            BuildEvent::StepDone { .. } | BuildEvent::StepFailed { .. } => {
+                self.run.fetch_add(1, Relaxed)
+            }
             _ => 0,
         };
         self.events.emit(event);

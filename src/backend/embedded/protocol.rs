@@ -54,14 +54,23 @@ pub(super) enum Report {
 }
 
 /// Sends one message.
-pub(super) fn send<T: Serialize>(socket: &Socket, message: &T, files: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+pub(super) fn send<T: Serialize>(
+    socket: &Socket,
+    message: &T,
+    files: &[BorrowedFd<'_>],
+) -> std::io::Result<()> {
     socket.send(&serde_json::to_vec(message)?, files)
 }
 
 /// What a message says.
 pub(super) fn read<'a, T: Deserialize<'a>>(message: &'a Message) -> Result<T, Failure> {
     serde_json::from_slice(&message.payload).map_err(|error| {
-        Failure::caused(FailureKind::Bug, "engine::protocol", "the two halves of shmocker do not understand each other", &error)
-            .with_help("was the program replaced while it ran? run it again")
+        Failure::caused(
+            FailureKind::Bug,
+            "engine::protocol",
+            "the two halves of shmocker do not understand each other",
+            &error,
+        )
+        .with_help("was the program replaced while it ran? run it again")
     })
 }

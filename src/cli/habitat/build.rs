@@ -30,19 +30,28 @@ pub(super) fn run(
         common.work.no_cache = NoCache::Stages(ready.stages_from(from)?);
     }
     if arguments.show_phases {
-        return phases::show(&common.work, &store, arguments.format).map_err(|stop| with_texts(stop, &ready));
+        return phases::show(&common.work, &store, arguments.format)
+            .map_err(|stop| with_texts(stop, &ready));
     }
     if !common.home_allowed && !ready.plan.home_files.is_empty() {
         let stop = ready.config.stop(&ready.plan.home_files);
-        return Err(Stop { exit: Exit::Refused, ..stop });
+        return Err(Stop {
+            exit: Exit::Refused,
+            ..stop
+        });
     }
     if common.tags.is_empty() && arguments.target.is_none() {
-        common.tags.push(format!("localhost/habitat/{}:latest", ready.plan.name()));
+        common
+            .tags
+            .push(format!("localhost/habitat/{}:latest", ready.plan.name()));
     }
-    common.build(store, environment).map_err(|stop| with_texts(stop, &ready))
+    common
+        .build(store, environment)
+        .map_err(|stop| with_texts(stop, &ready))
 }
 
 /// A failure may point into the habitat, or into the Dockerfile that was made from it.
 pub(super) fn with_texts(stop: Stop, ready: &Ready) -> Stop {
-    stop.with_text(&ready.config.shown, &ready.config.text).with_text("Dockerfile", &ready.rendered.dockerfile)
+    stop.with_text(&ready.config.shown, &ready.config.text)
+        .with_text("Dockerfile", &ready.rendered.dockerfile)
 }

@@ -11,14 +11,26 @@ use super::Config;
 use crate::dockerfile::{Problem, Severity};
 use crate::habitat::{Habitat, Plan, Purpose};
 
-pub(super) fn run(arguments: &HabitatCheckArguments, environment: &Environment) -> Result<Exit, Stop> {
+pub(super) fn run(
+    arguments: &HabitatCheckArguments,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
     let config = Config::read(&arguments.habitat.file)?;
     let problems = problems(&config, environment);
-    let wrong = problems.iter().any(|problem| problem.severity == Severity::Error);
+    let wrong = problems
+        .iter()
+        .any(|problem| problem.severity == Severity::Error);
     match arguments.format {
         CheckFormat::Text => {
-            let failures: Vec<_> = problems.iter().map(|problem| config.failure(problem)).collect();
-            let stop = Stop { exit: Exit::Input, ..Stop::from(failures) }.with_text(&config.shown, &config.text);
+            let failures: Vec<_> = problems
+                .iter()
+                .map(|problem| config.failure(problem))
+                .collect();
+            let stop = Stop {
+                exit: Exit::Input,
+                ..Stop::from(failures)
+            }
+            .with_text(&config.shown, &config.text);
             if wrong {
                 return Err(stop);
             }
@@ -27,12 +39,21 @@ pub(super) fn run(arguments: &HabitatCheckArguments, environment: &Environment) 
         CheckFormat::Short => {
             for problem in &problems {
                 let found = Found::of(&config, problem);
-                print(&format!("{}:{}:{}: {}\n", found.file, found.line, found.column, found.message));
+                print(&format!(
+                    "{}:{}:{}: {}\n",
+                    found.file, found.line, found.column, found.message
+                ));
             }
         }
         CheckFormat::Json => {
-            let found: Vec<Found<'_>> = problems.iter().map(|problem| Found::of(&config, problem)).collect();
-            print(&format!("{:#}\n", serde_json::to_value(&found).unwrap_or_default()));
+            let found: Vec<Found<'_>> = problems
+                .iter()
+                .map(|problem| Found::of(&config, problem))
+                .collect();
+            print(&format!(
+                "{:#}\n",
+                serde_json::to_value(&found).unwrap_or_default()
+            ));
         }
     }
     Ok(if wrong { Exit::Input } else { Exit::Done })
@@ -43,7 +64,10 @@ fn problems(config: &Config, environment: &Environment) -> Vec<Problem> {
         Ok(habitat) => habitat,
         Err(problems) => return problems,
     };
-    match Plan::of(&habitat, &config.facts(&habitat, Purpose::Render, environment)) {
+    match Plan::of(
+        &habitat,
+        &config.facts(&habitat, Purpose::Render, environment),
+    ) {
         Ok(plan) => plan.warnings,
         Err(problems) => problems,
     }

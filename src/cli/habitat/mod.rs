@@ -17,10 +17,16 @@ use crate::dockerfile::{Problem, Severity};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::work::{self, Origin, PhaseStages, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
-use crate::habitat::{self, ContextKind, Facts, Habitat, NamedContext, PathKind, Plan, Purpose, Rendered, Templates};
+use crate::habitat::{
+    self, ContextKind, Facts, Habitat, NamedContext, PathKind, Plan, Purpose, Rendered, Templates,
+};
 
 /// Carries out a subcommand.
-pub(super) fn run(command: HabitatCommand, store: PathBuf, environment: &Environment) -> Result<Exit, Stop> {
+pub(super) fn run(
+    command: HabitatCommand,
+    store: PathBuf,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
     match command {
         HabitatCommand::Check(arguments) => check::run(&arguments, environment),
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
@@ -43,7 +49,11 @@ struct Config {
 
 impl Config {
     fn read(given: &Path) -> Result<Self, Stop> {
-        let file = if given.is_dir() { given.join("config.yaml") } else { given.to_owned() };
+        let file = if given.is_dir() {
+            given.join("config.yaml")
+        } else {
+            given.to_owned()
+        };
         let text = std::fs::read_to_string(&file).map_err(|error| {
             let message = format!("the habitat `{}` cannot be read", file.display());
             Failure::caused(FailureKind::Input, "cli::habitat", message, &error)
@@ -51,7 +61,12 @@ impl Config {
         })?;
         let path = request::absolute(&file)?;
         let root = find_root(&path);
-        Ok(Self { shown: file.display().to_string(), path, text, root })
+        Ok(Self {
+            shown: file.display().to_string(),
+            path,
+            text,
+            root,
+        })
     }
 
     fn directory(&self) -> &Path {
@@ -60,7 +75,9 @@ impl Config {
 
     /// Problems of this file as what stops a command.
     fn stop(&self, problems: &[Problem]) -> Stop {
-        let errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let errors = problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error);
         let failures: Vec<Failure> = errors.map(|problem| self.failure(problem)).collect();
         Stop::from(failures).with_text(&self.shown, &self.text)
     }
@@ -72,7 +89,9 @@ impl Config {
         failure.place = Some(Place {
             file: self.shown.clone(),
             line: problem.span.map_or(1, |span| span.line),
-            span: problem.span.map(|span| (span.start, span.end.saturating_sub(span.start))),
+            span: problem
+                .span
+                .map(|span| (span.start, span.end.saturating_sub(span.start))),
         });
         failure
     }
@@ -80,7 +99,12 @@ impl Config {
     /// What the plan must know of this machine.
     fn facts(&self, habitat: &Habitat, purpose: Purpose, environment: &Environment) -> Facts {
         let mut facts = Facts {
-            config: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            config: self
+                .path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             debian_arch: request::debian_architecture().to_owned(),
             purpose,
             ignore: std::fs::read_to_string(self.directory().join(".habignore")).ok(),
@@ -88,18 +112,33 @@ impl Config {
         };
         let look = |path: &Path| -> Option<PathKind> {
             let found = std::fs::metadata(path).ok()?;
-            Some(if found.is_dir() { PathKind::Directory } else { PathKind::File })
+            Some(if found.is_dir() {
+                PathKind::Directory
+            } else {
+                PathKind::File
+            })
         };
         for wanted in habitat.needed_facts() {
             if let Some(below_home) = wanted.strip_prefix("~/") {
-                let found = environment.home.as_ref().and_then(|home| look(&home.join(below_home)));
+                let found = environment
+                    .home
+                    .as_ref()
+                    .and_then(|home| look(&home.join(below_home)));
                 facts.beside.extend(found.map(|kind| (wanted, kind)));
                 continue;
             }
-            if let Some(root) = self.root.as_ref().filter(|root| root.as_path() != self.directory()) {
-                facts.at_root.extend(look(&root.join(&wanted)).map(|kind| (wanted.clone(), kind)));
+            if let Some(root) = self
+                .root
+                .as_ref()
+                .filter(|root| root.as_path() != self.directory())
+            {
+                facts
+                    .at_root
+                    .extend(look(&root.join(&wanted)).map(|kind| (wanted.clone(), kind)));
             }
-            facts.beside.extend(look(&self.directory().join(&wanted)).map(|kind| (wanted, kind)));
+            facts
+                .beside
+                .extend(look(&self.directory().join(&wanted)).map(|kind| (wanted, kind)));
         }
         facts
     }
@@ -108,7 +147,8 @@ impl Config {
 /// The next directory upwards that has `habitats/` and `system/` or `shared/`.
 fn find_root(config: &Path) -> Option<PathBuf> {
     let is_root = |path: &&Path| {
-        path.join("habitats").is_dir() && (path.join("system").is_dir() || path.join("shared").is_dir())
+        path.join("habitats").is_dir()
+            && (path.join("system").is_dir() || path.join("shared").is_dir())
     };
     config.ancestors().skip(1).find(is_root).map(Path::to_owned)
 }
@@ -123,7 +163,8 @@ struct Ready {
 impl Ready {
     fn read(file: &HabitatFile, purpose: Purpose, environment: &Environment) -> Result<Self, Stop> {
         let config = Config::read(&file.file)?;
-        let habitat = Habitat::parse(&config.text, &config.shown).map_err(|problems| config.stop(&problems))?;
+        let habitat = Habitat::parse(&config.text, &config.shown)
+            .map_err(|problems| config.stop(&problems))?;
         let facts = config.facts(&habitat, purpose, environment);
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
         let templates = match &file.templates {
@@ -133,13 +174,20 @@ impl Ready {
         let rendered = plan
             .render(&templates)
             .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Input, &error)))?;
-        Ok(Self { config, plan, rendered })
+        Ok(Self {
+            config,
+            plan,
+            rendered,
+        })
     }
 
     /// Puts the habitat into a build's work.
     fn fill(&self, work: &mut Work, environment: &Environment) -> Result<(), Stop> {
         work.project = self.config.path.display().to_string();
-        work.dockerfile = Text { file: "Dockerfile".to_owned(), text: self.rendered.dockerfile.clone() };
+        work.dockerfile = Text {
+            file: "Dockerfile".to_owned(),
+            text: self.rendered.dockerfile.clone(),
+        };
         let origins = self.rendered.origins.iter().map(|origin| Origin {
             first_line: origin.first,
             last_line: origin.last,
@@ -148,22 +196,32 @@ impl Ready {
         });
         work.origins = origins.collect();
         for context in &self.rendered.contexts {
-            work.contexts.push((context.name.clone(), self.place(context, environment)?));
+            work.contexts
+                .push((context.name.clone(), self.place(context, environment)?));
         }
         for secret in &self.rendered.secrets {
             if work.secrets.iter().any(|known| known.id == secret.id) {
                 continue;
             }
-            let file = secret.file.as_ref().map(|file| self.config.directory().join(file));
+            let file = secret
+                .file
+                .as_ref()
+                .map(|file| self.config.directory().join(file));
             let failed = |mut failure: Failure| {
                 failure.place = Some(Place {
                     file: self.config.shown.clone(),
                     line: secret.span.line,
-                    span: Some((secret.span.start, secret.span.end.saturating_sub(secret.span.start))),
+                    span: Some((
+                        secret.span.start,
+                        secret.span.end.saturating_sub(secret.span.start),
+                    )),
                 });
                 Stop::from(failure).with_text(&self.config.shown, &self.config.text)
             };
-            work.secrets.push(request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref()).map_err(failed)?);
+            work.secrets.push(
+                request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref())
+                    .map_err(failed)?,
+            );
         }
         work.phases = self
             .rendered
@@ -182,30 +240,47 @@ impl Ready {
     }
 
     /// Where a named context of the habitat is.
-    fn place(&self, context: &NamedContext, environment: &Environment) -> Result<work::Place, Stop> {
+    fn place(
+        &self,
+        context: &NamedContext,
+        environment: &Environment,
+    ) -> Result<work::Place, Stop> {
         let beside = |path: &str| self.config.directory().join(path).display().to_string();
         let source = match &context.kind {
-            ContextKind::Debian { suite, packages, mirror, arch } => Source::Debian(DebianSource {
+            ContextKind::Debian {
+                suite,
+                packages,
+                mirror,
+                arch,
+            } => Source::Debian(DebianSource {
                 suite: suite.clone(),
                 packages: packages.clone(),
                 mirror: mirror.clone(),
                 arch: arch.clone(),
             }),
-            ContextKind::OciLayout { path, tag } => {
-                Source::OciLayout(OciLayoutSource { path: beside(path), tag: tag.clone(), digest: None })
-            }
-            ContextKind::Repository { url, beside: is_beside, reference, depth, submodules, read_only, remote } => {
-                Source::Git(GitSource {
-                    url: if *is_beside { beside(url) } else { url.clone() },
-                    reference: reference.clone(),
-                    subdir: None,
-                    depth: *depth,
-                    submodules: *submodules,
-                    keep_git_dir: true,
-                    remote: remote.clone(),
-                    read_only: *read_only,
-                })
-            }
+            ContextKind::OciLayout { path, tag } => Source::OciLayout(OciLayoutSource {
+                path: beside(path),
+                tag: tag.clone(),
+                digest: None,
+            }),
+            ContextKind::Repository {
+                url,
+                beside: is_beside,
+                reference,
+                depth,
+                submodules,
+                read_only,
+                remote,
+            } => Source::Git(GitSource {
+                url: if *is_beside { beside(url) } else { url.clone() },
+                reference: reference.clone(),
+                subdir: None,
+                depth: *depth,
+                submodules: *submodules,
+                keep_git_dir: true,
+                remote: remote.clone(),
+                read_only: *read_only,
+            }),
             ContextKind::Directory(place) => {
                 let path = match place {
                     habitat::Place::Beside => Some(self.config.directory().to_owned()),
@@ -213,7 +288,10 @@ impl Ready {
                     habitat::Place::Home => environment.home.clone(),
                 };
                 let Some(path) = path else {
-                    let message = format!("nothing says where the directory of the context `{}` is", context.name);
+                    let message = format!(
+                        "nothing says where the directory of the context `{}` is",
+                        context.name
+                    );
                     return Err(Failure::new(FailureKind::Input, "cli::context", message)
                         .with_help("set HOME")
                         .into());
@@ -227,14 +305,20 @@ impl Ready {
     /// The stages of the phases from the one with this name or number on.
     fn stages_from(&self, wanted: &str) -> Result<Vec<String>, Stop> {
         let first = self.phase(wanted, "--rebuild-from")?;
-        let later = self.rendered.phases.iter().filter(|phase| phase.id >= first);
+        let later = self
+            .rendered
+            .phases
+            .iter()
+            .filter(|phase| phase.id >= first);
         Ok(later.flat_map(|phase| phase.stages.clone()).collect())
     }
 
     /// The number of the phase with this name or number.
     fn phase(&self, wanted: &str, flag: &str) -> Result<u8, Stop> {
         let phases = &self.rendered.phases;
-        let found = phases.iter().find(|phase| phase.name == wanted || phase.id.to_string() == wanted);
+        let found = phases
+            .iter()
+            .find(|phase| phase.name == wanted || phase.id.to_string() == wanted);
         found.map(|phase| phase.id).ok_or_else(|| {
             let names: Vec<&str> = phases.iter().map(|phase| phase.name).collect();
             let near = crate::dockerfile::nearest(wanted, names.iter().copied());
@@ -243,7 +327,9 @@ impl Ready {
                 None => format!("the phases are {}", names.join(", ")),
             };
             let message = format!("`{flag} {wanted}`: there is no such phase");
-            Failure::new(FailureKind::Input, "habitat::unknown_phase", message).with_help(help).into()
+            Failure::new(FailureKind::Input, "habitat::unknown_phase", message)
+                .with_help(help)
+                .into()
         })
     }
 }
@@ -251,16 +337,26 @@ impl Ready {
 fn read_templates(directory: &Path) -> Result<Templates, Stop> {
     let unreadable = |path: &Path, error: &std::io::Error| {
         let message = format!("the templates in `{}` cannot be read", path.display());
-        Stop::from(Failure::caused(FailureKind::Input, "cli::templates", message, error))
+        Stop::from(Failure::caused(
+            FailureKind::Input,
+            "cli::templates",
+            message,
+            error,
+        ))
     };
     let mut replaced = BTreeMap::new();
     for entry in std::fs::read_dir(directory).map_err(|error| unreadable(directory, &error))? {
         let path = entry.map_err(|error| unreadable(directory, &error))?.path();
         if path.is_file() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, &error))?;
             replaced.insert(name, text);
         }
     }
-    Templates::with(replaced).map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Input, &error)))
+    Templates::with(replaced)
+        .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Input, &error)))
 }

@@ -32,14 +32,20 @@ pub(super) fn run(
 pub(super) fn show(work: &Work, store: &Path, format: Format) -> Result<Exit, Stop> {
     let phases = Embedded.phases(work, store).map_err(Stop::from)?;
     match format {
-        Format::Json => print(&format!("{:#}\n", serde_json::to_value(&phases).unwrap_or_default())),
+        Format::Json => print(&format!(
+            "{:#}\n",
+            serde_json::to_value(&phases).unwrap_or_default()
+        )),
         Format::Text => print(&table(&phases)),
     }
     Ok(Exit::Done)
 }
 
 fn table(phases: &[PhaseReport]) -> String {
-    let mut text = format!("{:>2}  {:<8} {:<8} {:<12} {:>8} {:>9}  {}\n", "", "phase", "state", "hash", "time", "size", "why");
+    let mut text = format!(
+        "{:>2}  {:<8} {:<8} {:<12} {:>8} {:>9}  {}\n",
+        "", "phase", "state", "hash", "time", "size", "why"
+    );
     for phase in phases {
         let time = phase.duration_ms.map(seconds).unwrap_or_default();
         let size = phase.size_bytes.map(size).unwrap_or_default();

@@ -22,7 +22,12 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let ready = Ready::read(&arguments.habitat, Purpose::Render, environment)?;
-    for warning in ready.plan.warnings.iter().filter(|warning| warning.severity == Severity::Warning) {
+    for warning in ready
+        .plan
+        .warnings
+        .iter()
+        .filter(|warning| warning.severity == Severity::Warning)
+    {
         let failures = vec![ready.config.failure(warning)];
         let stop = Stop::from(failures).with_text(&ready.config.shown, &ready.config.text);
         stop.write(&mut std::io::stderr(), !environment.no_color);
@@ -33,11 +38,17 @@ pub(super) fn run(
     };
     let unwritable = |path: &Path, error: &std::io::Error| {
         let message = format!("`{}` cannot be written", path.display());
-        Stop::from(Failure::caused(FailureKind::Machine, "cli::write", message, error))
+        Stop::from(Failure::caused(
+            FailureKind::Machine,
+            "cli::write",
+            message,
+            error,
+        ))
     };
     std::fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
     let dockerfile = out.join("Dockerfile");
-    std::fs::write(&dockerfile, &ready.rendered.dockerfile).map_err(|error| unwritable(&dockerfile, &error))?;
+    std::fs::write(&dockerfile, &ready.rendered.dockerfile)
+        .map_err(|error| unwritable(&dockerfile, &error))?;
     for context in &ready.rendered.contexts {
         let place = ready.place(context, environment)?;
         write_context(&context.name, place, out, &store, environment)?;
@@ -58,18 +69,35 @@ fn write_context(
     if dest.exists() {
         std::fs::remove_dir_all(&dest).map_err(|error| {
             let message = format!("`{dest_text}` cannot be replaced");
-            Stop::from(Failure::caused(FailureKind::Machine, "cli::write", message, &error))
+            Stop::from(Failure::caused(
+                FailureKind::Machine,
+                "cli::write",
+                message,
+                &error,
+            ))
         })?;
     }
-    let is_image = matches!(&place, Place::Source(Source::Debian(_) | Source::OciLayout(_) | Source::StoredImage { .. }));
+    let is_image = matches!(
+        &place,
+        Place::Source(Source::Debian(_) | Source::OciLayout(_) | Source::StoredImage { .. })
+    );
     let (text, spec) = if is_image {
-        (format!("FROM {name}\n"), format!("type=oci,tar=false,name=latest,\"dest={dest_text}\""))
+        (
+            format!("FROM {name}\n"),
+            format!("type=oci,tar=false,name=latest,\"dest={dest_text}\""),
+        )
     } else {
-        (format!("FROM scratch\nCOPY --from={name} . /\n"), format!("type=local,\"dest={dest_text}\""))
+        (
+            format!("FROM scratch\nCOPY --from={name} . /\n"),
+            format!("type=local,\"dest={dest_text}\""),
+        )
     };
     let mut common = Common::plain(environment)?;
     common.work.project = dest_text;
-    common.work.dockerfile = Text { file: "Dockerfile".to_owned(), text };
+    common.work.dockerfile = Text {
+        file: "Dockerfile".to_owned(),
+        text,
+    };
     common.work.contexts.push((name.to_owned(), place));
     let output = Output::parse(&spec)
         .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Bug, &error)))?;

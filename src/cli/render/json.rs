@@ -14,7 +14,10 @@ pub(in crate::cli) struct JsonLines<W> {
 
 impl<W: Write + Send> JsonLines<W> {
     pub(in crate::cli) fn new(out: W) -> Self {
-        Self { started: Instant::now(), out: Mutex::new(out) }
+        Self {
+            started: Instant::now(),
+            out: Mutex::new(out),
+        }
     }
 }
 
@@ -22,7 +25,10 @@ impl<W: Write + Send> EventSink for JsonLines<W> {
     fn emit(&self, event: BuildEvent) {
         let mut line = serde_json::Map::new();
         line.insert("v".to_owned(), 1.into());
-        line.insert("time_ms".to_owned(), (self.started.elapsed().as_millis() as u64).into());
+        line.insert(
+            "time_ms".to_owned(),
+            (self.started.elapsed().as_millis() as u64).into(),
+        );
         if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(&event) {
             line.extend(fields);
         }

@@ -20,11 +20,18 @@ impl EventSink for Silent {
 
 /// `[stage] INSTRUCTION`, on one line and not longer than a terminal is wide.
 fn title(origin: &StepOrigin, width: usize) -> String {
-    let text = format!("[{}] {}", origin.stage, origin.name.lines().next().unwrap_or_default());
+    let text = format!(
+        "[{}] {}",
+        origin.stage,
+        origin.name.lines().next().unwrap_or_default()
+    );
     if text.chars().count() <= width {
         return text;
     }
-    text.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
+    text.chars()
+        .take(width.saturating_sub(1))
+        .chain(std::iter::once('…'))
+        .collect()
 }
 
 /// `0.3s`, `12.0s`, `2m05s`.

@@ -19,7 +19,12 @@ struct State<W> {
 
 impl<W: Write + Send> Plain<W> {
     pub(in crate::cli) fn new(out: W) -> Self {
-        Self { state: Mutex::new(State { out, numbers: HashMap::new() }) }
+        Self {
+            state: Mutex::new(State {
+                out,
+                numbers: HashMap::new(),
+            }),
+        }
     }
 }
 
@@ -43,24 +48,57 @@ impl<W: Write> State<W> {
         match event {
             BuildEvent::BuildStarted { .. } => {}
             BuildEvent::StepStarted { origin } => self.step(origin, &title(origin, 200)),
-            BuildEvent::StepProgress { origin, done, total, unit } => {
+            BuildEvent::StepProgress {
+                origin,
+                done,
+                total,
+                unit,
+            } => {
                 self.step(origin, &format!("{done}/{total} {unit}"));
             }
             BuildEvent::StepLog { origin, text, .. } => self.step(origin, &format!("| {text}")),
-            BuildEvent::StepDone { origin, cached: true, .. } => {
+            BuildEvent::StepDone {
+                origin,
+                cached: true,
+                ..
+            } => {
                 self.step(origin, &format!("{} CACHED", title(origin, 200)));
             }
-            BuildEvent::StepDone { origin, duration_ms, .. } => {
+            BuildEvent::StepDone {
+                origin,
+                duration_ms,
+                ..
+            } => {
                 self.step(origin, &format!("DONE {}", seconds(*duration_ms)));
             }
-            BuildEvent::StepFailed { origin, message, .. } => self.step(origin, &format!("ERROR {message}")),
+            BuildEvent::StepFailed {
+                origin, message, ..
+            } => self.step(origin, &format!("ERROR {message}")),
             BuildEvent::SourceStarted { source } => self.line(source, source),
-            BuildEvent::SourceProgress { source, bytes, total } => {
-                let text = if *total == 0 { size(*bytes) } else { format!("{} of {}", size(*bytes), size(*total)) };
+            BuildEvent::SourceProgress {
+                source,
+                bytes,
+                total,
+            } => {
+                let text = if *total == 0 {
+                    size(*bytes)
+                } else {
+                    format!("{} of {}", size(*bytes), size(*total))
+                };
                 self.line(source, &text);
             }
-            BuildEvent::SourceDone { source, cached, bytes, resolved, age_s } => {
-                let mut text = if *cached { "CACHED".to_owned() } else { format!("DONE {}", size(*bytes)) };
+            BuildEvent::SourceDone {
+                source,
+                cached,
+                bytes,
+                resolved,
+                age_s,
+            } => {
+                let mut text = if *cached {
+                    "CACHED".to_owned()
+                } else {
+                    format!("DONE {}", size(*bytes))
+                };
                 if let Some(resolved) = resolved {
                     text.push_str(&format!(" {resolved}"));
                 }
@@ -69,8 +107,15 @@ impl<W: Write> State<W> {
                 }
                 self.line(source, &format!("{source} {text}"));
             }
-            BuildEvent::SourceFailed { source, message } => self.line(source, &format!("ERROR {message}")),
-            BuildEvent::Warning { code, message, file, line } => {
+            BuildEvent::SourceFailed { source, message } => {
+                self.line(source, &format!("ERROR {message}"))
+            }
+            BuildEvent::Warning {
+                code,
+                message,
+                file,
+                line,
+            } => {
                 let place = match (file, line) {
                     (Some(file), Some(line)) => format!(" ({file}:{line})"),
                     (Some(file), None) => format!(" ({file})"),
@@ -78,14 +123,23 @@ impl<W: Write> State<W> {
                 };
                 drop(writeln!(self.out, "warning: {code}: {message}{place}"));
             }
-            BuildEvent::BuildDone { status, steps_run, steps_cached, duration_ms, .. } => {
+            BuildEvent::BuildDone {
+                status,
+                steps_run,
+                steps_cached,
+                duration_ms,
+                ..
+            } => {
                 let word = match status {
                     Status::Ok => "built",
                     Status::Failed => "failed",
                     Status::Cancelled => "cancelled",
                 };
                 let took = seconds(*duration_ms);
-                drop(writeln!(self.out, "{word} in {took}: {steps_run} steps run, {steps_cached} cached"));
+                drop(writeln!(
+                    self.out,
+                    "{word} in {took}: {steps_run} steps run, {steps_cached} cached"
+                ));
             }
         }
         drop(self.out.flush());

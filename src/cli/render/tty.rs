@@ -43,8 +43,17 @@ pub(in crate::cli) enum Color {
 impl<W: Write + Send> Tty<W> {
     /// `width` is the terminal's, in columns.
     pub(in crate::cli) fn new(out: W, width: usize, color: Color) -> Self {
-        let state = State { out, width: width.max(20), color, running: Vec::new(), drawn: 0, cached: 0 };
-        Self { state: Mutex::new(state) }
+        let state = State {
+            out,
+            width: width.max(20),
+            color,
+            running: Vec::new(),
+            drawn: 0,
+            cached: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+        }
     }
 }
 
@@ -84,7 +93,12 @@ impl<W: Write> State<W> {
                 let title = title(origin, self.width.saturating_sub(12));
                 self.start(&origin.step, title);
             }
-            BuildEvent::StepProgress { origin, done, total, unit } => {
+            BuildEvent::StepProgress {
+                origin,
+                done,
+                total,
+                unit,
+            } => {
                 if let Some(running) = self.running(&origin.step) {
                     running.note = format!("{done}/{total} {unit}");
                 }
@@ -98,46 +112,90 @@ impl<W: Write> State<W> {
                 }
             }
             BuildEvent::StepDone { cached: true, .. } => self.cached += 1,
-            BuildEvent::StepDone { origin, duration_ms, .. } => {
+            BuildEvent::StepDone {
+                origin,
+                duration_ms,
+                ..
+            } => {
                 self.take(&origin.step);
                 let title = title(origin, self.width.saturating_sub(12));
-                said.push(format!("{} {title} {}", self.paint("32", "✓"), self.paint("2", &seconds(*duration_ms))));
+                said.push(format!(
+                    "{} {title} {}",
+                    self.paint("32", "✓"),
+                    self.paint("2", &seconds(*duration_ms))
+                ));
             }
-            BuildEvent::StepFailed { origin, message, .. } => {
+            BuildEvent::StepFailed {
+                origin, message, ..
+            } => {
                 self.take(&origin.step);
                 let title = title(origin, self.width.saturating_sub(12));
                 said.push(format!("{} {title}: {message}", self.paint("31", "✗")));
             }
             BuildEvent::SourceStarted { source } => self.start(source, source.clone()),
-            BuildEvent::SourceProgress { source, bytes, total } => {
+            BuildEvent::SourceProgress {
+                source,
+                bytes,
+                total,
+            } => {
                 if let Some(running) = self.running(source) {
-                    running.note =
-                        if *total == 0 { size(*bytes) } else { format!("{} of {}", size(*bytes), size(*total)) };
+                    running.note = if *total == 0 {
+                        size(*bytes)
+                    } else {
+                        format!("{} of {}", size(*bytes), size(*total))
+                    };
                 }
             }
-            BuildEvent::SourceDone { source, cached, age_s, .. } => {
+            BuildEvent::SourceDone {
+                source,
+                cached,
+                age_s,
+                ..
+            } => {
                 let running = self.take(source);
                 if let Some(age_s) = age_s {
                     let note = format!("asked {} ago; --pull asks now", age(*age_s));
-                    said.push(format!("{} {source} {}", self.paint("32", "✓"), self.paint("2", &note)));
+                    said.push(format!(
+                        "{} {source} {}",
+                        self.paint("32", "✓"),
+                        self.paint("2", &note)
+                    ));
                 } else if let (Some(running), false) = (running, cached) {
                     let took = seconds(running.started.elapsed().as_millis() as u64);
-                    said.push(format!("{} {source} {}", self.paint("32", "✓"), self.paint("2", &took)));
+                    said.push(format!(
+                        "{} {source} {}",
+                        self.paint("32", "✓"),
+                        self.paint("2", &took)
+                    ));
                 }
             }
             BuildEvent::SourceFailed { source, message } => {
                 self.take(source);
                 said.push(format!("{} {source}: {message}", self.paint("31", "✗")));
             }
-            BuildEvent::Warning { code, message, file, line } => {
+            BuildEvent::Warning {
+                code,
+                message,
+                file,
+                line,
+            } => {
                 let place = match (file, line) {
                     (Some(file), Some(line)) => format!(" ({file}:{line})"),
                     (Some(file), None) => format!(" ({file})"),
                     _ => String::new(),
                 };
-                said.push(format!("{} {code}: {message}{place}", self.paint("33", "!")));
+                said.push(format!(
+                    "{} {code}: {message}{place}",
+                    self.paint("33", "!")
+                ));
             }
-            BuildEvent::BuildDone { status, steps_run, steps_cached, duration_ms, .. } => {
+            BuildEvent::BuildDone {
+                status,
+                steps_run,
+                steps_cached,
+                duration_ms,
+                ..
+            } => {
                 self.running.clear();
                 let (code, word) = match status {
                     Status::Ok => ("32", "built"),
@@ -145,7 +203,10 @@ impl<W: Write> State<W> {
                     Status::Cancelled => ("33", "cancelled"),
                 };
                 let took = seconds(*duration_ms);
-                said.push(format!("{} in {took}: {steps_run} steps run, {steps_cached} cached", self.paint(code, word)));
+                said.push(format!(
+                    "{} in {took}: {steps_run} steps run, {steps_cached} cached",
+                    self.paint(code, word)
+                ));
             }
         }
         self.draw(&said);
@@ -164,7 +225,13 @@ impl<W: Write> State<W> {
         let mut region = Vec::new();
         for running in &self.running {
             let time = seconds(running.started.elapsed().as_millis() as u64);
-            region.push(format!("{} {} {} {}", self.paint("36", "▸"), running.title, running.note, self.paint("2", &time)));
+            region.push(format!(
+                "{} {} {} {}",
+                self.paint("36", "▸"),
+                running.title,
+                running.note,
+                self.paint("2", &time)
+            ));
             for line in &running.log {
                 let line: String = line.chars().take(self.width.saturating_sub(6)).collect();
                 region.push(self.paint("2", &format!("    {line}")));

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{Access, MemfdFlags};
 
 use super::ids::find_program;
 use super::role::null;
@@ -33,6 +33,8 @@ const READY_POLL: Duration = Duration::from_millis(2);
 const PASTA_DNS: &str = "169.254.1.1";
 /// Where slirp4netns does.
 const SLIRP_DNS: &str = "10.0.2.3";
+/// The device that a helper's end of a network is.
+const TUN: &str = "/dev/net/tun";
 /// The resolvers behind systemd's stub, which listens on a loopback address that a step cannot reach.
 const BEHIND_THE_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -269,6 +271,10 @@ impl Networks {
 fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
     let name = helper.name();
     let program = find_program(name).ok_or_else(|| format!("{name} is not installed"))?;
+    // Both need it; asking first is quicker than letting them find out.
+    if rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).is_err() {
+        return Err(format!("{name} needs {TUN}, which this user may not open"));
+    }
     let failed = |error: io::Error| format!("{name} cannot be used: {error}");
     let fd = new_namespace().map_err(failed)?;
     let place = Place::bind(&fd, scratch).map_err(failed)?;
@@ -369,7 +375,8 @@ fn complaint(said: &File) -> String {
     let lines: Vec<_> = text
         .lines()
         .map(str::trim)
-        .filter(|line| !line.is_empty())
+        // pasta's own trouble with a log that is not there.
+        .filter(|line| !line.is_empty() && !line.contains("syslog"))
         .collect();
     if lines.is_empty() {
         "it said nothing".to_owned()

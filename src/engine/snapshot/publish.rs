@@ -74,7 +74,7 @@ impl Publisher {
         let (done, wait) = channel();
         self.order(Order::Flush(done))?;
         // An error here is a thread that has ended, and has said why.
-        drop(wait.recv());
+        let _ = wait.recv();
         match lock(&self.shared.failure).clone() {
             Some(failure) => Err(SnapshotError::Publish(failure)),
             None => Ok(()),
@@ -141,7 +141,7 @@ fn work(store: &Store, shared: &Shared, orders: &Receiver<Order>) {
         drop(held);
         for done in waiting {
             // Nobody waits any more: fine.
-            drop(done.send(()));
+            let _ = done.send(());
         }
     }
 }

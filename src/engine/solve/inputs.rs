@@ -16,7 +16,9 @@ impl Tree {
     /// The tree of these snapshots.
     #[must_use]
     pub fn new(layers: Vec<Key>) -> Self {
-        Self { layers: layers.into() }
+        Self {
+            layers: layers.into(),
+        }
     }
 
     /// Its snapshots, bottom first.

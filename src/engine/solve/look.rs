@@ -75,7 +75,10 @@ impl Reads {
             Self::Copy(one) => {
                 let selected = copy::select(one, &[copy::Input::Tree(of)])?;
                 let digests = selected.digests(one, reading)?;
-                Ok(digests.first().copied().unwrap_or_else(|| Fields::new().key()))
+                Ok(digests
+                    .first()
+                    .copied()
+                    .unwrap_or_else(|| Fields::new().key()))
             }
         }
     }
@@ -115,18 +118,26 @@ impl Session<'_> {
         let mut trees = Fields::new();
         let mut contents = Some(Fields::new());
         for Part { name, made, reads } in parts(op, inputs) {
-            let Some(Made::Tree(tree)) = made else { continue };
+            let Some(Made::Tree(tree)) = made else {
+                continue;
+            };
             trees.put(format!("tree of {name}"), tree.identity().to_string());
             let digest = match &contents {
                 Some(_) => self.content(tree, &reads, workshop)?,
                 None => None,
             };
             match (digest, &mut contents) {
-                (Some(digest), Some(contents)) => contents.put(format!("content of {name}"), digest.to_string()),
+                (Some(digest), Some(contents)) => {
+                    contents.put(format!("content of {name}"), digest.to_string())
+                }
                 _ => contents = None,
             }
         }
-        let root = inputs.first().and_then(Option::as_ref).and_then(Made::tree).map(|tree| tree.identity().to_string());
+        let root = inputs
+            .first()
+            .and_then(Option::as_ref)
+            .and_then(Made::tree)
+            .map(|tree| tree.identity().to_string());
         let joined = |more: &Fields| {
             let mut fields = own.clone();
             for (name, value) in more.iter() {
@@ -135,8 +146,14 @@ impl Session<'_> {
             fields.put("root", root.clone().unwrap_or_default());
             fields
         };
-        let content = contents.filter(|_| trees.iter().next().is_some()).map(|contents| joined(&contents));
-        Ok(Keys { definition: joined(&trees), content, own })
+        let content = contents
+            .filter(|_| trees.iter().next().is_some())
+            .map(|contents| joined(&contents));
+        Ok(Keys {
+            definition: joined(&trees),
+            content,
+            own,
+        })
     }
 
     /// The result of a step, if it is there.
@@ -146,27 +163,43 @@ impl Session<'_> {
     pub fn look(&self, keys: &Keys) -> Result<Option<Hit>, Failure> {
         let definition = keys.definition.key();
         if let Some(record) = self.store.result(&definition).map_err(store_failure)? {
-            return Ok(Some(Hit { key: definition, record }));
+            return Ok(Some(Hit {
+                key: definition,
+                record,
+            }));
         }
-        let Some(content) = &keys.content else { return Ok(None) };
+        let Some(content) = &keys.content else {
+            return Ok(None);
+        };
         let key = content.key();
-        let Some(record) = self.store.result(&key).map_err(store_failure)? else { return Ok(None) };
+        let Some(record) = self.store.result(&key).map_err(store_failure)? else {
+            return Ok(None);
+        };
         Ok(Some(Hit { key, record }))
     }
 
     /// The digest of a part of a tree.
-    fn content(&self, tree: &Tree, reads: &Reads, workshop: Option<&Workshop>) -> Result<Option<Key>, Failure> {
+    fn content(
+        &self,
+        tree: &Tree,
+        reads: &Reads,
+        workshop: Option<&Workshop>,
+    ) -> Result<Option<Key>, Failure> {
         let identity = tree.identity();
         let name = reads.name();
         let index = self.index()?;
         if let Some(digest) = index.content(&identity, &name).map_err(store_failure)? {
             return Ok(Some(digest));
         }
-        let Some(workshop) = workshop else { return Ok(None) };
+        let Some(workshop) = workshop else {
+            return Ok(None);
+        };
         let _core = workshop.cores.take();
         let mounted = workshop.tree(tree)?;
         let digest = reads.digest(&mounted.tree("an earlier stage")?, &self.reading()?)?;
-        index.put_content(&identity, &name, &digest).map_err(store_failure)?;
+        index
+            .put_content(&identity, &name, &digest)
+            .map_err(store_failure)?;
         Ok(Some(digest))
     }
 }
@@ -183,8 +216,15 @@ fn parts<'a>(op: &Op, inputs: &'a [Option<Made>]) -> Vec<Part<'a>> {
                     CopySource::Download { .. } => "download".to_owned(),
                     CopySource::Inline(_) => continue,
                 };
-                let one = Copy { sources: vec![source.clone()], ..copy.clone() };
-                parts.push(Part { name, made: rest.next().flatten(), reads: Reads::Copy(Box::new(one)) });
+                let one = Copy {
+                    sources: vec![source.clone()],
+                    ..copy.clone()
+                };
+                parts.push(Part {
+                    name,
+                    made: rest.next().flatten(),
+                    reads: Reads::Copy(Box::new(one)),
+                });
             }
         }
         Op::Exec(exec) => {

@@ -30,8 +30,8 @@ use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
 pub(in crate::engine) use session::store_failure;
-pub(in crate::engine) use sources::{DebianAnswer, of_source};
 pub use session::{Session, Workshop};
+pub(in crate::engine) use sources::{DebianAnswer, of_source};
 
 /// Makes the results `wanted` and all that they need.
 ///
@@ -62,7 +62,13 @@ pub fn solve(
         let (report, reports) = mpsc::channel();
         let start = |id: NodeId, made: &HashMap<NodeId, Made>| {
             let report = report.clone();
-            let inputs: Vec<Made> = graph.node(id).op.inputs().iter().map(|input| made[input].clone()).collect();
+            let inputs: Vec<Made> = graph
+                .node(id)
+                .op
+                .inputs()
+                .iter()
+                .map(|input| made[input].clone())
+                .collect();
             scope.spawn(move || {
                 let result = session.make(workshop, planned, id, &inputs);
                 // The receiver outlives every sender.
@@ -75,7 +81,9 @@ pub fn solve(
             running += 1;
         }
         while running > 0 {
-            let Ok((id, result)) = reports.recv() else { break };
+            let Ok((id, result)) = reports.recv() else {
+                break;
+            };
             running -= 1;
             match result {
                 Ok(result) => {
@@ -84,7 +92,9 @@ pub fn solve(
                         continue;
                     }
                     for user in users.get(&id).into_iter().flatten() {
-                        let Some(missing) = waiting.get_mut(user) else { continue };
+                        let Some(missing) = waiting.get_mut(user) else {
+                            continue;
+                        };
                         *missing -= 1;
                         if *missing == 0 {
                             start(*user, &made);
@@ -100,8 +110,15 @@ pub fn solve(
         }
     });
     // What was called off because of another failure is no news.
-    if failures.iter().any(|failure: &Failure| failure.kind != FailureKind::Cancelled) {
+    if failures
+        .iter()
+        .any(|failure: &Failure| failure.kind != FailureKind::Cancelled)
+    {
         failures.retain(|failure| failure.kind != FailureKind::Cancelled);
     }
-    if failures.is_empty() { Ok(made) } else { Err(failures) }
+    if failures.is_empty() {
+        Ok(made)
+    } else {
+        Err(failures)
+    }
 }

@@ -11,12 +11,12 @@ use std::time::Instant;
 use super::inputs::Tree;
 use super::look::Keys;
 use crate::digest::{Fields, Key};
+use crate::dockerfile::ignore::IgnoreFile;
 use crate::engine::clock::Clock;
 use crate::engine::exec::{Cancel, Sandbox};
-use crate::dockerfile::ignore::IgnoreFile;
 use crate::engine::failure::{self, Failure, FailureKind};
-use crate::engine::phases;
 use crate::engine::layers;
+use crate::engine::phases;
 use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
@@ -24,9 +24,9 @@ use crate::engine::source::oci_layout;
 use crate::engine::tree::{self, Ignore, hash};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, StepOrigin};
-use crate::net::{Client, Proxies, Settings};
 use crate::graph::NodeId;
 use crate::image::layer::Limits;
+use crate::net::{Client, Proxies, Settings};
 use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError, TmpDir};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
@@ -56,7 +56,9 @@ struct Noted {
 
 impl std::fmt::Debug for Session<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("project", &self.work.project).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("project", &self.work.project)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,8 +76,8 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
-    /// A directory for what lives as long as this.
-    scratch: TmpDir,
+    /// A directory for what lives as long as this: the sandbox keeps names in it.
+    _scratch: TmpDir,
 }
 
 impl std::fmt::Debug for Workshop {
@@ -99,14 +101,20 @@ impl Cores {
     /// So many, at least one.
     #[must_use]
     pub fn new(count: usize) -> Self {
-        Self { free: Mutex::new(count.max(1)), freed: Condvar::new() }
+        Self {
+            free: Mutex::new(count.max(1)),
+            freed: Condvar::new(),
+        }
     }
 
     /// Waits for one.
     pub fn take(&self) -> Core<'_> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
-            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+            free = self
+                .freed
+                .wait(free)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
         Core(self)
@@ -124,7 +132,14 @@ impl<'a> Session<'a> {
     /// A build of this work.
     #[must_use]
     pub fn new(work: &'a Work, store: &'a Store, clock: Clock, events: &'a dyn EventSink) -> Self {
-        Self { work, store, clock, events, contexts: Mutex::default(), noted: Mutex::default() }
+        Self {
+            work,
+            store,
+            clock,
+            events,
+            contexts: Mutex::default(),
+            noted: Mutex::default(),
+        }
     }
 
     /// The context of that name; opened when first asked for.
@@ -133,7 +148,12 @@ impl<'a> Session<'a> {
         if let Some(context) = contexts.get(name) {
             return Ok(Arc::clone(context));
         }
-        let named = self.work.contexts.iter().find(|(known, _)| known == name).map(|(_, place)| place);
+        let named = self
+            .work
+            .contexts
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, place)| place);
         let place = match (named, &self.work.context) {
             (Some(place), _) => Some(place),
             (None, context) if name == "context" => context.as_ref(),
@@ -141,8 +161,10 @@ impl<'a> Session<'a> {
         };
         let Some(Place::Directory { path, ignore }) = place else {
             let message = format!("there is no context `{name}` to copy from");
-            return Err(Failure::new(FailureKind::Input, "solve::no_context", message)
-                .with_help(format!("name one with `--build-context {name}=DIR`")));
+            return Err(
+                Failure::new(FailureKind::Input, "solve::no_context", message)
+                    .with_help(format!("name one with `--build-context {name}=DIR`")),
+            );
         };
         let ignore = ignore.as_ref().map(read_ignore_file).transpose()?;
         let shown = match name {
@@ -156,7 +178,12 @@ impl<'a> Session<'a> {
 
     /// Notes what a node depends on, apart from other nodes.
     pub(super) fn note_own(&self, id: NodeId, own: Fields) {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().own = Some(own);
+        self.noted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(id)
+            .or_default()
+            .own = Some(own);
     }
 
     /// Notes the result of a step.
@@ -167,7 +194,12 @@ impl<'a> Session<'a> {
 
     /// What a node depends on, apart from other nodes, as far as it is known.
     pub(in crate::engine) fn own(&self, id: NodeId) -> Option<Fields> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner).get(&id)?.own.clone()
+        self.noted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)?
+            .own
+            .clone()
     }
 
     /// The result of a step, and the snapshot that it added.
@@ -183,15 +215,25 @@ impl<'a> Session<'a> {
     /// If the store cannot be written.
     pub fn remember_steps(&self, planned: &Planned) -> Result<(), Failure> {
         let index = self.index()?;
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let noted = self
+            .noted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut slots = Vec::new();
         for (id, noted) in noted {
-            let (Some(origin), Some((keys, record))) = (&planned.lowered.graph.node(id).step, noted.result) else {
+            let (Some(origin), Some((keys, record))) =
+                (&planned.lowered.graph.node(id).step, noted.result)
+            else {
                 continue;
             };
             let slot = self.slot(origin);
             let key = keys.best().key();
-            if index.slot(&slot).map_err(store_failure)?.is_some_and(|known| known.key == key) {
+            if index
+                .slot(&slot)
+                .map_err(store_failure)?
+                .is_some_and(|known| known.key == key)
+            {
                 continue;
             }
             let record = SlotRecord {
@@ -219,7 +261,10 @@ impl<'a> Session<'a> {
         let now = self.clock.now();
         Ok(hash::Reading {
             index: Some(self.index()?),
-            now: Time { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() },
+            now: Time {
+                seconds: now.as_secs() as i64,
+                nanoseconds: now.subsec_nanos(),
+            },
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         })
     }
@@ -236,16 +281,24 @@ impl<'a> Session<'a> {
     }
 
     pub(super) fn step_done(&self, origin: &StepOrigin, cached: bool, duration_ms: u64) {
-        self.events.emit(BuildEvent::StepDone { origin: origin.clone(), cached, duration_ms });
+        self.events.emit(BuildEvent::StepDone {
+            origin: origin.clone(),
+            cached,
+            duration_ms,
+        });
     }
 }
 
 fn read_ignore_file(text: &Text) -> Result<Ignore, Failure> {
     match IgnoreFile::parse(&text.text) {
-        Ok(rules) => Ok(Ignore { rules, file: text.file.clone() }),
+        Ok(rules) => Ok(Ignore {
+            rules,
+            file: text.file.clone(),
+        }),
         Err(problems) => {
             let problem = &problems[0];
-            let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+            let mut failure =
+                Failure::new(FailureKind::Input, problem.code, problem.message.clone());
             failure.help = problem.help.as_deref().map(str::to_owned);
             Err(failure.at(failure::Place {
                 file: text.file.clone(),
@@ -261,19 +314,31 @@ impl Workshop {
     ///
     /// # Errors
     /// If this machine lacks something.
-    pub fn open(session: &Session<'_>, warn: impl Fn(String) + Send + Sync + 'static) -> Result<Self, Failure> {
+    pub fn open(
+        session: &Session<'_>,
+        warn: impl Fn(String) + Send + Sync + 'static,
+    ) -> Result<Self, Failure> {
         let work = session.work;
         let snapshots = SnapshotStore::open(session.store, Choice::Best)?;
         if let Some(reason) = snapshots.fallback() {
-            warn(format!("layers are copied, which is slow, because overlay is not to be had: {reason}"));
+            warn(format!(
+                "layers are copied, which is slow, because overlay is not to be had: {reason}"
+            ));
         }
         let scratch = session.store.tmp_dir().map_err(store_failure)?;
         let sandbox = Sandbox::new(&scratch.path(), warn)?;
         let proxy = |name: &str| {
-            let set = work.proxies.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            let set = work
+                .proxies
+                .iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(name));
             set.map(|(_, value)| value.clone())
         };
-        let proxies = Proxies { http: proxy("http_proxy"), https: proxy("https_proxy"), no_proxy: proxy("no_proxy") };
+        let proxies = Proxies {
+            http: proxy("http_proxy"),
+            https: proxy("https_proxy"),
+            no_proxy: proxy("no_proxy"),
+        };
         let client = Client::new(Settings {
             proxies: proxies.clone(),
             ca_files: work.ca_file.iter().cloned().collect(),
@@ -287,10 +352,23 @@ impl Workshop {
             ssh_agent: None,
         });
         let cancel = Cancel::new().map_err(|error| {
-            Failure::caused(FailureKind::Machine, "solve::cancel", "an event cannot be made", &error)
+            Failure::caused(
+                FailureKind::Machine,
+                "solve::cancel",
+                "an event cannot be made",
+                &error,
+            )
         })?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
-        Ok(Self { snapshots, sandbox, client, git, cancel, cores, scratch })
+        Ok(Self {
+            snapshots,
+            sandbox,
+            client,
+            git,
+            cancel,
+            cores,
+            _scratch: scratch,
+        })
     }
 
     /// Unpacks one layer of an image upon those below it.
@@ -303,7 +381,9 @@ impl Workshop {
         name: &str,
     ) -> Result<(), Failure> {
         let path = match &image.blobs {
-            Blobs::Layout(layout) => layout.join("blobs/sha256").join(layer.descriptor.digest.hex()),
+            Blobs::Layout(layout) => layout
+                .join("blobs/sha256")
+                .join(layer.descriptor.digest.hex()),
             Blobs::Store => session.store.blob_path(&layer.descriptor.digest),
         };
         let failed = |error: &dyn std::error::Error| {
@@ -315,8 +395,14 @@ impl Workshop {
         let settled = self.snapshots.prepare_layer(below)?;
         let lowers = layers::lowers(self, below)?;
         let started = Instant::now();
-        let applied = apply::apply(blob, Some(layer.diff_id), settled.upper(), &lowers, Limits::default())
-            .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
+        let applied = apply::apply(
+            blob,
+            Some(layer.diff_id),
+            settled.upper(),
+            &lowers,
+            Limits::default(),
+        )
+        .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
         let mut fields = Fields::new();
         fields.put("unpacked layer", layer.diff_id.to_string());
         let made = snapshot::Made {
@@ -327,7 +413,10 @@ impl Workshop {
             duration_ms: started.elapsed().as_millis() as u64,
             what: format!("a layer of {name}"),
         };
-        session.index()?.put_diff_id(&layer.snapshot, &applied.diff_id, applied.size).map_err(store_failure)?;
+        session
+            .index()?
+            .put_diff_id(&layer.snapshot, &applied.diff_id, applied.size)
+            .map_err(store_failure)?;
         self.snapshots.commit(settled, made)?;
         Ok(())
     }
@@ -352,7 +441,12 @@ impl ReadableTree {
 
     pub(super) fn root(&self) -> Result<Root, Failure> {
         self.mounted.root().map_err(|error| {
-            Failure::caused(FailureKind::Machine, "solve::tree", "a tree cannot be opened", &error)
+            Failure::caused(
+                FailureKind::Machine,
+                "solve::tree",
+                "a tree cannot be opened",
+                &error,
+            )
         })
     }
 }

@@ -47,18 +47,27 @@ impl Session<'_> {
     ///
     /// # Errors
     /// If the store, or a directory of this machine, cannot be read.
-    pub(super) fn recall(&self, planned: &Planned, id: NodeId, source: &Source) -> Result<Option<Made>, Failure> {
+    pub(super) fn recall(
+        &self,
+        planned: &Planned,
+        id: NodeId,
+        source: &Source,
+    ) -> Result<Option<Made>, Failure> {
         let whole = |layers: &[Key]| layers.iter().all(|layer| self.store.has_snapshot(layer));
         match source {
             Source::Local { name } => self.context(name).map(|context| Some(Made::Local(context))),
             Source::StoredImage { .. } | Source::OciLayout(_) => {
-                let Some(image) = planned.images.get(source) else { return Ok(None) };
+                let Some(image) = planned.images.get(source) else {
+                    return Ok(None);
+                };
                 self.note_own(id, named("image", &image.digest.to_string()));
                 let layers: Vec<Key> = image.layers.iter().map(|layer| layer.snapshot).collect();
                 Ok(whole(&layers).then(|| Made::Tree(Tree::new(layers))))
             }
             Source::Debian(_) => {
-                let Some(recalled) = self.remembered::<DebianAnswer>(&reference(source))? else { return Ok(None) };
+                let Some(recalled) = self.remembered::<DebianAnswer>(&reference(source))? else {
+                    return Ok(None);
+                };
                 self.note_own(id, named("debian", &recalled.answer.key.to_string()));
                 if !whole(&recalled.answer.layers) {
                     return Ok(None);
@@ -67,7 +76,9 @@ impl Session<'_> {
                 Ok(Some(Made::Tree(Tree::new(recalled.answer.layers))))
             }
             Source::Git(git_source) => {
-                let Some(recalled) = self.remembered_git(git_source, source)? else { return Ok(None) };
+                let Some(recalled) = self.remembered_git(git_source, source)? else {
+                    return Ok(None);
+                };
                 let resolved = &recalled.answer.resolved;
                 self.note_own(id, resolved.fields(git_source));
                 let snapshot = resolved.key(git_source);
@@ -82,14 +93,21 @@ impl Session<'_> {
                 Ok(Some(Made::Tree(Tree::new(vec![snapshot]))))
             }
             Source::Http(http_source) => {
-                let Some(recalled) = self.remembered::<http::Remembered>(&reference(source))? else { return Ok(None) };
+                let Some(recalled) = self.remembered::<http::Remembered>(&reference(source))?
+                else {
+                    return Ok(None);
+                };
                 if !self.shelf().path(&recalled.answer.digest).is_file() {
                     return Ok(None);
                 }
                 self.note_own(id, recalled.answer.fields());
                 match http_source.checksum {
                     Some(_) => self.say_found(source, &recalled.answer.digest.to_string(), 0),
-                    None => self.say_recalled(source, &recalled.answer.digest.to_string(), recalled.age_s),
+                    None => self.say_recalled(
+                        source,
+                        &recalled.answer.digest.to_string(),
+                        recalled.age_s,
+                    ),
                 }
                 Ok(Some(Made::Download(Arc::new(recalled.answer))))
             }
@@ -111,30 +129,50 @@ impl Session<'_> {
             return Ok(made);
         }
         // Of several processes that need the same, one fetches it, and the others find it.
-        let _lease = self.store.lock(&format!("source {}", reference(source))).map_err(store_failure)?;
+        let _lease = self
+            .store
+            .lock(&format!("source {}", reference(source)))
+            .map_err(store_failure)?;
         if !matches!(self.work.freshness, Freshness::Now)
             && let Some(made) = self.recall(planned, id, source)?
         {
             return Ok(made);
         }
         let name = shown(source);
-        self.events.emit(BuildEvent::SourceStarted { source: name.clone() });
+        self.events.emit(BuildEvent::SourceStarted {
+            source: name.clone(),
+        });
         let started = Instant::now();
         let obtained = match source {
             Source::Local { .. } | Source::StoredImage { .. } | Source::OciLayout(_) => {
                 self.unpack_image(workshop, planned.images.get(source), &name)
             }
-            Source::Debian(_) | Source::Git(_) | Source::Http(_) if self.work.freshness == Freshness::Never => {
-                Err(Failure::new(FailureKind::Source, "solve::offline", format!("{name} is not in the store, and --offline forbids to ask"))
-                    .with_help("build once without --offline"))
+            Source::Debian(_) | Source::Git(_) | Source::Http(_)
+                if self.work.freshness == Freshness::Never =>
+            {
+                Err(Failure::new(
+                    FailureKind::Source,
+                    "solve::offline",
+                    format!("{name} is not in the store, and --offline forbids to ask"),
+                )
+                .with_help("build once without --offline"))
             }
-            Source::Debian(debian) => {
-                DebianTree { session: self, workshop, source: debian, name: &name }.obtain(started).and_then(|answer| {
-                    self.remember(&reference(source), &answer)?;
-                    self.note_own(id, named("debian", &answer.key.to_string()));
-                    Ok(Obtained { made: Made::Tree(Tree::new(answer.layers)), resolved: answer.resolved, bytes: 0 })
+            Source::Debian(debian) => DebianTree {
+                session: self,
+                workshop,
+                source: debian,
+                name: &name,
+            }
+            .obtain(started)
+            .and_then(|answer| {
+                self.remember(&reference(source), &answer)?;
+                self.note_own(id, named("debian", &answer.key.to_string()));
+                Ok(Obtained {
+                    made: Made::Tree(Tree::new(answer.layers)),
+                    resolved: answer.resolved,
+                    bytes: 0,
                 })
-            }
+            }),
             Source::Git(git_source) => self.obtain_git(workshop, id, git_source, source),
             Source::Http(http_source) => self.obtain_download(workshop, id, http_source, source),
         };
@@ -144,7 +182,10 @@ impl Session<'_> {
                 Ok(obtained.made)
             }
             Err(failure) => {
-                self.events.emit(BuildEvent::SourceFailed { source: name, message: failure.message.clone() });
+                self.events.emit(BuildEvent::SourceFailed {
+                    source: name,
+                    message: failure.message.clone(),
+                });
                 Err(failure)
             }
         }
@@ -158,7 +199,11 @@ impl Session<'_> {
         name: &str,
     ) -> Result<Obtained, Failure> {
         let Some(image) = image else {
-            return Err(Failure::new(FailureKind::Bug, "solve::image", format!("{name} was not planned")));
+            return Err(Failure::new(
+                FailureKind::Bug,
+                "solve::image",
+                format!("{name} was not planned"),
+            ));
         };
         let mut below: Vec<Key> = Vec::new();
         let mut bytes = 0;
@@ -170,7 +215,11 @@ impl Session<'_> {
             }
             below.push(layer.snapshot);
         }
-        Ok(Obtained { made: Made::Tree(Tree::new(below)), resolved: image.digest.to_string(), bytes })
+        Ok(Obtained {
+            made: Made::Tree(Tree::new(below)),
+            resolved: image.digest.to_string(),
+            bytes,
+        })
     }
 
     fn obtain_git(
@@ -189,7 +238,10 @@ impl Session<'_> {
         if !workshop.snapshots.has(&snapshot) {
             let settled = workshop.snapshots.prepare_layer(&[])?;
             let started = Instant::now();
-            workshop.git.checkout(git_source, &resolved, &settled.upper_path()).map_err(failure)?;
+            workshop
+                .git
+                .checkout(git_source, &resolved, &settled.upper_path())
+                .map_err(failure)?;
             let made = snapshot::Made {
                 id: snapshot,
                 key: None,
@@ -201,8 +253,18 @@ impl Session<'_> {
             workshop.snapshots.commit(settled, made)?;
         }
         let commit = resolved.commit.clone();
-        self.remember(&reference(source), &GitAnswer { resolved, fingerprint })?;
-        Ok(Obtained { made: Made::Tree(Tree::new(vec![snapshot])), resolved: commit, bytes: 0 })
+        self.remember(
+            &reference(source),
+            &GitAnswer {
+                resolved,
+                fingerprint,
+            },
+        )?;
+        Ok(Obtained {
+            made: Made::Tree(Tree::new(vec![snapshot])),
+            resolved: commit,
+            bytes: 0,
+        })
     }
 
     fn obtain_download(
@@ -217,10 +279,20 @@ impl Session<'_> {
         let known = self.answer::<http::Remembered>(&reference)?;
         let known = known.as_ref().map(|known| &known.answer);
         let progress = |bytes| {
-            self.events.emit(BuildEvent::SourceProgress { source: name.clone(), bytes, total: 0 });
+            self.events.emit(BuildEvent::SourceProgress {
+                source: name.clone(),
+                bytes,
+                total: 0,
+            });
         };
-        let answer = http::fetch(http_source, known, &self.shelf(), &workshop.client, &progress)
-            .map_err(|error| of_source(error.fault(), &error))?;
+        let answer = http::fetch(
+            http_source,
+            known,
+            &self.shelf(),
+            &workshop.client,
+            &progress,
+        )
+        .map_err(|error| of_source(error.fault(), &error))?;
         let (remembered, bytes) = match answer {
             http::Answer::Unchanged(remembered) => (remembered, 0),
             http::Answer::Fetched(remembered) => {
@@ -231,13 +303,20 @@ impl Session<'_> {
         self.remember(&reference, &remembered)?;
         self.note_own(id, remembered.fields());
         let resolved = remembered.digest.to_string();
-        Ok(Obtained { made: Made::Download(Arc::new(remembered)), resolved, bytes })
+        Ok(Obtained {
+            made: Made::Download(Arc::new(remembered)),
+            resolved,
+            bytes,
+        })
     }
 
     /// Where downloads are.
     pub(super) fn shelf(&self) -> http::Shelf {
         let directory: PathBuf = self.store.path().join("http");
-        http::Shelf { directory, tmp: self.store.path().join("tmp") }
+        http::Shelf {
+            directory,
+            tmp: self.store.path().join("tmp"),
+        }
     }
 
     fn remembered_git(
@@ -245,7 +324,9 @@ impl Session<'_> {
         git_source: &GitSource,
         source: &Source,
     ) -> Result<Option<Recalled<GitAnswer>>, Failure> {
-        let Some(recalled) = self.answer::<GitAnswer>(&reference(source))? else { return Ok(None) };
+        let Some(recalled) = self.answer::<GitAnswer>(&reference(source))? else {
+            return Ok(None);
+        };
         let now = git::local_fingerprint(&git_source.url)
             .map_err(|error| unreadable_repository(git_source, &error))?;
         let serves = match (&recalled.answer.fingerprint, now) {
@@ -258,22 +339,37 @@ impl Session<'_> {
     }
 
     /// What is remembered, if it is fresh enough for this build.
-    fn remembered<T: DeserializeOwned>(&self, reference: &str) -> Result<Option<Recalled<T>>, Failure> {
+    fn remembered<T: DeserializeOwned>(
+        &self,
+        reference: &str,
+    ) -> Result<Option<Recalled<T>>, Failure> {
         let recalled = self.answer(reference)?;
         Ok(recalled.filter(|recalled| self.work.freshness.accepts(recalled.age_s)))
     }
 
     /// What is remembered, however old it is.
     fn answer<T: DeserializeOwned>(&self, reference: &str) -> Result<Option<Recalled<T>>, Failure> {
-        let Some(answer) = self.index()?.answer(reference).map_err(store_failure)? else { return Ok(None) };
+        let Some(answer) = self.index()?.answer(reference).map_err(store_failure)? else {
+            return Ok(None);
+        };
         let age_s = self.now_ms().saturating_sub(answer.asked_ms) / 1000;
         // What another version of shmocker wrote is asked anew.
-        Ok(serde_json::from_str(&answer.answer).ok().map(|answer| Recalled { answer, age_s }))
+        Ok(serde_json::from_str(&answer.answer)
+            .ok()
+            .map(|answer| Recalled { answer, age_s }))
     }
 
     fn remember<T: Serialize>(&self, reference: &str, answer: &T) -> Result<(), Failure> {
         let answer = serde_json::to_string(answer).unwrap_or_default();
-        self.index()?.put_answer(reference, &Answer { answer, asked_ms: self.now_ms() }).map_err(store_failure)
+        self.index()?
+            .put_answer(
+                reference,
+                &Answer {
+                    answer,
+                    asked_ms: self.now_ms(),
+                },
+            )
+            .map_err(store_failure)
     }
 
     fn say_recalled(&self, source: &Source, resolved: &str, age_s: u64) {
@@ -325,7 +421,9 @@ fn shown(source: &Source) -> String {
         },
         Source::Git(git) => {
             let url = crate::net::redacted(&git.url);
-            git.reference.as_ref().map_or_else(|| url.clone(), |reference| format!("{url}#{reference}"))
+            git.reference
+                .as_ref()
+                .map_or_else(|| url.clone(), |reference| format!("{url}#{reference}"))
         }
         Source::Http(http) => crate::net::redacted(&http.url),
         Source::Local { name } => name.clone(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::inputs::{Made, Tree};
 use super::look::Keys;
-use super::session::{ReadableTree, Session, Workshop, store_failure, unlike_any_other};
+use super::session::{Session, Workshop, store_failure, unlike_any_other};
 use super::tap::Tap;
 use crate::digest::{Fields, Key};
 use crate::engine::exec::{Access, Exit, HOSTNAME, Mount, Mounted, Run, Secret, Streams};
@@ -18,7 +18,8 @@ use crate::engine::tree::{copy, owner};
 use crate::engine::work::Entitlement;
 use crate::event::{BuildEvent, StepOrigin, Stream};
 use crate::graph::{
-    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, Judge, Mkdir, Network, NodeId, Op, SecretMount,
+    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, Judge, Mkdir, Network,
+    NodeId, Op, SecretMount,
 };
 use crate::store::{Lease, OpRecord};
 use crate::sys::dir::Time;
@@ -30,7 +31,11 @@ const LAST_LINES: usize = 20;
 
 /// Where in the input a step comes from.
 pub(super) fn place(origin: &StepOrigin) -> Place {
-    Place { file: origin.file.clone(), line: origin.line, span: None }
+    Place {
+        file: origin.file.clone(),
+        line: origin.line,
+        span: None,
+    }
 }
 
 impl Session<'_> {
@@ -51,12 +56,15 @@ impl Session<'_> {
         let node = planned.lowered.graph.node(id);
         match (&node.op, &node.step) {
             (Op::Source(source), _) => self.obtain(workshop, planned, id, source),
-            (_, Some(origin)) => self.step(workshop, &node.op, id, origin, inputs).map_err(|mut failure| {
-                if failure.place.is_none() {
-                    failure.place = Some(place(origin));
-                }
-                failure
-            }),
+            (_, Some(origin)) => {
+                self.step(workshop, &node.op, id, origin, inputs)
+                    .map_err(|mut failure| {
+                        if failure.place.is_none() {
+                            failure.place = Some(place(origin));
+                        }
+                        failure
+                    })
+            }
             (_, None) => Ok(Made::Tree(Tree::new(Vec::new()))),
         }
     }
@@ -80,7 +88,11 @@ impl Session<'_> {
         // Of several that would do the same work, the first does it, and the others find it here.
         let lease = match forced {
             true => None,
-            false => Some(self.store.lock(&keys.best().key().to_string()).map_err(store_failure)?),
+            false => Some(
+                self.store
+                    .lock(&keys.best().key().to_string())
+                    .map_err(store_failure)?,
+            ),
         };
         if !forced && let Some(made) = self.found(id, origin, &keys)? {
             return Ok(made);
@@ -88,10 +100,22 @@ impl Session<'_> {
         if workshop.cancel.is_cancelled() {
             return Err(called_off());
         }
-        self.events.emit(BuildEvent::StepStarted { origin: origin.clone() });
+        self.events.emit(BuildEvent::StepStarted {
+            origin: origin.clone(),
+        });
         let started = Instant::now();
-        let root = inputs.first().and_then(Made::tree).cloned().unwrap_or_else(|| Tree::new(Vec::new()));
-        let ran = self.execute(workshop, op, origin, &root, inputs.get(1..).unwrap_or_default());
+        let root = inputs
+            .first()
+            .and_then(Made::tree)
+            .cloned()
+            .unwrap_or_else(|| Tree::new(Vec::new()));
+        let ran = self.execute(
+            workshop,
+            op,
+            origin,
+            &root,
+            inputs.get(1..).unwrap_or_default(),
+        );
         let duration_ms = started.elapsed().as_millis() as u64;
         let settled = match ran {
             Ok(active) => active.settle()?,
@@ -115,11 +139,15 @@ impl Session<'_> {
     }
 
     fn found(&self, id: NodeId, origin: &StepOrigin, keys: &Keys) -> Result<Option<Made>, Failure> {
-        let Some(hit) = self.look(keys)? else { return Ok(None) };
+        let Some(hit) = self.look(keys)? else {
+            return Ok(None);
+        };
         let definition = keys.definition.key();
         if hit.key != definition {
             // Found by content; from now on it is found without reading that.
-            self.index()?.put_op(&definition, &hit.record).map_err(store_failure)?;
+            self.index()?
+                .put_op(&definition, &hit.record)
+                .map_err(store_failure)?;
         }
         let made = Made::Tree(Tree::new(hit.record.layers.clone()));
         self.note_result(id, keys.clone(), hit.record);
@@ -128,7 +156,10 @@ impl Session<'_> {
     }
 
     /// Makes what a step changed a snapshot, under the step's keys.
-    #[expect(clippy::too_many_arguments, reason = "each is another fact of the one record")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another fact of the one record"
+    )]
     fn record(
         &self,
         workshop: &Workshop,
@@ -156,10 +187,17 @@ impl Session<'_> {
         };
         workshop.snapshots.commit_holding(settled, made, lease)?;
         let layers = root.with(id).layers().to_vec();
-        let record = OpRecord { layers, fields, created_ms, duration_ms };
+        let record = OpRecord {
+            layers,
+            fields,
+            created_ms,
+            duration_ms,
+        };
         let definition = keys.definition.key();
         if definition != key {
-            self.index()?.put_op(&definition, &record).map_err(store_failure)?;
+            self.index()?
+                .put_op(&definition, &record)
+                .map_err(store_failure)?;
         }
         Ok(record)
     }
@@ -188,7 +226,13 @@ impl Session<'_> {
         }
     }
 
-    fn copy(&self, workshop: &Workshop, active: &Active, copy: &Copy, inputs: &[Made]) -> Result<(), Failure> {
+    fn copy(
+        &self,
+        workshop: &Workshop,
+        active: &Active,
+        copy: &Copy,
+        inputs: &[Made],
+    ) -> Result<(), Failure> {
         let mut trees = Vec::new();
         let mut downloads = Vec::new();
         for made in inputs {
@@ -213,26 +257,42 @@ impl Session<'_> {
             given.push(match made {
                 None => copy::Input::Nothing,
                 Some(Made::Local(context)) => copy::Input::Tree(context),
-                Some(Made::Tree(_)) => {
-                    trees.next().map_or(copy::Input::Nothing, |(_, source)| copy::Input::Tree(source))
-                }
-                Some(Made::Download(_)) => downloads.next().map_or(copy::Input::Nothing, copy::Input::Download),
+                Some(Made::Tree(_)) => trees.next().map_or(copy::Input::Nothing, |(_, source)| {
+                    copy::Input::Tree(source)
+                }),
+                Some(Made::Download(_)) => downloads
+                    .next()
+                    .map_or(copy::Input::Nothing, copy::Input::Download),
             });
         }
         let selected = copy::select(copy, &given)?;
-        let dest = active.mounted().root().map_err(|error| tree_unusable(&error))?;
+        let dest = active
+            .mounted()
+            .root()
+            .map_err(|error| tree_unusable(&error))?;
         Ok(copy::run(copy, &selected, &dest)?)
     }
 
-    fn download(&self, remembered: &crate::engine::source::http::Remembered) -> Result<copy::Download, Failure> {
+    fn download(
+        &self,
+        remembered: &crate::engine::source::http::Remembered,
+    ) -> Result<copy::Download, Failure> {
         let path = self.shelf().path(&remembered.digest);
         let file = File::open(&path).map_err(|error| {
             let message = format!("the download `{}` cannot be read", path.display());
             Failure::caused(FailureKind::Machine, "solve::download", message, &error)
         })?;
-        let modified = (remembered.mtime_s > 0).then(|| Time { seconds: remembered.mtime_s as i64, nanoseconds: 0 });
+        let modified = (remembered.mtime_s > 0).then_some(Time {
+            seconds: remembered.mtime_s as i64,
+            nanoseconds: 0,
+        });
         let content = remembered.digest.to_string();
-        Ok(copy::Download { file, name: remembered.name.clone(), modified, content })
+        Ok(copy::Download {
+            file,
+            name: remembered.name.clone(),
+            modified,
+            content,
+        })
     }
 
     fn run(
@@ -245,8 +305,11 @@ impl Session<'_> {
     ) -> Result<Active, Failure> {
         if exec.network == Network::Host && !self.work.allow.contains(&Entitlement::NetworkHost) {
             let message = "this step asks for the host's network, which is not allowed";
-            return Err(Failure::new(FailureKind::Refused, "exec::network_host", message)
-                .with_help("allow it with `--allow network.host`, or leave out `--network=host`"));
+            return Err(
+                Failure::new(FailureKind::Refused, "exec::network_host", message).with_help(
+                    "allow it with `--allow network.host`, or leave out `--network=host`",
+                ),
+            );
         }
         let mut held = Held::default();
         let mut env = exec.env.clone();
@@ -276,9 +339,18 @@ impl Session<'_> {
                 last_lines.pop_front();
             }
             last_lines.push_back(text.clone());
-            self.events.emit(BuildEvent::StepLog { origin: origin.clone(), stream, text });
+            self.events.emit(BuildEvent::StepLog {
+                origin: origin.clone(),
+                stream,
+                text,
+            });
         };
-        let exit = workshop.sandbox.run(&mut run, &root, Streams::Lines(&mut listen), &workshop.cancel)?;
+        let exit = workshop.sandbox.run(
+            &mut run,
+            &root,
+            Streams::Lines(&mut listen),
+            &workshop.cancel,
+        )?;
         drop(root);
         let command = exec.argv.join(" ");
         let failed = |message: String, help: Option<&str>| {
@@ -291,7 +363,9 @@ impl Session<'_> {
         let shown = shown_command(&command);
         match &exit {
             Exit::Status(0) => match (exec.judge, tap.verdict()) {
-                (Judge::Tap, Err(reason)) => Err(failed(format!("the test failed: {reason}"), None)),
+                (Judge::Tap, Err(reason)) => {
+                    Err(failed(format!("the test failed: {reason}"), None))
+                }
                 _ => Ok(active),
             },
             Exit::Status(status) => Err(failed(
@@ -299,12 +373,22 @@ impl Session<'_> {
                 None,
             )),
             Exit::Killed(signal) => {
-                let help = (*signal == 9).then_some("was memory short? the kernel kills what takes too much");
-                Err(failed(format!("process \"{shown}\" was killed by signal {signal}"), help))
+                let help = (*signal == 9)
+                    .then_some("was memory short? the kernel kills what takes too much");
+                Err(failed(
+                    format!("process \"{shown}\" was killed by signal {signal}"),
+                    help,
+                ))
             }
-            Exit::NotExecuted { why, .. } => Err(failed(format!("process \"{shown}\" could not be started: {why}"), None)),
+            Exit::NotExecuted { why, .. } => Err(failed(
+                format!("process \"{shown}\" could not be started: {why}"),
+                None,
+            )),
             Exit::TimedOut { after_ms } => Err(failed(
-                format!("process \"{shown}\" was ended: it took longer than {} s", *after_ms as f64 / 1000.0),
+                format!(
+                    "process \"{shown}\" was ended: it took longer than {} s",
+                    *after_ms as f64 / 1000.0
+                ),
                 Some("give it more time with `timeout`, or find out what it waits for"),
             )),
             Exit::Cancelled => Err(called_off()),
@@ -325,7 +409,12 @@ impl Session<'_> {
             let content = Secret(script.content.clone().into_bytes());
             mounts.push(Mount {
                 target: script.name.clone(),
-                what: Mounted::File { content, mode: 0o755, uid: 0, gid: 0 },
+                what: Mounted::File {
+                    content,
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                },
             });
         }
         for mount in &exec.mounts {
@@ -336,11 +425,18 @@ impl Session<'_> {
                 }
                 graph::Mount::Cache(cache) => {
                     let made = cache.source.as_ref().and_then(|_| rest.next());
-                    (cache.target.clone(), self.cache(workshop, cache, made, held)?)
+                    (
+                        cache.target.clone(),
+                        self.cache(workshop, cache, made, held)?,
+                    )
                 }
-                graph::Mount::Tmpfs(tmpfs) => {
-                    (tmpfs.target.clone(), Mounted::Tmpfs { size_bytes: tmpfs.size_bytes, mode: 0o1777 })
-                }
+                graph::Mount::Tmpfs(tmpfs) => (
+                    tmpfs.target.clone(),
+                    Mounted::Tmpfs {
+                        size_bytes: tmpfs.size_bytes,
+                        mode: 0o1777,
+                    },
+                ),
                 graph::Mount::Secret(secret) => match self.secret(secret, env, held)? {
                     Some(mount) => mount,
                     None => continue,
@@ -366,9 +462,17 @@ impl Session<'_> {
         let mut active = workshop.snapshots.prepare(&layers)?;
         let path = active.attach()?;
         let source = pinned(&path, &bind.source.path)?;
-        let access = if bind.writable { Access::ReadWrite } else { Access::ReadOnly };
+        let access = if bind.writable {
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        };
         let mounted = Mounted::bind(source.as_fd(), access).map_err(|error| {
-            let message = format!("`{}` cannot be mounted from {}", bind.source.path, path.display());
+            let message = format!(
+                "`{}` cannot be mounted from {}",
+                bind.source.path,
+                path.display()
+            );
             Failure::caused(FailureKind::Machine, "exec::bind", message, &error)
         })?;
         held.trees.push(active);
@@ -376,13 +480,21 @@ impl Session<'_> {
     }
 
     /// A snapshot of what is at a path of a context or download, for a mount: there it can be changed without harm.
-    fn materialised(&self, workshop: &Workshop, made: &Made, bind: &BindMount) -> Result<Key, Failure> {
+    fn materialised(
+        &self,
+        workshop: &Workshop,
+        made: &Made,
+        bind: &BindMount,
+    ) -> Result<Key, Failure> {
         let path = bind.source.path.as_str();
         let (mut whole, input) = match made {
             Made::Local(context) => {
                 let copy = Copy {
                     root: bind.source.from,
-                    sources: vec![CopySource::Path { from: bind.source.from, path: path.to_owned() }],
+                    sources: vec![CopySource::Path {
+                        from: bind.source.from,
+                        path: path.to_owned(),
+                    }],
                     dest: parent_directory(path),
                     chown: None,
                     chmod: None,
@@ -394,7 +506,11 @@ impl Session<'_> {
                 (copy, copy::Input::Tree(context))
             }
             Made::Tree(_) | Made::Download(_) => {
-                return Err(Failure::new(FailureKind::Input, "exec::bind", "only trees and contexts can be mounted"));
+                return Err(Failure::new(
+                    FailureKind::Input,
+                    "exec::bind",
+                    "only trees and contexts can be mounted",
+                ));
             }
         };
         if is_directory(&whole, input) {
@@ -408,12 +524,18 @@ impl Session<'_> {
             fields.put("content", digest.to_string());
         }
         let id = fields.key();
-        let _lease = self.store.lock(&format!("mounted {id}")).map_err(store_failure)?;
+        let _lease = self
+            .store
+            .lock(&format!("mounted {id}"))
+            .map_err(store_failure)?;
         if workshop.snapshots.has(&id) {
             return Ok(id);
         }
         let active = workshop.snapshots.prepare(&[])?;
-        let dest = active.mounted().root().map_err(|error| tree_unusable(&error))?;
+        let dest = active
+            .mounted()
+            .root()
+            .map_err(|error| tree_unusable(&error))?;
         copy::run(&whole, &selected, &dest)?;
         let made = snapshot::Made {
             id,
@@ -442,13 +564,20 @@ impl Session<'_> {
         match cache.sharing {
             CacheSharing::Shared => {}
             CacheSharing::Locked => {
-                held.leases.push(self.store.lock(&format!("cache {name}")).map_err(store_failure)?);
+                held.leases.push(
+                    self.store
+                        .lock(&format!("cache {name}"))
+                        .map_err(store_failure)?,
+                );
             }
             CacheSharing::Private => {
                 // The first that is free; a new one if none is.
                 for number in 0.. {
                     let candidate = format!("{name}-{number}");
-                    let lease = self.store.try_lock(&format!("cache {candidate}")).map_err(store_failure)?;
+                    let lease = self
+                        .store
+                        .try_lock(&format!("cache {candidate}"))
+                        .map_err(store_failure)?;
                     if let Some(lease) = lease {
                         held.leases.push(lease);
                         name = candidate;
@@ -460,22 +589,36 @@ impl Session<'_> {
         let directory = self.store.path().join("caches").join(&name);
         let is_new = {
             // Whoever makes it fills it before anyone uses it.
-            let _making = self.store.lock(&format!("new cache {name}")).map_err(store_failure)?;
+            let _making = self
+                .store
+                .lock(&format!("new cache {name}"))
+                .map_err(store_failure)?;
             let is_new = !directory.is_dir();
             if is_new {
-                self.fill_cache(workshop, cache, made, &directory).map_err(|error| cannot(&error))?;
+                self.fill_cache(workshop, cache, made, &directory)
+                    .map_err(|error| cannot(&error))?;
             }
             is_new
         };
         if self.work.no_cache == crate::engine::work::NoCache::Everything && !is_new {
             // What `--no-cache` runs must not see what earlier builds left.
-            let _making = self.store.lock(&format!("new cache {name}")).map_err(store_failure)?;
+            let _making = self
+                .store
+                .lock(&format!("new cache {name}"))
+                .map_err(store_failure)?;
             let emptied = std::fs::remove_dir_all(&directory);
             emptied.map_err(|error| cannot(&error))?;
-            self.fill_cache(workshop, cache, made, &directory).map_err(|error| cannot(&error))?;
+            self.fill_cache(workshop, cache, made, &directory)
+                .map_err(|error| cannot(&error))?;
         }
-        let opened: OwnedFd = File::open(&directory).map_err(|error| cannot(&error))?.into();
-        let access = if cache.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let opened: OwnedFd = File::open(&directory)
+            .map_err(|error| cannot(&error))?
+            .into();
+        let access = if cache.read_only {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        };
         Mounted::bind(opened.as_fd(), access).map_err(|error| cannot(&error))
     }
 
@@ -511,7 +654,10 @@ impl Session<'_> {
     ) -> Result<Option<(String, Mounted)>, Failure> {
         let Some(given) = self.work.secrets.iter().find(|given| given.id == secret.id) else {
             if secret.required {
-                let message = format!("this step needs the secret `{}`, which was not given", secret.id);
+                let message = format!(
+                    "this step needs the secret `{}`, which was not given",
+                    secret.id
+                );
                 return Err(Failure::new(FailureKind::Input, "exec::no_secret", message)
                     .with_help(format!("give it with `--secret id={},src=FILE`", secret.id)));
             }
@@ -525,7 +671,17 @@ impl Session<'_> {
         }
         let content = Secret(given.expose().to_vec());
         let (mode, uid, gid) = (secret.mode, secret.uid, secret.gid);
-        Ok(secret.target.path.clone().map(|path| (path, Mounted::File { content, mode, uid, gid })))
+        Ok(secret.target.path.clone().map(|path| {
+            (
+                path,
+                Mounted::File {
+                    content,
+                    mode,
+                    uid,
+                    gid,
+                },
+            )
+        }))
     }
 }
 
@@ -542,7 +698,12 @@ impl Held {
     fn hide(&mut self, secret: &[u8]) {
         let text = String::from_utf8_lossy(secret);
         // One of a few letters would hide half of every log.
-        self.secrets.extend(text.lines().map(str::trim).filter(|line| line.len() >= 4).map(str::to_owned));
+        self.secrets.extend(
+            text.lines()
+                .map(str::trim)
+                .filter(|line| line.len() >= 4)
+                .map(str::to_owned),
+        );
     }
 
     /// A line of output as it may be shown: without secrets, and without what moves a terminal's cursor.
@@ -565,9 +726,17 @@ impl Held {
 }
 
 fn make_directory(active: &Active, mkdir: &Mkdir) -> Result<(), Failure> {
-    let root = active.mounted().root().map_err(|error| tree_unusable(&error))?;
+    let root = active
+        .mounted()
+        .root()
+        .map_err(|error| tree_unusable(&error))?;
     let owner = owner::resolve(&mkdir.user, &root)?;
-    copy::make_dirs(&root, mkdir.path.trim_start_matches('/').as_ref(), owner, mkdir.mode)?;
+    copy::make_dirs(
+        &root,
+        mkdir.path.trim_start_matches('/').as_ref(),
+        owner,
+        mkdir.mode,
+    )?;
     Ok(())
 }
 
@@ -580,13 +749,19 @@ fn pinned(root: &std::path::Path, path: &str) -> Result<OwnedFd, Failure> {
     let root = Root::open_trusted(root, Scope::Image).map_err(|error| failed(&error))?;
     let relative = path.trim_start_matches('/');
     if relative.is_empty() {
-        return root.top().try_clone().map(OwnedFd::from).map_err(|error| failed(&error));
+        return root
+            .top()
+            .try_clone()
+            .map(OwnedFd::from)
+            .map_err(|error| failed(&error));
     }
     root.pin(relative).map_err(|error| failed(&error))
 }
 
 fn is_directory(copy: &Copy, input: copy::Input<'_>) -> bool {
-    let (Some(CopySource::Path { path, .. }), copy::Input::Tree(tree)) = (copy.sources.first(), input) else {
+    let (Some(CopySource::Path { path, .. }), copy::Input::Tree(tree)) =
+        (copy.sources.first(), input)
+    else {
         return false;
     };
     let real = tree.root().real_path(path.trim_start_matches('/'));
@@ -605,7 +780,11 @@ fn parent_directory(path: &str) -> String {
 fn shown_command(command: &str) -> String {
     let first = command.lines().next().unwrap_or_default();
     let shown: String = first.chars().take(200).collect();
-    if shown.len() < command.len() { format!("{shown}…") } else { shown }
+    if shown.len() < command.len() {
+        format!("{shown}…")
+    } else {
+        shown
+    }
 }
 
 fn called_off() -> Failure {
@@ -613,7 +792,12 @@ fn called_off() -> Failure {
 }
 
 fn tree_unusable(error: &std::io::Error) -> Failure {
-    Failure::caused(FailureKind::Machine, "solve::tree", "a tree cannot be used", error)
+    Failure::caused(
+        FailureKind::Machine,
+        "solve::tree",
+        "a tree cannot be used",
+        error,
+    )
 }
 
 fn snapshot_id(key: &Key) -> Key {

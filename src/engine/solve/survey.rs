@@ -53,12 +53,19 @@ impl Survey {
         thoroughness: Thoroughness,
     ) -> Result<Self, Vec<Failure>> {
         let graph = &planned.lowered.graph;
-        let mut survey = Self { seen: HashMap::new(), made: HashMap::new() };
+        let mut survey = Self {
+            seen: HashMap::new(),
+            made: HashMap::new(),
+        };
         let mut failures = Vec::new();
         for id in graph.needed(wanted) {
             let node = graph.node(id);
-            let inputs: Vec<Option<Made>> =
-                node.op.inputs().iter().map(|input| survey.made.get(input).cloned()).collect();
+            let inputs: Vec<Option<Made>> = node
+                .op
+                .inputs()
+                .iter()
+                .map(|input| survey.made.get(input).cloned())
+                .collect();
             match survey.look_at(session, planned, id, &inputs) {
                 Ok(true) => {}
                 Ok(false) if thoroughness == Thoroughness::UntilSomethingIsMissing => break,
@@ -71,7 +78,11 @@ impl Survey {
                 }
             }
         }
-        if failures.is_empty() { Ok(survey) } else { Err(failures) }
+        if failures.is_empty() {
+            Ok(survey)
+        } else {
+            Err(failures)
+        }
     }
 
     /// Says that every step was found.
@@ -114,12 +125,17 @@ impl Survey {
         };
         let state = match (hit, keys) {
             (Some(hit), Some(keys)) => {
-                self.made.insert(id, Made::Tree(super::Tree::new(hit.record.layers.clone())));
+                self.made
+                    .insert(id, Made::Tree(super::Tree::new(hit.record.layers.clone())));
                 session.note_result(id, keys, hit.record);
                 State::Cached
             }
             _ if forced => State::Forced,
-            _ => match session.index()?.slot(&session.slot(origin)).map_err(store_failure)? {
+            _ => match session
+                .index()?
+                .slot(&session.slot(origin))
+                .map_err(store_failure)?
+            {
                 None => State::New,
                 Some(slot) => match difference(&slot.fields, &own) {
                     Some(reason) => State::Changed(reason),
@@ -157,6 +173,11 @@ fn difference(was: &Fields, own: &Fields) -> Option<String> {
     };
     Some(match difference.name.strip_prefix("content of ") {
         Some(what) => format!("the content of {what} differs"),
-        None => format!("{} was {}, is {}", difference.name, quoted(difference.old), quoted(difference.new)),
+        None => format!(
+            "{} was {}, is {}",
+            difference.name,
+            quoted(difference.old),
+            quoted(difference.new)
+        ),
     })
 }

@@ -297,7 +297,7 @@ fn sound(name: &str) -> Option<String> {
     usable.then(|| name.to_owned())
 }
 
-fn percent_decoded(text: &str) -> String {
+pub(super) fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;

@@ -97,7 +97,8 @@ fn listing(dir: &Path) -> Vec<String> {
                     format!("-> {}", fs::read_link(entry.path()).unwrap().display()),
                 );
             } else {
-                let content = fs::read_to_string(entry.path()).unwrap();
+                let content = fs::read(entry.path()).unwrap();
+                let content = String::from_utf8_lossy(&content);
                 lines.insert(name, format!("{:o} {content}", metadata.mode() & 0o7777));
             }
         }
@@ -365,7 +366,7 @@ fn what_is_ignored_is_neither_copied_nor_opened() {
     ]);
     fs::set_permissions(
         dir.path().join("node_modules"),
-        fs::Permissions::from_mode(0),
+        fs::Permissions::from_mode(0o0),
     )
     .unwrap();
     let source = context(&dir, "node_modules\nkeep\n!keep/in\nempty/*\n");
@@ -817,7 +818,7 @@ fn many_files_are_walked_quickly() {
     let store = Store::open(store_dir.path()).unwrap();
     let index = store.index().unwrap();
     let dir = TempDir::new();
-    for number in 0..20_000 {
+    for number in 0..4_000 {
         let sub = dir
             .path()
             .join(format!("d{}/s{}", number / 1000, number / 100 % 10));
@@ -834,7 +835,7 @@ fn many_files_are_walked_quickly() {
         let walked = start.elapsed();
         selected.digests(&copy, &reading(Some(index))).unwrap();
         println!(
-            "20,000 files, {round}: walk {walked:?}, all {:?}",
+            "4,000 files, {round}: walk {walked:?}, all {:?}",
             start.elapsed()
         );
     }
@@ -847,7 +848,7 @@ fn many_files_are_walked_quickly() {
         &Root::open_trusted(dest.path(), Scope::Image).unwrap(),
     )
     .unwrap();
-    println!("20,000 files, copied: {:?}", start.elapsed());
+    println!("4,000 files, copied: {:?}", start.elapsed());
 }
 
 mod properties {

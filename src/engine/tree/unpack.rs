@@ -165,14 +165,19 @@ impl Unpacking<'_> {
     /// Puts one entry in place. Returns the time of a directory, which is set later.
     fn entry(&self, entry: &mut Entry<'_, Box<dyn Read>>) -> Result<Option<Time>, TreeError> {
         let kind = entry.header().entry_type();
-        let number = |value: io::Result<u64>| {
-            let value = value.map_err(|error| wrong(self.archive, error))?;
-            u32::try_from(value).map_err(|_| {
+        let header = entry.header().as_old();
+        let blank = |field: &[u8]| field.iter().all(|byte| matches!(byte, 0 | b' '));
+        let (no_uid, no_gid) = (blank(&header.uid), blank(&header.gid));
+        let number = |is_blank, value: io::Result<u64>| match value {
+            // Some programs leave out what is nobody's.
+            Err(_) if is_blank => Ok(0),
+            Err(error) => Err(wrong(self.archive, error)),
+            Ok(value) => u32::try_from(value).map_err(|_| {
                 wrong(
                     self.archive,
                     format!("it has an owner with the number {value}"),
                 )
-            })
+            }),
         };
         let mode = entry
             .header()
@@ -181,7 +186,10 @@ impl Unpacking<'_> {
             & 0o7777;
         let (uid, gid) = match self.owner {
             Some(owner) => owner,
-            None => (number(entry.header().uid())?, number(entry.header().gid())?),
+            None => (
+                number(no_uid, entry.header().uid())?,
+                number(no_gid, entry.header().gid())?,
+            ),
         };
         let (modified, xattrs) = self.extensions(entry)?;
         let there = self.parent.find(self.base).map_err(writing(self.path))?;

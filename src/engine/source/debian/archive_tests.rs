@@ -290,12 +290,17 @@ impl Served {
     }
 
     fn resolve(&self) -> Result<Resolution> {
+        self.resolve_with(&[])
+    }
+
+    fn resolve_with(&self, packages: &[String]) -> Result<Resolution> {
         let mirrors = Mirrors::choose("small", Some(&self.url), None, &[]);
         self.with(|with| {
             base::resolve(
                 &Request {
                     suite: "small",
                     arch: "amd64",
+                    packages,
                 },
                 &mirrors,
                 with,
@@ -344,6 +349,21 @@ fn a_sound_archive_is_read_and_its_gaps_are_told() {
         2,
         "small-updates and small-security: {warnings:?}"
     );
+    std::fs::remove_dir_all(&scratch).unwrap();
+}
+
+#[test]
+fn a_package_that_is_not_there_is_found_out_before_anything_is_built() {
+    let scratch = scratch("no-package");
+    let served = Archive::new().serve(&scratch);
+    let error = served.resolve_with(&["dpgk".to_owned()]).unwrap_err();
+    assert_eq!(error.to_string(), "`small` has no package `dpgk`");
+    assert_eq!(
+        miette::Diagnostic::help(&error).unwrap().to_string(),
+        "did you mean `dpkg`?"
+    );
+    let error = served.resolve_with(&["dpkg-".to_owned()]).unwrap_err();
+    assert_eq!(error.fault(), Fault::Input);
     std::fs::remove_dir_all(&scratch).unwrap();
 }
 

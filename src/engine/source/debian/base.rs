@@ -21,16 +21,13 @@ use super::records::{self, Control};
 use super::runner::Runner;
 use super::unpack::{self, Tree};
 use super::{
-    PUBLIC_ARCHIVE, PUBLIC_SECURITY_ARCHIVE, Package, Progress, Request, Resolution,
-    ResolvedPocket, Surroundings, closure, configure, index, release, tidy,
+    Excerpt, PUBLIC_ARCHIVE, PUBLIC_SECURITY_ARCHIVE, Package, Progress, Request, Resolution,
+    ResolvedPocket, Surroundings, closure, configure, index, packages, release, tidy,
 };
 use crate::net;
 
 /// How many downloads run at once.
 const DOWNLOADS_AT_ONCE: usize = 8;
-
-/// How many packages are unpacked at once.
-const UNPACKED_AT_ONCE: usize = 4;
 
 /// Asks the archive what the base of a suite is made of now.
 ///
@@ -53,6 +50,7 @@ pub fn resolve(
             kind: "Debian architecture",
         });
     }
+    packages::check_names(request.packages)?;
     (with.progress)(Progress::Doing("reading the archive"));
     let found =
         net::fetch_all(
@@ -73,11 +71,12 @@ pub fn resolve(
     let pockets: Vec<ResolvedPocket> = found.into_iter().flatten().collect();
     let indices = index::fetch(&pockets, with)?;
     let offer = Offer::read(&indices, request.arch)?;
-    let all = chosen(&offer, request.suite)?;
-    let mut packages = Vec::with_capacity(all.len());
+    packages::check_offered(request.suite, request.packages, &offer)?;
+    let all = names_of_base(&offer, request.suite)?;
+    let mut chosen = Vec::with_capacity(all.len());
     for name in &all {
         if let Some(candidate) = offer.get(name) {
-            packages.push(candidate.package()?);
+            chosen.push(candidate.package()?);
         }
     }
     Ok(Resolution {
@@ -85,12 +84,18 @@ pub fn resolve(
         arch: request.arch.to_owned(),
         release_date_s: pockets.first().map_or(0, |pocket| pocket.date_s),
         pockets,
-        packages,
+        excerpt: Excerpt {
+            names: request.packages.to_vec(),
+            sha256: with
+                .cache
+                .keep(index::excerpt(&offer, &chosen, request.packages).as_bytes())?,
+        },
+        packages: chosen,
     })
 }
 
 /// The names of the base's packages.
-fn chosen<'t>(offer: &Offer<'t>, suite: &str) -> Result<BTreeSet<&'t str>> {
+fn names_of_base<'t>(offer: &Offer<'t>, suite: &str) -> Result<BTreeSet<&'t str>> {
     let apt = offer.get("apt").ok_or_else(|| Error::NoPackage {
         suite: suite.to_owned(),
         name: "apt".to_owned(),
@@ -120,16 +125,19 @@ pub fn build(
     with: &Surroundings<'_>,
     runner: &dyn Runner,
 ) -> Result<()> {
-    let debs = obtain(&resolution.pockets, &resolution.packages, with)?;
-    (with.progress)(Progress::Doing("unpacking"));
+    (with.progress)(Progress::Doing("downloading and unpacking"));
     lay_out(root, &resolution.arch)?;
     let tree = Tree::open(root)?;
-    let jobs: Vec<_> = resolution.packages.iter().zip(&debs).collect();
-    let packages = net::fetch_all(&jobs, UNPACKED_AT_ONCE, |(package, deb)| {
-        let control = Control::read(deb, &package.name)?;
-        let unpacked = tree.unpack(deb, &package.name, &control.conffiles())?;
-        Ok((control, unpacked))
-    })?;
+    let packages = each_obtained(
+        &resolution.pockets,
+        &resolution.packages,
+        with,
+        |package, deb| {
+            let control = Control::read(&deb, &package.name)?;
+            let unpacked = tree.unpack(&deb, &package.name, &control.conffiles())?;
+            Ok((control, unpacked))
+        },
+    )?;
     let directories: Vec<_> = packages
         .iter()
         .flat_map(|(_, unpacked)| &unpacked.directories)
@@ -176,12 +184,13 @@ pub fn build(
     tidy::tidy(root, epoch_s)
 }
 
-/// Downloads packages; where each of them is.
-pub(super) fn obtain(
+/// Downloads packages, and does something with each as soon as it is here.
+pub(super) fn each_obtained<T: Send>(
     pockets: &[ResolvedPocket],
     packages: &[Package],
     with: &Surroundings<'_>,
-) -> Result<Vec<PathBuf>> {
+    then: impl Fn(&Package, PathBuf) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let total: u64 = packages.iter().map(|package| package.size_bytes).sum();
     let done = AtomicU64::new(0);
     let (cache, client, progress) = (with.cache, with.client, with.progress);
@@ -193,10 +202,11 @@ pub(super) fn obtain(
                 why: "it names an archive that is not there".to_owned(),
             })?;
         let url = format!("{}/{}", pocket.archive, package.path.replace('+', "%2B"));
-        cache.obtain(client, &url, package.sha256, package.size_bytes, &|bytes| {
+        let deb = cache.obtain(client, &url, package.sha256, package.size_bytes, &|bytes| {
             let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
             progress(Progress::Bytes { done, total });
-        })
+        })?;
+        then(package, deb)
     })
 }
 

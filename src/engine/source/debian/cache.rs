@@ -4,7 +4,7 @@
 //! digest. Nothing is synced: a reader checks the digest again, and what fails is removed and fetched anew.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
@@ -45,8 +45,7 @@ impl Cache {
             progress(size_bytes);
             return Ok(path);
         }
-        let (mut file, unfinished) = crate::engine::source::temporary(&self.tmp, "deb")
-            .map_err(|error| Error::io("cannot write in", &self.tmp, error))?;
+        let (mut file, unfinished) = self.temporary()?;
         let what = Download {
             url,
             digest: Some(digest),
@@ -70,6 +69,35 @@ impl Cache {
             drop(fs::remove_file(&unfinished));
         }
         kept.map(|()| path)
+    }
+
+    /// Keeps something that was made here.
+    pub(super) fn keep(&self, content: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(content);
+        let path = self.path(&digest);
+        if !self.check(&digest, &path)? {
+            let (mut file, unfinished) = self.temporary()?;
+            file.write_all(content)
+                .and_then(|()| fs::rename(&unfinished, &path))
+                .map_err(|error| Error::io("cannot write", &path, error))?;
+        }
+        Ok(digest)
+    }
+
+    /// What is kept under a digest, if it is here and right.
+    pub(super) fn read(&self, digest: &Digest) -> Result<Option<Vec<u8>>> {
+        let path = self.path(digest);
+        if !self.check(digest, &path)? {
+            return Ok(None);
+        }
+        fs::read(&path)
+            .map(Some)
+            .map_err(|error| Error::io("cannot read", &path, error))
+    }
+
+    fn temporary(&self) -> Result<(File, PathBuf)> {
+        crate::engine::source::temporary(&self.tmp, "deb")
+            .map_err(|error| Error::io("cannot write in", &self.tmp, error))
     }
 
     /// Whether the file is here and right; a wrong one is removed.

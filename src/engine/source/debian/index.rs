@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use super::error::{Error, Result};
-use super::{Package, ResolvedPocket, Surroundings, stanza, version};
+use super::{Package, Resolution, ResolvedPocket, Surroundings, closure, stanza, version};
 use crate::net;
 
 /// The most that an index may have when it is unpacked.
 const INDEX_BYTES_MAX: u64 = 1 << 30;
+
+/// A field of our own, by which an excerpt says which pocket an entry is from.
+const POCKET_FIELD: &str = "X-Shmocker-Pocket";
 
 /// The text of one pocket's index.
 #[derive(Debug)]
@@ -54,6 +57,55 @@ pub(super) fn fetch(pockets: &[ResolvedPocket], with: &Surroundings<'_>) -> Resu
         })?;
         Ok(IndexText { text, what })
     })
+}
+
+/// The entries that come into question where a base is extended by these packages: an index of its own.
+pub(super) fn excerpt(offer: &Offer<'_>, base: &[Package], names: &[String]) -> String {
+    let of_base = base.iter().map(|package| package.name.as_str());
+    let mut seeds = Vec::new();
+    for name in of_base.chain(names.iter().map(String::as_str)) {
+        match offer.get(name) {
+            Some(candidate) => seeds.push(candidate.name),
+            None => seeds.extend(offer.providers(name)),
+        }
+    }
+    let mut text = String::new();
+    for name in closure::reachable(offer, &seeds) {
+        if let Some(candidate) = offer.get(name) {
+            text.push_str(candidate.stanza);
+            text.push_str(&format!("\n{POCKET_FIELD}: {}\n\n", candidate.pocket));
+        }
+    }
+    text
+}
+
+/// The excerpt of a resolution, from the cache or made again.
+pub(super) fn excerpt_of(
+    resolution: &Resolution,
+    names: &[String],
+    with: &Surroundings<'_>,
+) -> Result<Vec<IndexText>> {
+    let kept = if resolution.excerpt.names == names {
+        with.cache.read(&resolution.excerpt.sha256)?
+    } else {
+        None
+    };
+    let kept = kept.and_then(|kept| String::from_utf8(kept).ok());
+    let text = match kept {
+        Some(text) => text,
+        None => {
+            let indices = fetch(&resolution.pockets, with)?;
+            excerpt(
+                &Offer::read(&indices, &resolution.arch)?,
+                &resolution.packages,
+                names,
+            )
+        }
+    };
+    Ok(vec![IndexText {
+        text,
+        what: "the excerpt of the indices".to_owned(),
+    }])
 }
 
 /// A package as its index has it.
@@ -218,6 +270,7 @@ fn read_stanza(stanza: &str, pocket: usize) -> Option<Candidate<'_>> {
             "Filename" => candidate.path = value.strip_prefix("./").unwrap_or(value),
             "Size" => candidate.size_bytes = value.parse().ok()?,
             "SHA256" => candidate.sha256 = value,
+            POCKET_FIELD => candidate.pocket = value.parse().ok()?,
             _ => {}
         }
     }

@@ -105,6 +105,9 @@ pub struct Request<'a> {
     pub suite: &'a str,
     /// Debian's name of the architecture: `amd64`.
     pub arch: &'a str,
+    /// The packages that will be named on top of the base. They are no part of it, but one that the archive has not is
+    /// found out before anything is built.
+    pub packages: &'a [String],
 }
 
 /// One package, as the archive's signed index has it.
@@ -165,6 +168,17 @@ pub struct Resolution {
     pub packages: Vec<Package>,
     /// `Date` of the suite's Release file, in seconds since 1970: the SOURCE_DATE_EPOCH of its tree.
     pub release_date_s: u64,
+    /// The part of the indices that comes into question for the packages that were to be named.
+    pub excerpt: Excerpt,
+}
+
+/// A part of a suite's indices: a file of the cache, which can be made again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excerpt {
+    /// The packages that it was made for.
+    pub names: Vec<String>,
+    /// The file.
+    pub sha256: Digest,
 }
 
 impl Resolution {

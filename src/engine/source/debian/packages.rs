@@ -6,12 +6,12 @@
 use std::fs;
 use std::path::Path;
 
+use super::super::http::percent_decoded;
 use super::error::{Error, Result};
 use super::index::{Candidate, Offer};
 use super::runner::Runner;
 use super::{
-    Package, Progress, Resolution, Selection, Surroundings, WORKSHOP, base, closure, configure,
-    index,
+    Package, Progress, Resolution, Selection, Surroundings, WORKSHOP, base, configure, index,
 };
 
 /// The archive that apt is shown. Nobody is ever asked for that name (RFC 6761).
@@ -29,23 +29,12 @@ pub fn resolve(
     with: &Surroundings<'_>,
     runner: &dyn Runner,
 ) -> Result<Selection> {
-    for name in names {
-        check_name(name)?;
-    }
+    check_names(names)?;
     (with.progress)(Progress::Doing("resolving packages"));
-    let indices = index::fetch(&resolution.pockets, with)?;
-    let offer = Offer::read(&indices, &resolution.arch)?;
-    let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
-    for name in &wanted {
-        if offer.get(name).is_none() && offer.providers(name).is_empty() {
-            return Err(Error::NoPackage {
-                suite: resolution.suite.clone(),
-                name: (*name).to_owned(),
-                near: offer.near(name),
-            });
-        }
-    }
-    set_up(resolution, &offer, &wanted, root)?;
+    let index = index::excerpt_of(resolution, names, with)?;
+    let offer = Offer::read(&index, &resolution.arch)?;
+    check_offered(&resolution.suite, names, &offer)?;
+    set_up(resolution, &index[0].text, root)?;
     let mut argv = apt_get();
     argv.extend(["--print-uris", "-qq", "install"].map(str::to_owned));
     argv.extend(names.iter().cloned());
@@ -57,7 +46,7 @@ pub fn resolve(
                 why: configure::tail(&output),
             });
         }
-        read_uris(&String::from_utf8_lossy(&output.stdout), &offer, &wanted)
+        read_uris(&String::from_utf8_lossy(&output.stdout), &offer, names)
     });
     base::finish(root, resolution.release_date_s)?;
     Ok(Selection {
@@ -78,15 +67,15 @@ pub fn build(
     runner: &dyn Runner,
 ) -> Result<()> {
     base::check_tree(root)?;
-    let debs = base::obtain(&resolution.pockets, &selection.packages, with)?;
-    let indices = index::fetch(&resolution.pockets, with)?;
-    let offer = Offer::read(&indices, &resolution.arch)?;
-    let wanted: Vec<&str> = selection.names.iter().map(String::as_str).collect();
-    set_up(resolution, &offer, &wanted, root)?;
+    let index = index::excerpt_of(resolution, &selection.names, with)?;
+    set_up(resolution, &index[0].text, root)?;
     let archives = super::workshop(root).join("archives");
-    for (package, deb) in selection.packages.iter().zip(&debs) {
-        base::lend(&archives, package, deb)?;
-    }
+    base::each_obtained(
+        &resolution.pockets,
+        &selection.packages,
+        with,
+        |package, deb| base::lend(&archives, package, &deb),
+    )?;
     (with.progress)(Progress::Doing("installing packages"));
     let mut argv = apt_get();
     argv.extend(["--no-download", "-q", "install"].map(str::to_owned));
@@ -125,20 +114,13 @@ fn apt_get() -> Vec<String> {
 }
 
 /// Lays out what apt is shown: a sources.list, and one index of everything that comes into question.
-fn set_up(resolution: &Resolution, offer: &Offer<'_>, names: &[&str], root: &Path) -> Result<()> {
+fn set_up(resolution: &Resolution, list: &str, root: &Path) -> Result<()> {
     let workshop = super::workshop(root);
     for directory in ["", "lists", "lists/partial", "archives", "archives/partial"] {
         let path = workshop.join(directory);
         fs::create_dir(&path).map_err(|error| Error::io("cannot make", &path, error))?;
     }
     let (suite, arch) = (&resolution.suite, &resolution.arch);
-    let mut list = String::new();
-    for name in in_question(resolution, offer, names) {
-        if let Some(candidate) = offer.get(name) {
-            list.push_str(candidate.stanza);
-            list.push_str("\n\n");
-        }
-    }
     let shown = SHOWN_ARCHIVE
         .trim_start_matches("http://")
         .replace('/', "_");
@@ -149,7 +131,7 @@ fn set_up(resolution: &Resolution, offer: &Offer<'_>, names: &[&str], root: &Pat
         ),
         (
             format!("lists/{shown}_dists_{suite}_main_binary-{arch}_Packages"),
-            list,
+            list.to_owned(),
         ),
     ];
     for (name, content) in files {
@@ -159,23 +141,8 @@ fn set_up(resolution: &Resolution, offer: &Offer<'_>, names: &[&str], root: &Pat
     Ok(())
 }
 
-fn in_question<'t>(resolution: &Resolution, offer: &Offer<'t>, names: &[&str]) -> Vec<&'t str> {
-    let of_base = resolution
-        .packages
-        .iter()
-        .map(|package| package.name.as_str());
-    let mut seeds: Vec<&'t str> = Vec::new();
-    for name in of_base.chain(names.iter().copied()) {
-        match offer.get(name) {
-            Some(candidate) => seeds.push(candidate.name),
-            None => seeds.extend(offer.providers(name)),
-        }
-    }
-    closure::reachable(offer, &seeds).into_iter().collect()
-}
-
 /// Reads `'URI' FILE SIZE HASH` lines; each must be a package of the signed index.
-fn read_uris(text: &str, offer: &Offer<'_>, names: &[&str]) -> Result<Vec<Package>> {
+fn read_uris(text: &str, offer: &Offer<'_>, names: &[String]) -> Result<Vec<Package>> {
     let mut packages = Vec::new();
     for line in text.lines().filter(|line| line.starts_with('\'')) {
         let uri = line
@@ -183,12 +150,9 @@ fn read_uris(text: &str, offer: &Offer<'_>, names: &[&str]) -> Result<Vec<Packag
             .split('\'')
             .next()
             .unwrap_or("");
-        let path = uri.strip_prefix(SHOWN_ARCHIVE).map(|path| {
-            path.trim_start_matches('/')
-                .replace("%2b", "+")
-                .replace("%2B", "+")
-                .replace("%7e", "~")
-        });
+        let path = uri
+            .strip_prefix(SHOWN_ARCHIVE)
+            .map(|path| percent_decoded(path.trim_start_matches('/')));
         let file = path
             .as_deref()
             .and_then(|path| path.rsplit_once('/'))
@@ -207,6 +171,24 @@ fn read_uris(text: &str, offer: &Offer<'_>, names: &[&str]) -> Result<Vec<Packag
     }
     packages.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(packages)
+}
+
+pub(super) fn check_names(names: &[String]) -> Result<()> {
+    names.iter().try_for_each(|name| check_name(name))
+}
+
+/// Checks that the archive has every named package, or something that provides it.
+pub(super) fn check_offered(suite: &str, names: &[String], offer: &Offer<'_>) -> Result<()> {
+    let missing = names
+        .iter()
+        .find(|name| offer.get(name).is_none() && offer.providers(name).is_empty());
+    missing.map_or(Ok(()), |name| {
+        Err(Error::NoPackage {
+            suite: suite.to_owned(),
+            name: name.clone(),
+            near: offer.near(name),
+        })
+    })
 }
 
 /// Checks a package's name before apt gets to see it: it takes `name-`, `name=version` and patterns for commands.

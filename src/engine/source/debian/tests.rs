@@ -130,10 +130,12 @@ fn make(scratch: &Path, names: &[&str]) -> Made {
         None,
     )
     .unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let resolution = base::resolve(
         &Request {
             suite: "bookworm",
             arch,
+            packages: &names,
         },
         &mirrors,
         &with,
@@ -145,7 +147,6 @@ fn make(scratch: &Path, names: &[&str]) -> Made {
     let base = listing(&root);
     let step = Instant::now();
     let said = |what: &str| println!("{what}: {:.2} s", step.elapsed().as_secs_f64());
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let selection = packages::resolve(&resolution, &names, &root, &with, &Chroot).unwrap();
     said("named packages resolved");
     assert_eq!(listing(&root), base, "asking apt leaves nothing behind");

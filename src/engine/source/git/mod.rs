@@ -198,7 +198,9 @@ impl Git {
             "{}{suffix}",
             Key::of(reference::without_credentials(&url).as_bytes())
         );
-        let directory = self.settings.mirrors.join(&name);
+        let mirrors = &self.settings.mirrors;
+        fs::create_dir_all(mirrors).map_err(|source| Error::io("cannot make", mirrors, source))?;
+        let directory = mirrors.join(&name);
         let lock_path = self.settings.mirrors.join(format!("{name}.lock"));
         let lock = File::options()
             .create(true)
@@ -209,6 +211,7 @@ impl Git {
         lock.lock()
             .map_err(|source| Error::io("cannot lock", &lock_path, source))?;
         let program = Program::new(&self.settings, &source.url)?;
+        sweep(&directory).map_err(|source| Error::io("cannot tidy", &directory, source))?;
         // HEAD is what `git init` writes last but one; without it, a killed `init` is done again.
         if !directory.join("HEAD").is_file() {
             fs::create_dir_all(&directory)
@@ -237,6 +240,28 @@ impl Git {
             _lock: lock,
         })
     }
+}
+
+/// Removes what a git that was killed has left in a mirror: locks that nobody holds, since ours is held, and unfinished
+/// packs.
+fn sweep(directory: &Path) -> std::io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if entry.file_type()?.is_dir() {
+            sweep(&entry.path())?;
+        } else if name.ends_with(".lock") || name.starts_with("tmp_") || name == "index-of-checkout"
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn is_sha256(source: &GitSource) -> bool {

@@ -67,12 +67,12 @@ impl Program {
     pub(super) fn new(settings: &Settings, url: &str) -> Result<Self> {
         let configuration = settings.mirrors.join("config");
         if std::fs::read_to_string(&configuration).ok().as_deref() != Some(CONFIGURATION) {
-            let written = super::super::temporary(&settings.mirrors, "config").and_then(
-                |(mut file, path)| {
+            let written = std::fs::create_dir_all(&settings.mirrors)
+                .and_then(|()| super::super::temporary(&settings.mirrors, "config"))
+                .and_then(|(mut file, path)| {
                     file.write_all(CONFIGURATION.as_bytes())?;
                     std::fs::rename(path, &configuration)
-                },
-            );
+                });
             written.map_err(|source| Error::io("cannot write", &configuration, source))?;
         }
         let protocols = if reference::is_local(url) {

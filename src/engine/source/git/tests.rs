@@ -227,6 +227,34 @@ fn first_tree(place: &Place) -> PathBuf {
 }
 
 #[test]
+fn what_a_killed_git_left_in_a_mirror_is_no_hindrance() {
+    let Some(place) = Place::new("git-killed") else {
+        return;
+    };
+    let mirrors = place.mirrors("mirrors");
+    place.check_out(&mirrors, &place.source(), "one");
+    let mirror = fs::read_dir(place.scratch.join("mirrors"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mirror = mirror.into_iter().find(|path| path.is_dir()).unwrap();
+    for name in [
+        "HEAD.lock",
+        "packed-refs.lock",
+        "refs/heads/trunk.lock",
+        "objects/pack/tmp_pack_x",
+        "index-of-checkout.lock",
+    ] {
+        fs::write(mirror.join(name), "").unwrap();
+    }
+    git(
+        &place.repository,
+        &["commit", "-q", "--allow-empty", "-m", "three"],
+    );
+    place.check_out(&mirrors, &place.source(), "two");
+    assert!(!mirror.join("objects/pack/tmp_pack_x").exists());
+}
+
+#[test]
 fn depth_directory_and_tag_are_honoured() {
     let Some(place) = Place::new("git-depth") else {
         return;

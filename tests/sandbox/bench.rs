@@ -1,0 +1,162 @@
+//! What the stories are played on: a copy of this program, a root made of busybox, and a user to play as.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use shmocker::graph::Network;
+
+use crate::drive::{Answer, Request};
+
+pub(crate) struct Bench {
+    pub(crate) directory: PathBuf,
+    /// Who plays: `None` is whoever runs the tests.
+    pub(crate) user: Option<&'static str>,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Result<Self, String> {
+        let busybox = Path::new("/bin/busybox");
+        if !busybox.exists() {
+            return Err("no /bin/busybox (package busybox-static) to make a root of".to_owned());
+        }
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root
+            && !fs::read_to_string("/etc/subuid")
+                .unwrap_or_default()
+                .contains("alice:")
+        {
+            return Err("no user alice with subordinate ids to play as".to_owned());
+        }
+        let directory =
+            std::env::temp_dir().join(format!("shmocker-sandbox-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let bench = Self {
+            directory,
+            user: is_root.then_some("alice"),
+        };
+        fs::copy("/proc/self/exe", bench.program()).unwrap();
+        fs::set_permissions(bench.program(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(bench.scratch()).unwrap();
+        bench.give_to_user(&bench.directory);
+        Ok(bench)
+    }
+
+    pub(crate) fn program(&self) -> PathBuf {
+        self.directory.join("driver")
+    }
+
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.directory.join("scratch")
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    pub(crate) fn give_to_user(&self, path: &Path) {
+        if let Some(user) = self.user {
+            assert!(
+                Command::new("chown")
+                    .arg("-R")
+                    .arg(format!("{user}:"))
+                    .arg(path)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+    }
+
+    /// A new root: busybox, its links, a few users, none of the mount points.
+    pub(crate) fn renew_root(&self) {
+        let root = self.root();
+        drop(fs::remove_dir_all(&root));
+        for directory in ["bin", "etc", "root", "home/ada", "tmp"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
+        for applet in String::from_utf8(applets.stdout)
+            .unwrap()
+            .lines()
+            .filter(|applet| *applet != "busybox")
+        {
+            symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001::/home/ada:/bin/sh\n";
+        fs::write(root.join("etc/passwd"), passwd).unwrap();
+        fs::write(
+            root.join("etc/group"),
+            "root:x:0:\nada:x:1001:\nwheel:x:10:ada\n",
+        )
+        .unwrap();
+        self.give_to_user(&root);
+    }
+
+    pub(crate) fn shell(&self, script: &str) -> Request {
+        Request {
+            root: self.root(),
+            scratch: self.scratch(),
+            argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            workdir: "/".to_owned(),
+            user: String::new(),
+            network: Network::None,
+            mounts: Vec::new(),
+            timeout_ms: Some(20_000),
+            cancel_after_ms: None,
+            terminal: false,
+            overlay: None,
+            times: 1,
+        }
+    }
+
+    pub(crate) fn command(&self, user: Option<&str>, request: &Request) -> Command {
+        let mut command = match user {
+            Some(user) => {
+                let mut command = Command::new("runuser");
+                command.args(["-u", user, "--"]).arg(self.program());
+                command
+            }
+            None => Command::new(self.program()),
+        };
+        let request = serde_json::to_string(request).unwrap();
+        command
+            .arg("drive")
+            .arg(request)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("CANARY", "secret");
+        command
+    }
+
+    pub(crate) fn play(&self, request: &Request) -> Answer {
+        self.play_as(self.user, request)
+    }
+
+    pub(crate) fn play_as(&self, user: Option<&str>, request: &Request) -> Answer {
+        let output = self
+            .command(user, request)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// Plays a shell script that must succeed, and gives what it wrote.
+    pub(crate) fn output_of(&self, script: &str) -> String {
+        let answer = self.play(&self.shell(script));
+        assert_eq!(answer.exit, "status 0", "{answer:?}");
+        answer.output
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.directory));
+    }
+}
