@@ -100,7 +100,7 @@ fn what_the_ignore_file_hides_is_neither_copied_nor_part_of_the_key() {
         .file("Dockerfile", "FROM base\nCOPY . /all/\n")
         .file(
             ".dockerignore",
-            "*.log\n!keep.log\nDockerfile\n.dockerignore\n",
+            "*.log\n!keep.log\nDockerfile\n.dockerignore\nout\n",
         )
         .file("a.txt", "a")
         .file("b.log", "b")
@@ -312,7 +312,7 @@ fn mounts_are_there_while_a_step_runs_and_leave_nothing() {
             "FROM base AS other\nRUN echo other > /other\nFROM base\n\
              RUN --mount=type=bind,target=/ctx --mount=type=bind,from=other,source=/other,target=/o cat /ctx/file /o > /bound\n\
              RUN --mount=type=cache,target=/cache echo line >> /cache/lines; cp /cache/lines /lines\n\
-             RUN --mount=type=tmpfs,target=/t df /t | tail -1 | cut -d' ' -f1 > /fs && echo x > /t/x\n\
+             RUN --mount=type=tmpfs,target=/t grep ' /t ' /proc/mounts | cut -d' ' -f3 > /fs && echo x > /t/x\n\
              RUN --mount=type=secret,id=key cat /run/secrets/key | wc -c > /length\n\
              RUN --network=none wc -l < /proc/net/route > /routes\n",
         )

@@ -129,7 +129,7 @@ fn go(bench: &Bench, case: &Value, layout: &Path) -> Vec<String> {
     for (index, step) in array(case, "steps").iter().enumerate() {
         let number = index + 1;
         let context = format!("context-{number}");
-        std::fs::create_dir_all(bench.path(&context)).expect("a directory can be made");
+        bench.sh(&format!("mkdir -p {context}"));
         for file in step["contexts"]["context"].as_array().into_iter().flatten() {
             write(bench, &context, file);
         }

@@ -46,7 +46,7 @@ COPY tree/link tree/sub /flat/
 ADD tree.tar /unpacked/
 WORKDIR /new/deep/dir
 USER worker
-WORKDIR /by/hereer
+WORKDIR /by/worker
 ";
 
 fn fill(bench: &Bench, dockerfile: &str) {
@@ -126,7 +126,7 @@ fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
 
     let by_user = built_by(&user, "debian-plain", DEBIAN, &context);
     let tree = without(&with_links_resolved(&listing::tree(&by_user)), &BY_CHANCE);
-    assert!(tree.contains_key("home/hereer/by-su"));
+    assert!(tree.contains_key("home/worker/by-su"));
 
     match buildkit() {
         Ok(buildkit) => {

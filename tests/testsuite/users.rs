@@ -34,6 +34,11 @@ fn doctor_knows_what_this_machine_offers() {
         );
     }
     assert!(bench.ok("doctor").out().contains("namespaces"));
+    let profile = bench.ok("doctor --apparmor-profile").out();
+    assert!(
+        profile.contains("userns,") && profile.contains("profile shmocker"),
+        "{profile}"
+    );
 
     let bare = Bench::new(&need!(machine::bare_user()), "doctor-bare");
     let run = bare.shmocker("doctor");
@@ -198,4 +203,24 @@ fn run_keeps_standard_input_open_and_gives_a_terminal() {
         "{}",
         on_terminal.both()
     );
+}
+
+/// What a base tells its users to run is run, in their build.
+#[test]
+fn a_bases_onbuild_is_run_by_who_builds_on_it() {
+    let bench = Bench::new(&need!(machine::plain_user()), "onbuild");
+    let base = need!(busybox::context());
+    bench
+        .file(
+            "Dockerfile",
+            "FROM base\nONBUILD RUN echo triggered > /triggered\n",
+        )
+        .file("Dockerfile.above", "FROM localhost/onbuild:1\n");
+    bench.ok(&format!("build {base} -t localhost/onbuild:1 ."));
+    let run = bench.shmocker("build -f Dockerfile.above -o type=local,dest=out .");
+    if run.status == 0 {
+        assert_eq!(bench.sh("cat out/triggered").out(), "triggered\n");
+    } else {
+        run.expect(1, &["ONBUILD"]);
+    }
 }

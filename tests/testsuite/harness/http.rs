@@ -44,6 +44,11 @@ impl Server {
         format!("http://127.0.0.1:{}/{name}", self.port)
     }
 
+    /// Its port on the loopback interface.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// How often it was asked.
     pub(crate) fn requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
