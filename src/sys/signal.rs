@@ -45,12 +45,14 @@ impl Endings {
         }
         let mut before = set;
         // SAFETY: both sets are valid.
-        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
+        let error =
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
         }
         // SAFETY: the set is valid, and only read.
-        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -76,6 +78,8 @@ impl Endings {
 impl Drop for Endings {
     fn drop(&mut self) {
         // SAFETY: the set is what the kernel gave.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut())
+        };
     }
 }

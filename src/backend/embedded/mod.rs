@@ -61,9 +61,12 @@ impl Embedded {
         let status = match &built {
             Ok(_) => Status::Ok,
             Err(failures)
-                if failures
-                    .iter()
-                    .all(|failure| matches!(failure.kind, FailureKind::Cancelled | FailureKind::Terminated)) =>
+                if failures.iter().all(|failure| {
+                    matches!(
+                        failure.kind,
+                        FailureKind::Cancelled | FailureKind::Terminated
+                    )
+                }) =>
             {
                 Status::Cancelled
             }
@@ -139,7 +142,12 @@ impl Embedded {
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
     let endings = Endings::hold().map_err(|error| {
         let message = "signals cannot be waited for";
-        vec![Failure::caused(FailureKind::Machine, "engine::signals", message, &error)]
+        vec![Failure::caused(
+            FailureKind::Machine,
+            "engine::signals",
+            message,
+            &error,
+        )]
     })?;
     let stdout = io::stdout();
     let engine = start(&Order::Build(Box::new(request.clone())), &[stdout.as_fd()])?;
@@ -166,7 +174,12 @@ fn await_message(engine: &Engine, endings: &Endings) -> Result<(), Failure> {
             Err(error) => {
                 let message = "the connection to the engine process broke";
                 let error = io::Error::from(error);
-                return Err(Failure::caused(FailureKind::Bug, "engine::connection", message, &error));
+                return Err(Failure::caused(
+                    FailureKind::Bug,
+                    "engine::connection",
+                    message,
+                    &error,
+                ));
             }
         }
         let (kind, message) = match endings.take() {
