@@ -25,6 +25,8 @@ pub enum Exit {
     Bug,
     /// Interrupted.
     Interrupted,
+    /// Terminated.
+    Terminated,
     /// `run`: the command's own status.
     Command(u8),
 }
@@ -43,6 +45,7 @@ impl Exit {
             Self::Refused => 6,
             Self::Bug => 70,
             Self::Interrupted => 130,
+            Self::Terminated => 143,
             Self::Command(status) => status,
         }
     }
@@ -57,6 +60,7 @@ impl From<FailureKind> for Exit {
             FailureKind::Source => Self::Source,
             FailureKind::Refused => Self::Refused,
             FailureKind::Cancelled => Self::Interrupted,
+            FailureKind::Terminated => Self::Terminated,
             FailureKind::Bug => Self::Bug,
         }
     }

@@ -20,6 +20,8 @@ pub enum FailureKind {
     Refused,
     /// Someone asked for it to end.
     Cancelled,
+    /// A program asked for it to end: SIGTERM.
+    Terminated,
     /// A bug of shmocker.
     Bug,
 }

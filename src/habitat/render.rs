@@ -32,6 +32,7 @@ macro_rules! built_in {
 built_in! {
     "Dockerfile.j2",
     "copy.j2",
+    "directory.j2",
     "env.j2",
     "extras.j2",
     "final.j2",

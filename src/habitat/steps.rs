@@ -172,7 +172,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn file(&mut self, index: usize, file: &FileItem, phase: PhaseId) -> Option<Step> {
+    pub(super) fn file(&mut self, index: usize, file: &FileItem, phase: PhaseId) -> Vec<Step> {
         let is_home = file.src.value.starts_with("~/");
         if is_home && !file.allow_home.is_some_and(|flag| flag.value) {
             let problem = Problem::warning(
@@ -191,7 +191,7 @@ impl Planner<'_> {
         }
         let found = match self.find(&file.src) {
             Some(found) => found,
-            None if file.optional.is_some_and(|flag| flag.value) => return None,
+            None if file.optional.is_some_and(|flag| flag.value) => return Vec::new(),
             None if is_home && self.facts.purpose == Purpose::Render => {
                 (Place::Home, clean(&file.src.value[2..]), PathKind::File)
             }
@@ -204,7 +204,7 @@ impl Planner<'_> {
                     )
                     .label("there is no such file beside this one")
                     .help("make it, mend the path, or add `optional: true`");
-                return None;
+                return Vec::new();
             }
         };
         let (place, source, kind) = found;
@@ -223,7 +223,8 @@ impl Planner<'_> {
             .as_ref()
             .map(|owner| owner.value.clone())
             .or(home_owner);
-        let chown = owner.and_then(|owner| self.chown(&owner));
+        let chown = owner.as_ref().and_then(|owner| self.chown(owner));
+        let mut steps = Vec::new();
         let mut flags = vec![format!("--from={}", place.context())];
         if kind == PathKind::Directory
             && place == Place::Beside
@@ -244,6 +245,13 @@ impl Planner<'_> {
             } else {
                 let name = format!("files-{}", index + 1);
                 let modes = (format!("{directory:04o}"), format!("{:04o}", mode.bits));
+                let made = json!({
+                    "path": dest,
+                    "mode": modes.0,
+                    "owner": with_group(owner.as_deref().unwrap_or("root")),
+                });
+                let made = Step::of("directory.j2", "the directory itself", made).at(file.span);
+                steps.push(made.user("root").shell(default_shell()));
                 self.prepare(&name, phase, (flags, &source, file.span), modes);
                 flags = vec![format!("--from={name}")];
                 source = PREPARED.to_owned();
@@ -254,14 +262,10 @@ impl Planner<'_> {
             Some(description) => description.value.clone(),
             None => format!("files[{index}] {}", file.src.value),
         };
-        Some(
-            Step::of(
-                "copy.j2",
-                said,
-                json!({ "flags": flags, "paths": quote::copy_paths(&source, &dest) }),
-            )
-            .at(file.span),
-        )
+        let paths = quote::copy_paths(&source, &dest);
+        let values = json!({ "flags": flags, "paths": paths });
+        steps.push(Step::of("copy.j2", said, values).at(file.span));
+        steps
     }
 
     /// A stage in which a directory gets its modes, before it is copied to where it belongs.
@@ -726,6 +730,18 @@ fn own_shell(words: &[String]) -> Vec<String> {
         format!("{LOAD}; exec {} -c \"$0\"", words.join(" ")),
     ]
     .into()
+}
+
+/// An owner for `chown`: with the user's own group where none is named.
+fn with_group(owner: &str) -> String {
+    if owner.contains(':') {
+        return quote::shell(owner);
+    }
+    if owner.chars().all(|digit| digit.is_ascii_digit()) {
+        return format!("{owner}:{owner}");
+    }
+    let user = quote::shell(owner);
+    format!("{user}:\"$(id -g {user})\"")
 }
 
 /// A limit as Go and `# shmocker:` write it.

@@ -110,6 +110,7 @@ impl Index {
         let connection = match connect(&path, &records, local) {
             Ok(Some(connection)) => connection,
             Ok(None) => anew(&path, &records, local)?,
+            Err(error) if is_unwritable(&error) => read_only(&path)?,
             Err(error) if is_damage(&error) => anew(&path, &records, local)?,
             Err(source) => {
                 return Err(StoreError::Index {
@@ -438,6 +439,34 @@ fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Optio
     Ok(Some(connection))
 }
 
+fn is_unwritable(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+    )
+}
+
+/// An index that can only be read, as on a file system that is mounted so: nothing can change it.
+fn read_only(path: &Path) -> Result<Connection, StoreError> {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(format!("{uri}?immutable=1"), flags).map_err(|source| {
+        StoreError::Index {
+            what: "read anything",
+            source,
+        }
+    })
+}
+
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -686,6 +715,28 @@ mod tests {
         }
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.result(&key).unwrap().unwrap().layers, [id]);
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_written_is_read() {
+        use rustix::mount::{MountFlags, mount_bind, mount_remount, unmount};
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Key::of(b"key");
+        store.index().unwrap().put_op(&key, &op(1)).unwrap();
+        drop(store);
+        if let Err(error) = mount_bind(dir.path(), dir.path()) {
+            return println!("skip: mounts are not allowed: {error}");
+        }
+        mount_remount(dir.path(), MountFlags::BIND | MountFlags::RDONLY, c"").unwrap();
+        let store = Store::open(dir.path());
+        let read = store.and_then(|store| {
+            let read = store.index()?.op(&key)?;
+            assert!(store.index()?.put_op(&key, &op(2)).is_err());
+            Ok(read)
+        });
+        unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert_eq!(read.unwrap(), Some(op(1)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod overlay;
 pub mod process;
 pub mod root;
 pub mod seccomp;
+pub mod signal;
 pub mod socket;
 pub mod spawn;
 pub mod terminal;

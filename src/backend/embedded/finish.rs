@@ -4,6 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::process::Resource;
+
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers};
 use crate::digest::Key;
@@ -101,6 +103,7 @@ pub(super) fn build(
     let planned = Planned::of(&request.work, &store, events)?;
     let session = Session::new(&request.work, &store, Clock::system(), events);
     let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
+    raise_open_files();
     let target = planned.lowered.target;
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
     let tree = made.get(&target).and_then(Made::tree).cloned();
@@ -316,6 +319,14 @@ fn keep(
         config_digest: assembled.config_digest(),
         names,
     })
+}
+
+/// Layers, leases and walks hold many files open. Commands of the build get the user's own limit back.
+fn raise_open_files() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it may not be raised, small builds still work.
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {

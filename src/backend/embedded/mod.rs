@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags};
+
 pub use child::play as engine_child;
 
 use super::{BuildRequest, Outcome};
@@ -23,6 +25,7 @@ use crate::engine::phases::PhaseReport;
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
+use crate::sys::signal::{Ending, Endings};
 use protocol::{Order, Report};
 
 /// The backend that builds on this machine.
@@ -58,9 +61,12 @@ impl Embedded {
         let status = match &built {
             Ok(_) => Status::Ok,
             Err(failures)
-                if failures
-                    .iter()
-                    .all(|failure| failure.kind == FailureKind::Cancelled) =>
+                if failures.iter().all(|failure| {
+                    matches!(
+                        failure.kind,
+                        FailureKind::Cancelled | FailureKind::Terminated
+                    )
+                }) =>
             {
                 Status::Cancelled
             }
@@ -134,15 +140,56 @@ impl Embedded {
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+    let endings = Endings::hold().map_err(|error| {
+        let message = "signals cannot be waited for";
+        vec![Failure::caused(
+            FailureKind::Machine,
+            "engine::signals",
+            message,
+            &error,
+        )]
+    })?;
     let stdout = io::stdout();
     let engine = start(&Order::Build(Box::new(request.clone())), &[stdout.as_fd()])?;
     loop {
+        await_message(&engine, &endings).map_err(|failure| vec![failure])?;
         match next(&engine)? {
             Report::Event(event) => events.emit(event),
             Report::Built(outcome) => return Ok(*outcome),
             Report::Failed(failures) => return Err(failures),
             other => return Err(vec![unexpected(&other)]),
         }
+    }
+}
+
+/// Waits until the engine says something, or until this process is asked to end. Then the engine goes with it.
+fn await_message(engine: &Engine, endings: &Endings) -> Result<(), Failure> {
+    loop {
+        let mut polls = [
+            PollFd::new(&engine.socket, PollFlags::IN),
+            PollFd::new(endings, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut polls, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                let message = "the connection to the engine process broke";
+                let error = io::Error::from(error);
+                return Err(Failure::caused(
+                    FailureKind::Bug,
+                    "engine::connection",
+                    message,
+                    &error,
+                ));
+            }
+        }
+        let (kind, message) = match endings.take() {
+            None if polls[0].revents().is_empty() => continue,
+            None => return Ok(()),
+            Some(Ending::Interrupted) => (FailureKind::Cancelled, "interrupted"),
+            Some(Ending::Terminated) => (FailureKind::Terminated, "terminated"),
+        };
+        return Err(Failure::new(kind, "engine::cancelled", message)
+            .with_help("what was finished is kept: the next build goes on from there"));
     }
 }
 

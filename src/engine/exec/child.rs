@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
 use super::devices;
@@ -86,6 +86,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "report the mount points it made",
         run: report_stubs,
+    },
+    Step {
+        name: "limit its open files",
+        run: limit_open_files,
     },
     Step {
         name: "limit the capabilities",
@@ -550,6 +554,16 @@ fn report_stubs(setup: &mut Setup<'_>) -> Result<(), Fault> {
 fn send(socket: &Socket, reply: &Reply, files: &[BorrowedFd<'_>]) -> Result<(), Fault> {
     let payload = serde_json::to_vec(reply).map_err(io::Error::from)?;
     Ok(socket.send(&payload, files)?)
+}
+
+/// The engine may open more files than the user's commands may.
+fn limit_open_files(setup: &mut Setup<'_>) -> Result<(), Fault> {
+    let limit = Rlimit {
+        current: setup.spec.files_max,
+        maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
+    };
+    rustix::process::setrlimit(Resource::Nofile, limit)?;
+    Ok(())
 }
 
 fn limit_capabilities(_: &mut Setup<'_>) -> Result<(), Fault> {

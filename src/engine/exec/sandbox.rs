@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal};
 
 use super::cancel::Cancel;
 use super::error::{ExecError, doing};
@@ -196,6 +196,8 @@ impl Exit {
 pub struct Sandbox {
     program: SealedSelf,
     networks: Networks,
+    /// How many files a command may open: as many as the user's own.
+    files_max: Option<u64>,
 }
 
 impl Sandbox {
@@ -210,6 +212,7 @@ impl Sandbox {
         Ok(Self {
             program: sealed_self().map_err(doing("copy shmocker's program into memory"))?,
             networks: Networks::new(scratch, Box::new(warn)),
+            files_max: rustix::process::getrlimit(Resource::Nofile).current,
         })
     }
 
@@ -232,7 +235,8 @@ impl Sandbox {
             .networks
             .lease(run.network)
             .map_err(ExecError::Network)?;
-        let (spec, files) = prepare(run, root, &network, &streams)?;
+        let (mut spec, files) = prepare(run, root, &network, &streams)?;
+        spec.files_max = self.files_max;
         let payload = serde_json::to_vec(&spec)
             .map_err(io::Error::from)
             .map_err(doing("describe the container"))?;
@@ -418,6 +422,7 @@ fn prepare(
         },
         identity,
         hostname: run.hostname.clone(),
+        files_max: None,
         root: root_index,
         network: network_index,
         mounts,

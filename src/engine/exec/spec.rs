@@ -21,6 +21,8 @@ pub(super) struct ExecSpec {
     pub identity: Identity,
     /// What the machine is called.
     pub hostname: String,
+    /// How many files it may open; `None`: no limit.
+    pub files_max: Option<u64>,
     /// The tree that becomes its root.
     pub root: FileIndex,
     /// The network namespace; `None`: the one it starts in.

@@ -160,7 +160,8 @@ fn contents(
     if let Some((root, index)) = cache {
         let rows = renewed_rows(picks, &contents, &unknown, &known, reading.now);
         if !rows.is_empty() {
-            index.put_stat_rows(root, &rows)?;
+            // Not remembered is only slower next time, as where the store cannot be written.
+            drop(index.put_stat_rows(root, &rows));
         }
     }
     Ok(contents)

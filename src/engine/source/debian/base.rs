@@ -12,14 +12,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::error::{Error, Result};
 use super::index::Offer;
 use super::mirror::{self, Absence, Mirrors};
 use super::records::{self, Control};
 use super::runner::Runner;
-use super::unpack::{self, Tree};
+use super::unpack::{self, Tree, Unpacked};
 use super::{
     Excerpt, PUBLIC_ARCHIVE, PUBLIC_SECURITY_ARCHIVE, Package, Progress, Request, Resolution,
     ResolvedPocket, Surroundings, closure, configure, index, packages, release, tidy,
@@ -28,6 +28,9 @@ use crate::net;
 
 /// How many downloads run at once.
 const DOWNLOADS_AT_ONCE: usize = 8;
+
+/// How many downloads run beside the configuration of the base, which needs the processor.
+const PREFETCHED_AT_ONCE: usize = 3;
 
 /// Asks the archive what the base of a suite is made of now.
 ///
@@ -147,41 +150,95 @@ pub fn build(
     write_settings(root, resolution)?;
 
     (with.progress)(Progress::Doing("configuring"));
-    let epoch_s = resolution.release_date_s;
-    let script = ["sh", "-c", &records::preinst_script(&packages)]
-        .map(str::to_owned)
-        .to_vec();
-    configure::run_well(runner, root, epoch_s, "preparing the base", script)?;
-    let argv = [
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| prefetch(resolution, with, &enough));
+        let configured = configure_all(resolution, &packages, root, runner);
+        enough.store(true, Ordering::Relaxed);
+        configured
+    })?;
+    tidy::tidy(root, resolution.release_date_s)
+}
+
+/// Lets the tree's own programs configure its packages.
+fn configure_all(
+    resolution: &Resolution,
+    packages: &[(Control, Unpacked)],
+    root: &Path,
+    runner: &dyn Runner,
+) -> Result<()> {
+    let run = |what: &str, argv: &[&str]| {
+        let argv = argv.iter().map(|&word| word.to_owned()).collect();
+        configure::run_well(runner, root, resolution.release_date_s, what, argv)
+    };
+    run(
+        "preparing the base",
+        &["sh", "-c", &records::preinst_script(packages)],
+    )?;
+    let configure = [
         "dpkg",
         "--force-depends",
         "--force-unsafe-io",
         "--configure",
         "--pending",
     ];
-    configure::run_well(
-        runner,
-        root,
-        epoch_s,
-        "configuring the base",
-        argv.map(str::to_owned).to_vec(),
-    )?;
-    let audit = vec!["dpkg".to_owned(), "--audit".to_owned()];
-    let audit = configure::run_well(
-        runner,
-        root,
-        resolution.release_date_s,
-        "auditing the base",
-        audit,
-    )?;
-    if !audit.stdout.is_empty() {
-        return Err(Error::Failed {
-            what: "configuring the base".to_owned(),
-            status: audit.status,
-            tail: configure::tail(&audit),
-        });
+    run("configuring the base", &configure)?;
+    let audit = run("auditing the base", &["dpkg", "--audit"])?;
+    if audit.stdout.is_empty() {
+        return Ok(());
     }
-    tidy::tidy(root, epoch_s)
+    let (status, tail) = (audit.status, configure::tail(&audit));
+    Err(Error::Failed {
+        what: "configuring the base".to_owned(),
+        status,
+        tail,
+    })
+}
+
+/// Fetches what the named packages will most likely need, while the base is configured and its apt cannot be asked yet:
+/// a guess by first alternatives, of which nothing depends but the time that it saves. What fails here fails again where
+/// it matters.
+fn prefetch(resolution: &Resolution, with: &Surroundings<'_>, enough: &AtomicBool) {
+    let names = &resolution.excerpt.names;
+    if names.is_empty() {
+        return;
+    }
+    let guess = || -> Result<Vec<Package>> {
+        let index = index::excerpt_of(resolution, names, with)?;
+        let offer = Offer::read(&index, &resolution.arch)?;
+        let base: BTreeSet<&str> = resolution
+            .packages
+            .iter()
+            .map(|package| package.name.as_str())
+            .collect();
+        let named = base.iter().copied().chain(names.iter().map(String::as_str));
+        let seeds: Vec<&str> = named
+            .filter_map(|name| offer.get(name))
+            .map(|candidate| candidate.name)
+            .collect();
+        let all = closure::closure(&offer, &seeds)?;
+        all.iter()
+            .filter(|name| !base.contains(**name))
+            .filter_map(|name| offer.get(name))
+            .map(|candidate| candidate.package())
+            .collect()
+    };
+    let silent = Surroundings {
+        progress: &|_| (),
+        ..*with
+    };
+    if let Ok(packages) = guess() {
+        // Nobody waits for the rest once the base is there.
+        drop(net::fetch_all(&packages, PREFETCHED_AT_ONCE, |package| {
+            if enough.load(Ordering::Relaxed) {
+                return Err(None);
+            }
+            let one = std::slice::from_ref(package);
+            each_obtained(&resolution.pockets, one, &silent, |_, _| Ok(()))
+                .map(drop)
+                .map_err(Some)
+        }));
+    }
 }
 
 /// Downloads packages, and does something with each as soon as it is here.
