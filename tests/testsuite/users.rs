@@ -197,7 +197,7 @@ fn run_keeps_standard_input_open_and_gives_a_terminal() {
             .out(),
         ""
     );
-    let on_terminal = bench.sh(&format!("script -qec '{shmocker} run -i -t mine sh -c \"test -t 0 && test -t 1 && stty size\"' /dev/null"));
+    let on_terminal = bench.sh(&format!("script -qec '{shmocker} run -i -t mine sh -c \"test -t 0 && test -t 1 && stty size\" 2>/dev/null' /dev/null"));
     assert!(
         on_terminal.out().split_whitespace().count() == 2,
         "{}",
