@@ -312,7 +312,7 @@ impl Run<'_> {
 
     fn pick(&mut self, tree: &Tree, pick: &Pick) -> Result<(), TreeError> {
         match pick.entries.first() {
-            Some(top) if top.metadata.is_dir() => self.directory(tree, pick, top),
+            Some(top) if top.metadata.is_dir() => self.directory(tree, pick),
             Some(file) => self.file(tree, pick, file),
             None => Ok(()),
         }
@@ -356,7 +356,7 @@ impl Run<'_> {
     }
 
     /// Copies what is in a directory into the destination.
-    fn directory(&mut self, tree: &Tree, pick: &Pick, top: &Entry) -> Result<(), TreeError> {
+    fn directory(&mut self, tree: &Tree, pick: &Pick) -> Result<(), TreeError> {
         let dress = self.dress(tree);
         let real = self.make_dest()?;
         let from = tree.root.dir(&pick.path).map_err(reading(&pick.path))?;
@@ -368,18 +368,14 @@ impl Run<'_> {
                     path: real.display().to_string(),
                 });
             }
-            None => {
-                let made = open_made(self.root, &real, self.owner_or_root(), MODE_DIR)?;
-                dress_dir(&from, &top.metadata, &made, &dress).map_err(writing(&real))?;
-                made
-            }
+            // As BuildKit has it: a directory's contents are copied, and what they are put into is new.
+            None => open_made(self.root, &real, self.owner_or_root(), MODE_DIR)?,
         };
-        let times = there.is_none().then_some(top.metadata);
         let mut levels = vec![Level {
             from,
             to,
             path: PathBuf::new(),
-            times,
+            times: None,
         }];
         let mut links = Links::default();
         for entry in &pick.entries[1..] {
