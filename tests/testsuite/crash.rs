@@ -73,7 +73,9 @@ fn a_killed_build_leaves_nothing_behind_and_the_next_one_succeeds() {
     let user = need!(machine::plain_user());
     let base = need!(busybox::context());
     let _alone = machine::alone();
-    let body: Vec<u8> = (0..2_000_000_u32).map(|n| (n * n / 7) as u8).collect();
+    let body: Vec<u8> = (0..2_000_000_u32)
+        .map(|n| (n.wrapping_mul(n) / 7) as u8)
+        .collect();
     let server = Server::new(body, Pace::InPieces(Duration::from_millis(12)));
 
     let undisturbed = {
