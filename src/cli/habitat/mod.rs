@@ -107,6 +107,7 @@ impl Config {
                 .into_owned(),
             debian_arch: request::debian_architecture().to_owned(),
             purpose,
+            layered: self.root.is_some(),
             ignore: std::fs::read_to_string(self.directory().join(".habignore")).ok(),
             ..Facts::default()
         };
