@@ -57,9 +57,7 @@ pub(super) fn from_cache(
     };
     let assembled = assemble(&session, &planned, parts)?;
     survey.announce(&session, &planned);
-    session
-        .remember_steps(&planned)
-        .map_err(|failure| vec![failure])?;
+    remember(&session, &planned)?;
     let outcome = keep(request, &session, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
@@ -126,9 +124,7 @@ pub(super) fn build(
     };
     let assembled = assemble(&session, &planned, parts)?;
     let mut outcome = keep(request, &session, &assembled, tree.layers())?;
-    session
-        .remember_steps(&planned)
-        .map_err(|failure| vec![failure])?;
+    remember(&session, &planned)?;
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
     let epoch = planned
         .lowered
@@ -327,6 +323,14 @@ fn raise_open_files() {
     limit.current = limit.maximum;
     // Where it may not be raised, small builds still work.
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+}
+
+/// Remembers what was built, so that the next build can say what changed.
+fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
+    let remembered = session.remember_steps(planned);
+    remembered
+        .and_then(|()| phases::remember(session, planned))
+        .map_err(|failure| vec![failure])
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {
