@@ -49,6 +49,10 @@ pub(super) fn from_cache(
     let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
         return Ok(None);
     };
+    // What a killed build left behind goes with the next one; trees of the container's users only the engine may delete.
+    if store.sweep_tmp().map_err(store_failures)?.refused > 0 {
+        return Ok(None);
+    }
     let Some(parts) = parts(&session, &planned, tree.layers(), |snapshot| {
         store.index()?.diff_id(snapshot)
     })?
