@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::exec::{Access, Cancel, Exit, Mount, Mounted, Run, Sandbox, Streams};
+use super::exec::{Access, Cancel, Exit, Mount, Mounted, Run, Sandbox, Shift, Streams, users};
 use super::failure::{Failure, FailureKind};
 use super::images;
 use super::plan::read_image;
@@ -83,15 +83,6 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     let config = config.config;
     let argv = argv(launch, config.entrypoint, config.cmd)?;
     let user = launch.user.clone().unwrap_or(config.user);
-    let is_root = matches!(user.split(':').next(), None | Some("" | "0" | "root"));
-    if !is_root && !launch.volumes.is_empty() {
-        let message = format!("a volume cannot be mounted for the user `{user}` of the image yet");
-        return Err(
-            Failure::new(FailureKind::Input, "run::volume_owner", message).with_help(
-                "run the command as root of the container, who is you outside of it: `--user root`",
-            ),
-        );
-    }
     let mut env: Vec<(String, String)> = config
         .env
         .iter()
@@ -114,6 +105,19 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     for volume in &launch.volumes {
         mounts.push(mount(volume)?);
     }
+    let snapshots = SnapshotStore::open(&store, Choice::Best)?;
+    let shift = match launch.volumes.as_slice() {
+        [] => None,
+        _ => shift(&user, &snapshots.mount(&image.layers)?)?,
+    };
+    let layers = match shift {
+        None => image.layers,
+        Some(shift) => vec![snapshots.shifted(&image.layers, shift, || {
+            warn(format!(
+                "the image is copied once, so that its user `{user}` can write to the volumes as you"
+            ));
+        })?],
+    };
     let mut run = Run {
         argv,
         env,
@@ -122,16 +126,12 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
         hostname: image.digest.hex().chars().take(12).collect(),
         network: launch.network,
         mounts,
+        shift,
         timeout_ms: None,
     };
-    let snapshots = SnapshotStore::open(&store, Choice::Best)?;
     let scratch = store.tmp_dir().map_err(of_store)?;
-    let warn = |message: String| {
-        // The command's own errors go the same way; nothing else is connected.
-        drop(writeln!(std::io::stderr(), "warning: {message}"));
-    };
     let sandbox = Sandbox::new(&scratch.path(), warn)?;
-    let active = snapshots.prepare(&image.layers)?;
+    let active = snapshots.prepare(&layers)?;
     let root = Tree::copy_of(active.mounted().as_fd()).map_err(|error| {
         Failure::caused(
             FailureKind::Machine,
@@ -159,6 +159,39 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
             Ok(status)
         }
         exit => Ok(exit.shell_status().unwrap_or(125)),
+    }
+}
+
+/// The command's own errors go the same way; nothing else is connected.
+fn warn(message: String) {
+    drop(writeln!(std::io::stderr(), "warning: {message}"));
+}
+
+/// How the ids of the container are shifted, so that what is mounted belongs to the user who works on it. Root needs
+/// nothing: it is the caller.
+fn shift(user: &str, tree: &impl AsFd) -> Result<Option<Shift>, Failure> {
+    let identity = users::lookup(tree.as_fd(), user).map_err(super::exec::ExecError::from)?;
+    if identity.uid == 0 {
+        return Ok(None);
+    }
+    let shift = Shift::keeping(identity.uid, identity.gid).map_err(|error| {
+        Failure::caused(
+            FailureKind::Machine,
+            "run::ids",
+            "this process's ids cannot be read",
+            &error,
+        )
+    })?;
+    match shift {
+        Some(shift) => Ok(Some(shift)),
+        None => Err(Failure::new(
+            FailureKind::Input,
+            "run::volume_owner",
+            format!("the user `{user}` has a higher number than a container here can have"),
+        )
+        .with_help(
+            "run the command as root of the container, who is you outside of it: `--user root`",
+        )),
     }
 }
 

@@ -16,6 +16,13 @@ pub enum ExecError {
     #[error("cannot start a container")]
     #[diagnostic(code(exec::not_started))]
     Spawn(#[from] SpawnError),
+    /// Its ids could not be mapped.
+    #[error("cannot give the container's user the caller's own id")]
+    #[diagnostic(
+        code(exec::not_mapped),
+        help("`shmocker doctor` shows what this machine lacks")
+    )]
+    NotMapped(#[source] io::Error),
     /// The sandbox could not be set up.
     #[error("cannot set up the container: step {step}, {name}{}{what}{}", separator(what), reason(*errno))]
     #[diagnostic(

@@ -4,7 +4,7 @@
 //! shmocker (the plain user)
 //!  └─ shmocker-engine   start_engine: new user, mount and pid namespace; ids mapped by newuidmap
 //!      └─ shmocker-step  Sandbox::run: new mount, pid, ipc, uts, cgroup (and network) namespace; walks STEPS
-//!          = the command  the first process of its pid namespace
+//!          = the command  the first process of its pid namespace; in a user namespace of its own where `shift` asks for one
 //! ```
 //! Each is started from a sealed copy of the program in memory, has one socket to its parent, and dies with the process
 //! above it: the command because its pid namespace is inside the engine's, the engine because its socket closes.
@@ -22,6 +22,7 @@ pub mod probe;
 mod role;
 mod sandbox;
 mod seccomp;
+mod shift;
 mod spec;
 mod stub;
 pub mod userns;
@@ -34,3 +35,4 @@ pub use role::{Child, Engine, Role, StartError, child, start_engine};
 pub use sandbox::{
     Access, DEFAULT_PATH, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Streams,
 };
+pub use shift::Shift;

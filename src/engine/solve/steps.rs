@@ -323,6 +323,7 @@ impl Session<'_> {
             hostname: HOSTNAME.to_owned(),
             network: exec.network,
             mounts,
+            shift: None,
             timeout_ms: exec.timeout_ms,
         };
         let path = active.attach()?;
