@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::ports::PublishError;
 use super::users::UserError;
 use crate::sys::spawn::SpawnError;
 
@@ -12,6 +13,10 @@ pub enum ExecError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     User(#[from] UserError),
+    /// A port cannot be published.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Publish(#[from] PublishError),
     /// The process could not be made.
     #[error("cannot start a container")]
     #[diagnostic(code(exec::not_started))]

@@ -18,6 +18,7 @@ mod error;
 pub mod ids;
 mod network;
 mod output;
+mod ports;
 pub mod probe;
 mod role;
 mod sandbox;
@@ -30,7 +31,9 @@ pub mod users;
 
 pub use cancel::Cancel;
 pub use error::ExecError;
+pub(crate) use network::network_fix;
 pub use output::LINE_BYTES_MAX;
+pub use ports::{Port, Protocol, PublishError};
 pub use role::{Child, Engine, Role, StartError, child, start_engine};
 pub use sandbox::{
     Access, DEFAULT_PATH, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Streams,

@@ -19,6 +19,7 @@ use super::child;
 use super::error::{ExecError, doing};
 use super::network::{Lease, Networks};
 use super::output::{Lines, More};
+use super::ports::Port;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
 use super::spec::{ExecSpec, FileIndex, MountSpec, MountedSpec, Reply, StreamsSpec};
@@ -52,6 +53,8 @@ pub struct Run {
     pub hostname: String,
     /// Which network it sees.
     pub network: Network,
+    /// Ports to publish. Where there are any, it gets a network of its own, or is refused.
+    pub ports: Vec<Port>,
     /// What is mounted beside what every container has.
     pub mounts: Vec<Mount>,
     /// Whose the caller's own id is: `None`: root's. Otherwise the root's owners must be shifted by the same.
@@ -236,10 +239,12 @@ impl Sandbox {
         let deadline = run
             .timeout_ms
             .map(|limit| Instant::now() + Duration::from_millis(limit));
-        let network = self
-            .networks
-            .lease(run.network)
-            .map_err(ExecError::Network)?;
+        let network = if run.ports.is_empty() {
+            let network = self.networks.lease(run.network);
+            network.map_err(ExecError::Network)?
+        } else {
+            self.networks.publish(&run.ports)?
+        };
         let (mut spec, files) = prepare(run, root, &network, &streams)?;
         spec.files_max = self.files_max;
         let payload = serde_json::to_vec(&spec)

@@ -323,6 +323,7 @@ impl Session<'_> {
             hostname: HOSTNAME.to_owned(),
             network: exec.network,
             mounts,
+            ports: Vec::new(),
             shift: None,
             timeout_ms: exec.timeout_ms,
         };
