@@ -207,6 +207,8 @@ impl Runner for SandboxRunner<'_> {
             hostname: super::exec::HOSTNAME.to_owned(),
             network: Network::None,
             mounts: Vec::new(),
+            ports: Vec::new(),
+            shift: None,
             timeout_ms: None,
         };
         let written = Mutex::new((Vec::new(), Vec::new()));

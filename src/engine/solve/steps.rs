@@ -311,6 +311,8 @@ impl Session<'_> {
             hostname: HOSTNAME.to_owned(),
             network: exec.network,
             mounts,
+            ports: Vec::new(),
+            shift: None,
             timeout_ms: exec.timeout_ms,
         };
         let path = active.attach()?;
