@@ -415,10 +415,13 @@ fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Optio
     let version = |connection: &Connection| {
         connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
     };
-    let found = version(&connection)?;
+    // In one statement, so that an index that another process or thread makes just now is seen before or after, not between.
+    let (found, tables): (i64, i64) = connection.query_row(
+        "SELECT user_version, (SELECT count(*) FROM sqlite_schema) FROM pragma_user_version",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     if found == 0 {
-        let tables: i64 =
-            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if tables > 0 {
             return Ok(None);
         }
