@@ -240,6 +240,12 @@ impl Ready {
         Ok(())
     }
 
+    /// A failure may point into the habitat, or into the Dockerfile that was made from it.
+    fn with_texts(&self, stop: Stop) -> Stop {
+        stop.with_text(&self.config.shown, &self.config.text)
+            .with_text("Dockerfile", &self.rendered.dockerfile)
+    }
+
     /// Where a named context of the habitat is.
     fn place(
         &self,

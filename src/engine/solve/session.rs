@@ -16,7 +16,6 @@ use crate::engine::clock::Clock;
 use crate::engine::exec::{Cancel, Sandbox};
 use crate::engine::failure::{self, Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::phases;
 use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
@@ -245,10 +244,10 @@ impl<'a> Session<'a> {
             };
             slots.push((slot, record));
         }
-        if !slots.is_empty() {
-            index.put_slots(&slots).map_err(store_failure)?;
+        if slots.is_empty() {
+            return Ok(());
         }
-        phases::remember(self, planned)
+        index.put_slots(&slots).map_err(store_failure)
     }
 
     /// The store's index.

@@ -369,7 +369,14 @@ impl Run<'_> {
                 });
             }
             // As BuildKit has it: a directory's contents are copied, and what they are put into is new.
-            None => open_made(self.root, &real, self.owner_or_root(), MODE_DIR)?,
+            None => {
+                let made = open_made(self.root, &real, self.owner_or_root(), MODE_DIR)?;
+                if let Some(change) = &self.mode {
+                    made.set_own_mode(change.apply(MODE_DIR, true))
+                        .map_err(writing(&real))?;
+                }
+                made
+            }
         };
         let mut levels = vec![Level {
             from,
