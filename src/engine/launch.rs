@@ -19,7 +19,6 @@ use crate::graph::Network;
 use crate::store::{Store, StoreError};
 use crate::sys::mount::Tree;
 use crate::sys::signal::Resizes;
-use crate::sys::terminal;
 
 /// A command to run in an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -317,10 +316,16 @@ fn follow_size(
     std::thread::spawn(move || {
         while resizes.wait().is_ok() {
             // A terminal that is gone has no size.
-            drop(terminal::copy_size(&users, &ours));
+            drop(copy_size(&users, &ours));
         }
     });
     Ok(())
+}
+
+/// Makes a terminal as large as another one. Who works at it is told by the kernel.
+fn copy_size(from: impl AsFd, to: impl AsFd) -> std::io::Result<()> {
+    let size = rustix::termios::tcgetwinsize(from)?;
+    Ok(rustix::termios::tcsetwinsize(to, size)?)
 }
 
 /// Until either side ends; a terminal whose command has ended says so with an error.
