@@ -210,7 +210,7 @@ fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> 
 }
 
 fn terminal_width() -> usize {
-    crate::sys::terminal::width(std::io::stderr()).unwrap_or(100)
+    super::terminal::width(std::io::stderr()).unwrap_or(100)
 }
 
 /// The platform of this machine, as OCI names it.

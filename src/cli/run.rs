@@ -9,15 +9,25 @@ use super::environment::{Environment, all_variables, variable};
 use super::exit::Exit;
 use super::report::Stop;
 use super::request::absolute;
+use super::terminal;
 use crate::backend::embedded::{Embedded, Streams};
 use crate::engine::exec::Port;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::{Launch, TerminalSize, Volume};
 use crate::graph::Network;
-use crate::sys::terminal;
+
+/// The status of `run` where the command was not even tried, as docker has it.
+const NOT_TRIED: u8 = 125;
 
 /// `run`: its exit status is the command's.
 pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
+    launch(arguments, store).map_err(|stop| Stop {
+        exit: Exit::Command(NOT_TRIED),
+        ..stop
+    })
+}
+
+fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
     let network = match arguments.network.as_str() {
         "default" => Network::Default,
         "none" => Network::None,
@@ -101,10 +111,7 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
     let streams = Streams {
         fds: [input, output.as_fd(), errors.as_fd()],
     };
-    let status = Embedded.launch(launch, streams).map_err(|failures| {
-        // As docker has it: 125 is a failure of the tool itself, unless the machine or the input is at fault.
-        Stop::from(failures)
-    })?;
+    let status = Embedded.launch(launch, streams).map_err(Stop::from)?;
     Ok(Exit::Command(status.clamp(0, 255) as u8))
 }
 

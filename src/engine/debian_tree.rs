@@ -44,7 +44,7 @@ impl DebianTree<'_> {
             }
         }
         .map_err(failure)?;
-        let cache = Cache::new(store.path().join("http"), store.path().join("tmp"));
+        let cache = Cache::new(store.path().join("http"), self.workshop.scratch.path());
         let progress = |progress: Progress| self.show(progress);
         let with = Surroundings {
             client: &self.workshop.client,

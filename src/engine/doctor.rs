@@ -232,7 +232,7 @@ fn cgroup_check() -> Check {
             "boot with systemd.unified_cgroup_hierarchy=1",
         ),
         (_, false) => degraded(
-            "this session's cgroup belongs to somebody else",
+            "this login's cgroup belongs to somebody else",
             "start builds with: systemd-run --user --scope -p Delegate=yes shmocker …",
         ),
         (controllers, true) => check(CGROUPS, Status::Ok, format!("delegated: {controllers}")),

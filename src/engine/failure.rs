@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::StepOrigin;
+
 /// Whose fault it is; decides the exit code (docs/contracts: exit codes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +37,18 @@ pub struct Place {
     pub line: u32,
     /// Byte offset and length in the file, where they are known.
     pub span: Option<(usize, usize)>,
+}
+
+impl Place {
+    /// Where a step comes from.
+    #[must_use]
+    pub fn of(origin: &StepOrigin) -> Self {
+        Self {
+            file: origin.file.clone(),
+            line: origin.line,
+            span: None,
+        }
+    }
 }
 
 /// One thing that went wrong.

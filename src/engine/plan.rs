@@ -71,12 +71,16 @@ impl Planned {
             .find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
         let checks = checks.map(|(_, value)| value.as_str());
         let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
-        let errors = failures(work, &parsed.problems);
-        if !errors.is_empty() {
-            return Err(errors);
-        }
         let options = options(work);
         let mut resolved = Resolved::default();
+        let errors = failures(work, &parsed.problems);
+        if !errors.is_empty() {
+            // What could be read may have mistakes of another kind: they are said at once.
+            let more = frontend::lower(&parsed.dockerfile, &options, &resolved)
+                .err()
+                .unwrap_or_default();
+            return Err(without_doubles(errors, failures(work, &more)));
+        }
         let mut images = HashMap::new();
         loop {
             let lowering = frontend::lower(&parsed.dockerfile, &options, &resolved)
@@ -115,6 +119,18 @@ impl Planned {
             }
         }
     }
+}
+
+/// Both, in the order of the file; of several at one line, the first.
+fn without_doubles(mut failures: Vec<Failure>, more: Vec<Failure>) -> Vec<Failure> {
+    let line = |failure: &Failure| failure.place.as_ref().map_or(0, |place| place.line);
+    for failure in more {
+        if failures.iter().all(|known| line(known) != line(&failure)) {
+            failures.push(failure);
+        }
+    }
+    failures.sort_by_key(line);
+    failures
 }
 
 enum Found {

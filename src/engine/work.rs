@@ -143,9 +143,9 @@ pub enum Freshness {
 impl Freshness {
     /// Whether an answer of this age serves.
     #[must_use]
-    pub const fn accepts(self, age_s: u64) -> bool {
+    pub const fn accepts(self, age_ms: u64) -> bool {
         match self {
-            Self::After { ms } => age_s.saturating_mul(1000) <= ms,
+            Self::After { ms } => age_ms < ms,
             Self::Now => false,
             Self::Never => true,
         }

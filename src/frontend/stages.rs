@@ -509,6 +509,19 @@ fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Box<Proble
     if let Some(source) = named_context(name, options) {
         return Ok(Tree::Source(source));
     }
+    if let Some(suite) = name.strip_prefix("debian://") {
+        return Err(Box::new(
+            Problem::error(
+                "frontend::debian_name",
+                format!("`{name}` cannot stand here"),
+                span,
+            )
+            .label("an archive is no image; a named context makes it one")
+            .help(format!(
+                "write `FROM base`, and build with `--build-context base=debian://{suite}`"
+            )),
+        ));
+    }
     let full = normalised_name(name).map_err(|error| {
         Problem::error("frontend::image_name", error.to_string(), span)
             .help("name an image, an earlier stage, a named context, or `scratch`")

@@ -111,7 +111,7 @@ impl Index {
             Ok(Some(connection)) => connection,
             Ok(None) => anew(&path, &records, local)?,
             Err(error) if is_unwritable(&error) => read_only(&path)?,
-            Err(error) if is_damage(&error) => anew(&path, &records, local)?,
+            Err(error) if is_damage(&error) => again_or_anew(&path, &records, local)?,
             Err(source) => {
                 return Err(StoreError::Index {
                     what: "find anything",
@@ -391,7 +391,7 @@ impl Index {
             Err(error) if is_damage(&error) => {
                 let local = connection
                     .pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
-                *connection = anew(
+                *connection = again_or_anew(
                     &self.path,
                     &self.snapshots,
                     local.is_ok_and(|mode| mode != "delete"),
@@ -415,25 +415,23 @@ fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Optio
     let version = |connection: &Connection| {
         connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
     };
-    let found = version(&connection)?;
-    if found == 0 {
-        let tables: i64 =
-            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        if tables > 0 {
-            return Ok(None);
-        }
+    if version(&connection)? != SCHEMA {
+        // Another process may be making it, or be just closing it: what it really is, is decided in one transaction.
         let mode = if local { "wal" } else { "delete" };
         connection.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |_| Ok(()))?;
-        // Of two that find it new, the second waits here and then finds it made.
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        if version(&connection)? == 0 {
-            connection.execute_batch(TABLES)?;
-            insert_records(&connection, snapshots)?;
-            connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}"))?;
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        match (version(&connection)?, tables) {
+            (SCHEMA, _) => {}
+            (0, 0) => {
+                connection.execute_batch(TABLES)?;
+                insert_records(&connection, snapshots)?;
+                connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}"))?;
+            }
+            _ => return Ok(None),
         }
         connection.execute_batch("COMMIT")?;
-    } else if found != SCHEMA {
-        return Ok(None);
     }
     connection.execute_batch("PRAGMA synchronous = NORMAL")?;
     Ok(Some(connection))
@@ -475,6 +473,20 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         error,
         rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnType(..)
     )
+}
+
+/// What seemed damaged may only have been in the making by another process: it is opened again, and put aside only if
+/// SQLite itself finds fault with it.
+fn again_or_anew(path: &Path, snapshots: &Path, local: bool) -> Result<Connection, StoreError> {
+    let sound = |connection: &Connection| {
+        let verdict =
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        verdict.is_ok_and(|verdict| verdict == "ok")
+    };
+    match connect(path, snapshots, local) {
+        Ok(Some(connection)) if sound(&connection) => Ok(connection),
+        _ => anew(path, snapshots, local),
+    }
 }
 
 /// Puts the index aside, keeping one for those who want to know what happened, and makes a new one.

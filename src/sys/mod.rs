@@ -14,4 +14,3 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
-pub mod terminal;

@@ -8,7 +8,6 @@ const ROWS: &[&[&str]] = &[
     &["cli"],
     &["backend"],
     &["engine", "ship"],
-    &["registry"],
     &["store", "net"],
     &["frontend", "habitat"],
     &["graph", "dockerfile", "image"],

@@ -317,6 +317,8 @@ fn mounts_are_there_while_a_step_runs_and_leave_nothing() {
              RUN --network=none wc -l < /proc/net/route > /routes\n",
         )
         .file("file", "bound\n")
+        // A bind mount of the context brings the context into the store.
+        .file(".dockerignore", "secret.txt\n")
         .file("secret.txt", "very secret");
 
     bench.ok(&format!(

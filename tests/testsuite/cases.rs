@@ -57,7 +57,7 @@ fn buildkits_own_cases_go_the_same_way() {
         }
         tried += 1;
     }
-    assert!(tried > 50, "only {tried} cases were tried");
+    assert!(tried >= 50, "only {tried} cases were tried");
     assert!(
         wrong.is_empty(),
         "{} of {tried} cases:\n{}",

@@ -43,6 +43,7 @@ RUN mv /a/b /a/renamed && mv /usr/sbin /usr/moved && touch -h -d '2001-02-03 04:
 COPY --chown=worker:team tree /copied/
 COPY --chown=77:88 --chmod=640 tree/file /copied/other
 COPY tree/link tree/sub /flat/
+COPY tree/sub /as-it-is
 ADD tree.tar /unpacked/
 WORKDIR /new/deep/dir
 USER worker

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::bench::Bench;
+use crate::harness::bench::{Bench, status_of};
 use crate::harness::busybox;
 use crate::harness::http::{Pace, Server};
 use crate::harness::machine::{self, User, need};
@@ -73,7 +73,9 @@ fn a_killed_build_leaves_nothing_behind_and_the_next_one_succeeds() {
     let user = need!(machine::plain_user());
     let base = need!(busybox::context());
     let _alone = machine::alone();
-    let body: Vec<u8> = (0..2_000_000_u32).map(|n| (n * n / 7) as u8).collect();
+    let body: Vec<u8> = (0..2_000_000_u32)
+        .map(|n| (n.wrapping_mul(n) / 7) as u8)
+        .collect();
     let server = Server::new(body, Pace::InPieces(Duration::from_millis(12)));
 
     let undisturbed = {
@@ -83,6 +85,7 @@ fn a_killed_build_leaves_nothing_behind_and_the_next_one_succeeds() {
         build.digest()
     };
 
+    let mut killed_at_work = 0;
     for (event, pause) in MOMENTS {
         let bench = new_bench(&user, &server);
         let mut child = bench.start(&line(&base), "log");
@@ -95,7 +98,8 @@ fn a_killed_build_leaves_nothing_behind_and_the_next_one_succeeds() {
         let relatives = family(child.id());
         child.kill().expect("it can be killed");
         let killed = Instant::now();
-        child.wait().expect("it has ended");
+        let ended = child.wait().expect("it has ended");
+        killed_at_work += u32::from(status_of(ended) == 137);
 
         // What the mount namespaces of the dead held is gone with them.
         let gone = wait_until(
@@ -129,6 +133,10 @@ fn a_killed_build_leaves_nothing_behind_and_the_next_one_succeeds() {
             "killed {pause} ms after {event}"
         );
     }
+    assert!(
+        killed_at_work >= 17,
+        "only {killed_at_work} builds were killed before they had ended"
+    );
 }
 
 /// What lies in the store's `tmp`, and beside outputs, that is no result.
@@ -185,11 +193,7 @@ fn an_interrupted_build_says_so() {
         let relatives = family(child.id());
         bench.sh(&format!("kill -{signal} {}", child.id()));
         let ended = child.wait().expect("it ends");
-        assert_eq!(
-            crate::harness::bench::status_of(ended),
-            status,
-            "SIG{signal}"
-        );
+        assert_eq!(status_of(ended), status, "SIG{signal}");
         let log = std::fs::read_to_string(bench.path("log")).expect("a log");
         assert!(log.contains("\"status\":\"cancelled\""), "{log}");
         let gone = wait_until(Duration::from_secs(1), || !relatives.iter().any(is_alive));

@@ -19,13 +19,13 @@ fn sample(name: &str) -> Result<Bench, Lack> {
                 "name: sample\n\
                  base:\n  oci: {}\n\
                  env:\n  - USER=dev\n  - GREETING=hello\n\
-                 files:\n  - src: files/motd\n    dest: /etc/motd\n    mode: 640\n  - src: files/tree\n    dest: ~/tree\n\
+                 files:\n  - src: files/motd\n    dest: /etc/motd\n    mode: 644\n  - src: files/tree\n    dest: ~/tree\n\
                  repos:\n  - url: repo.bundle\n    path: /workspace/repo\n    branch: main\n\
                  scripts:\n\
                  \x20 - name: first\n    commands: echo first > ~/first\n\
                  \x20 - name: second\n    commands: cat ~/first > ~/second; echo second >> ~/second\n\
                  \x20 - name: beside the repository\n    after: repos\n    commands: cp /workspace/repo/README ~/readme\n\
-                 verify-fs:\n  required_files:\n    - ~/second\n    - path: /etc/motd\n      mode: 640\n\
+                 verify-fs:\n  required_files:\n    - ~/second\n    - path: /etc/motd\n      mode: 644\n\
                  tests:\n  - tests/greets.sh\n  - tests/has-second.sh\n\
                  entry:\n  command: cat ~/second\n",
                 busybox::layout()?.display()
@@ -86,7 +86,7 @@ fn a_habitat_becomes_an_image_under_its_name() {
     );
     assert_eq!(
         said.out(),
-        "dev\n/workspace\nfirst\nsecond\nwelcome\n640 root /etc/motd\n755 dev /home/dev/tree/run\n644 dev /home/dev/tree/deep/file\none\ndev\nhello\n"
+        "dev\n/workspace\nfirst\nsecond\nwelcome\n644 root /etc/motd\n755 dev /home/dev/tree/run\n644 dev /home/dev/tree/deep/file\none\ndev\nhello\n"
     );
     assert_eq!(
         bench.ok("run localhost/habitat/sample:latest").out(),

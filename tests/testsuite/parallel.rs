@@ -32,9 +32,21 @@ fn sixteen_steps_that_wait_overlap() {
     let base = need!(busybox::context());
     bench.file("Dockerfile", sixteen_waiting_stages());
 
-    let build = bench.built(&format!("build {base} -o type=local,dest=out ."));
+    // A machine that is busy with something else may be too slow once; one that runs as many as it has cores never succeeds.
+    let overlapped = (0..3).any(|_| {
+        let build = bench.built(&format!("build {base} --no-cache -o type=local,dest=out ."));
+        assert_eq!(build.steps_run(), 32);
+        let (last_begin, first_end) = last_begin_and_first_end(&bench);
+        bench.sh("rm -rf out");
+        last_begin < first_end
+    });
+    assert!(
+        overlapped,
+        "in three builds, a step always ended before another began"
+    );
+}
 
-    assert_eq!(build.steps_run(), 32);
+fn last_begin_and_first_end(bench: &Bench) -> (f64, f64) {
     let mut last_begin: f64 = 0.0;
     let mut first_end = f64::MAX;
     for stage in 0..16 {
@@ -47,10 +59,7 @@ fn sixteen_steps_that_wait_overlap() {
         last_begin = last_begin.max(times[0]);
         first_end = first_end.min(times[1]);
     }
-    assert!(
-        last_begin < first_end,
-        "the last step began at {last_begin}, when another had ended at {first_end}"
-    );
+    (last_begin, first_end)
 }
 
 /// Equal work is done once: the second process waits for the first.

@@ -148,6 +148,7 @@ fn another_binary_is_noticed() {
     let built = need!(quickstart());
     let bench = beside(built, "quickstart-binary");
     let line = "habitat build quickstart/config.yaml";
+    bench.built(line);
     assert_eq!(bench.built(line).steps_run(), 0);
 
     let original = std::fs::read(machine::shmocker()).expect("a program can be read");

@@ -150,8 +150,17 @@ fn run_passes_the_commands_own_status_and_streams() {
     // What it writes is gone with it; the image is as it was.
     bench.ok("run mine touch /here/left");
     assert_eq!(bench.ok("run mine ls /here").out(), "");
+}
 
-    // Mounted files belong to the image's user inside and to the caller outside.
+#[test]
+fn what_run_mounts_belongs_to_the_images_user_inside_and_to_the_caller_outside() {
+    let bench = Bench::new(&need!(machine::plain_user()), "run-volume");
+    let base = need!(busybox::context());
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN adduser -D -u 1234 me\nUSER me\n",
+    );
+    bench.ok(&format!("build {base} -t mine ."));
     bench.file("shared/from-host", "h\n");
     bench.ok(&format!(
         "run -v {}:/mnt mine cp /mnt/from-host /mnt/from-inside",
@@ -258,7 +267,7 @@ fn run_keeps_standard_input_open_and_gives_a_terminal() {
             .out(),
         ""
     );
-    let on_terminal = bench.sh(&format!("script -qec '{shmocker} run -i -t mine sh -c \"test -t 0 && test -t 1 && stty size\"' /dev/null"));
+    let on_terminal = bench.sh(&format!("script -qec '{shmocker} run -i -t mine sh -c \"test -t 0 && test -t 1 && stty size\" 2>/dev/null' /dev/null"));
     assert!(
         on_terminal.out().split_whitespace().count() == 2,
         "{}",

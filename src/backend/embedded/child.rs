@@ -69,9 +69,9 @@ fn carry_out(
             let stdout = files.into_iter().next();
             let sink = Sink(Arc::clone(socket));
             let warnings = sink.clone();
-            let warn = move |message: String| {
+            let warn = move |code: &'static str, message: String| {
                 warnings.emit(BuildEvent::Warning {
-                    code: "Machine".to_owned(),
+                    code: code.to_owned(),
                     message,
                     file: None,
                     line: None,

@@ -49,6 +49,10 @@ pub(super) fn from_cache(
     let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
         return Ok(None);
     };
+    // What a killed build left behind goes with the next one; trees of the container's users only the engine may delete.
+    if store.sweep_tmp().map_err(store_failures)?.refused > 0 {
+        return Ok(None);
+    }
     let Some(parts) = parts(&session, &planned, tree.layers(), |snapshot| {
         store.index()?.diff_id(snapshot)
     })?
@@ -57,9 +61,7 @@ pub(super) fn from_cache(
     };
     let assembled = assemble(&session, &planned, parts)?;
     survey.announce(&session, &planned);
-    session
-        .remember_steps(&planned)
-        .map_err(|failure| vec![failure])?;
+    remember(&session, &planned)?;
     let outcome = keep(request, &session, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
@@ -96,7 +98,7 @@ pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
     events: &dyn EventSink,
-    warn: impl Fn(String) + Send + Sync + Clone + 'static,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
     store.sweep_tmp().map_err(store_failures)?;
@@ -126,9 +128,7 @@ pub(super) fn build(
     };
     let assembled = assemble(&session, &planned, parts)?;
     let mut outcome = keep(request, &session, &assembled, tree.layers())?;
-    session
-        .remember_steps(&planned)
-        .map_err(|failure| vec![failure])?;
+    remember(&session, &planned)?;
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
     let epoch = planned
         .lowered
@@ -327,6 +327,14 @@ fn raise_open_files() {
     limit.current = limit.maximum;
     // Where it may not be raised, small builds still work.
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+}
+
+/// Remembers what was built, so that the next build can say what changed.
+fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
+    let remembered = session.remember_steps(planned);
+    remembered
+        .and_then(|()| phases::remember(session, planned))
+        .map_err(|failure| vec![failure])
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {

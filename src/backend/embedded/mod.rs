@@ -50,6 +50,14 @@ impl Embedded {
         events: &dyn EventSink,
     ) -> Result<Outcome, Vec<Failure>> {
         let started = Instant::now();
+        events.emit(BuildEvent::BuildStarted {
+            target: request
+                .work
+                .target
+                .clone()
+                .unwrap_or_else(|| "default".to_owned()),
+            platforms: vec![request.work.platform.clone()],
+        });
         let counting = Counting::new(events);
         let built = match finish::from_cache(request, &counting) {
             Ok(Some(outcome)) => Ok(outcome),

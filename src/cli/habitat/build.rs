@@ -31,7 +31,7 @@ pub(super) fn run(
     }
     if arguments.show_phases {
         return phases::show(&common.work, &store, arguments.format)
-            .map_err(|stop| with_texts(stop, &ready));
+            .map_err(|stop| ready.with_texts(stop));
     }
     if !common.home_allowed && !ready.plan.home_files.is_empty() {
         let stop = ready.config.stop(&ready.plan.home_files);
@@ -47,11 +47,5 @@ pub(super) fn run(
     }
     common
         .build(store, environment)
-        .map_err(|stop| with_texts(stop, &ready))
-}
-
-/// A failure may point into the habitat, or into the Dockerfile that was made from it.
-pub(super) fn with_texts(stop: Stop, ready: &Ready) -> Stop {
-    stop.with_text(&ready.config.shown, &ready.config.text)
-        .with_text("Dockerfile", &ready.rendered.dockerfile)
+        .map_err(|stop| ready.with_texts(stop))
 }

@@ -107,6 +107,7 @@ impl Config {
                 .into_owned(),
             debian_arch: request::debian_architecture().to_owned(),
             purpose,
+            layered: self.root.is_some(),
             ignore: std::fs::read_to_string(self.directory().join(".habignore")).ok(),
             ..Facts::default()
         };
@@ -237,6 +238,12 @@ impl Ready {
             })
             .collect();
         Ok(())
+    }
+
+    /// A failure may point into the habitat, or into the Dockerfile that was made from it.
+    fn with_texts(&self, stop: Stop) -> Stop {
+        stop.with_text(&self.config.shown, &self.config.text)
+            .with_text("Dockerfile", &self.rendered.dockerfile)
     }
 
     /// Where a named context of the habitat is.

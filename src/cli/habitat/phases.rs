@@ -8,7 +8,7 @@ use super::super::exit::Exit;
 use super::super::render::{seconds, size};
 use super::super::report::Stop;
 use super::super::request::{Common, print};
-use super::{Ready, build};
+use super::Ready;
 use crate::backend::embedded::Embedded;
 use crate::engine::phases::PhaseReport;
 use crate::engine::work::{Freshness, Work};
@@ -25,7 +25,7 @@ pub(super) fn run(
     if arguments.pull {
         work.freshness = Freshness::Now;
     }
-    show(&work, &store, arguments.format).map_err(|stop| build::with_texts(stop, &ready))
+    show(&work, &store, arguments.format).map_err(|stop| ready.with_texts(stop))
 }
 
 /// Prints the phases of a build.

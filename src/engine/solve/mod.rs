@@ -7,7 +7,7 @@
 //! session.rs   what one build has at hand
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
-//! steps.rs     runs RUN, COPY and WORKDIR
+//! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; tap.rs how a test is judged
 //! ```
 //!
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
@@ -15,6 +15,7 @@
 
 pub mod inputs;
 pub mod look;
+mod mounts;
 mod session;
 mod sources;
 mod steps;

@@ -16,7 +16,6 @@ use crate::engine::clock::Clock;
 use crate::engine::exec::{Cancel, Sandbox};
 use crate::engine::failure::{self, Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::phases;
 use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
@@ -76,8 +75,8 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
-    /// A directory for what lives as long as this: the sandbox keeps names in it.
-    _scratch: TmpDir,
+    /// A directory for what lives as long as this: names of the sandbox, unfinished downloads.
+    pub scratch: TmpDir,
 }
 
 impl std::fmt::Debug for Workshop {
@@ -245,10 +244,10 @@ impl<'a> Session<'a> {
             };
             slots.push((slot, record));
         }
-        if !slots.is_empty() {
-            index.put_slots(&slots).map_err(store_failure)?;
+        if slots.is_empty() {
+            return Ok(());
         }
-        phases::remember(self, planned)
+        index.put_slots(&slots).map_err(store_failure)
     }
 
     /// The store's index.
@@ -316,17 +315,20 @@ impl Workshop {
     /// If this machine lacks something.
     pub fn open(
         session: &Session<'_>,
-        warn: impl Fn(String) + Send + Sync + 'static,
+        warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
         let work = session.work;
         let snapshots = SnapshotStore::open(session.store, Choice::Best)?;
         if let Some(reason) = snapshots.fallback() {
-            warn(format!(
-                "layers are copied, which is slow, because overlay is not to be had: {reason}"
-            ));
+            warn(
+                "CopiedLayers",
+                format!(
+                    "layers are copied, which is slow, because overlay is not to be had: {reason}"
+                ),
+            );
         }
         let scratch = session.store.tmp_dir().map_err(store_failure)?;
-        let sandbox = Sandbox::new(&scratch.path(), warn)?;
+        let sandbox = Sandbox::new(&scratch.path(), move |message| warn("HostNetwork", message))?;
         let proxy = |name: &str| {
             let set = work
                 .proxies
@@ -367,7 +369,7 @@ impl Workshop {
             git,
             cancel,
             cores,
-            _scratch: scratch,
+            scratch,
         })
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::{Made, Tree};
 use super::session::{Session, Workshop, store_failure};
-use crate::digest::{Fields, Key};
+use crate::digest::{Digest, Fields, Key};
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::plan::{BaseImage, Planned};
@@ -24,7 +24,7 @@ use crate::store::Answer;
 /// A remembered answer and how old it is.
 struct Recalled<T> {
     answer: T,
-    age_s: u64,
+    age_ms: u64,
 }
 
 /// What a repository's reference meant, and for which state of a local repository.
@@ -72,7 +72,7 @@ impl Session<'_> {
                 if !whole(&recalled.answer.layers) {
                     return Ok(None);
                 }
-                self.say_recalled(source, &recalled.answer.resolved, recalled.age_s);
+                self.say_recalled(source, &recalled.answer.resolved, recalled.age_ms / 1000);
                 Ok(Some(Made::Tree(Tree::new(recalled.answer.layers))))
             }
             Source::Git(git_source) => {
@@ -88,7 +88,7 @@ impl Session<'_> {
                 // A repository on this machine was compared with what it is now; its answer has no age.
                 match recalled.answer.fingerprint {
                     Some(_) => self.say_found(source, &resolved.commit, 0),
-                    None => self.say_recalled(source, &resolved.commit, recalled.age_s),
+                    None => self.say_recalled(source, &resolved.commit, recalled.age_ms / 1000),
                 }
                 Ok(Some(Made::Tree(Tree::new(vec![snapshot]))))
             }
@@ -97,7 +97,7 @@ impl Session<'_> {
                 else {
                     return Ok(None);
                 };
-                if !self.shelf().path(&recalled.answer.digest).is_file() {
+                if !self.download_path(&recalled.answer.digest).is_file() {
                     return Ok(None);
                 }
                 self.note_own(id, recalled.answer.fields());
@@ -106,7 +106,7 @@ impl Session<'_> {
                     None => self.say_recalled(
                         source,
                         &recalled.answer.digest.to_string(),
-                        recalled.age_s,
+                        recalled.age_ms / 1000,
                     ),
                 }
                 Ok(Some(Made::Download(Arc::new(recalled.answer))))
@@ -288,7 +288,7 @@ impl Session<'_> {
         let answer = http::fetch(
             http_source,
             known,
-            &self.shelf(),
+            &self.shelf(workshop),
             &workshop.client,
             &progress,
         )
@@ -310,12 +310,17 @@ impl Session<'_> {
         })
     }
 
-    /// Where downloads are.
-    pub(super) fn shelf(&self) -> http::Shelf {
-        let directory: PathBuf = self.store.path().join("http");
+    /// Where a download is, or would be.
+    pub(super) fn download_path(&self, digest: &Digest) -> PathBuf {
+        self.store.path().join("http").join(digest.hex())
+    }
+
+    /// Where downloads are put. What is unfinished lies in the workshop's own directory, which no other process sweeps
+    /// while this one lives.
+    fn shelf(&self, workshop: &Workshop) -> http::Shelf {
         http::Shelf {
-            directory,
-            tmp: self.store.path().join("tmp"),
+            directory: self.store.path().join("http"),
+            tmp: workshop.scratch.path(),
         }
     }
 
@@ -332,7 +337,7 @@ impl Session<'_> {
         let serves = match (&recalled.answer.fingerprint, now) {
             // A repository of this machine is never remembered unsoundly: what it is now decides.
             (Some(then), Some(now)) => *then == now,
-            (None, None) => self.work.freshness.accepts(recalled.age_s),
+            (None, None) => self.work.freshness.accepts(recalled.age_ms),
             _ => false,
         };
         Ok(serves.then_some(recalled))
@@ -344,7 +349,7 @@ impl Session<'_> {
         reference: &str,
     ) -> Result<Option<Recalled<T>>, Failure> {
         let recalled = self.answer(reference)?;
-        Ok(recalled.filter(|recalled| self.work.freshness.accepts(recalled.age_s)))
+        Ok(recalled.filter(|recalled| self.work.freshness.accepts(recalled.age_ms)))
     }
 
     /// What is remembered, however old it is.
@@ -352,11 +357,11 @@ impl Session<'_> {
         let Some(answer) = self.index()?.answer(reference).map_err(store_failure)? else {
             return Ok(None);
         };
-        let age_s = self.now_ms().saturating_sub(answer.asked_ms) / 1000;
+        let age_ms = self.now_ms().saturating_sub(answer.asked_ms);
         // What another version of shmocker wrote is asked anew.
         Ok(serde_json::from_str(&answer.answer)
             .ok()
-            .map(|answer| Recalled { answer, age_s }))
+            .map(|answer| Recalled { answer, age_ms }))
     }
 
     fn remember<T: Serialize>(&self, reference: &str, answer: &T) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::inputs::Made;
 use super::session::{Session, store_failure};
 use crate::digest::Fields;
-use crate::engine::failure::Failure;
+use crate::engine::failure::{Failure, Place};
 use crate::engine::plan::Planned;
 use crate::graph::{NodeId, Op};
 
@@ -72,7 +72,7 @@ impl Survey {
                 Ok(false) => {}
                 Err(mut failure) => {
                     if let (None, Some(origin)) = (&failure.place, &node.step) {
-                        failure.place = Some(super::steps::place(origin));
+                        failure.place = Some(Place::of(origin));
                     }
                     failures.push(failure);
                 }

@@ -1,3 +1,5 @@
+//! Layouts read: tags, platforms, damage.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -314,7 +314,7 @@ impl Run<'_> {
 
     fn pick(&mut self, tree: &Tree, pick: &Pick) -> Result<(), TreeError> {
         match pick.entries.first() {
-            Some(top) if top.metadata.is_dir() => self.directory(tree, pick, top),
+            Some(top) if top.metadata.is_dir() => self.directory(tree, pick),
             Some(file) => self.file(tree, pick, file),
             None => Ok(()),
         }
@@ -358,7 +358,7 @@ impl Run<'_> {
     }
 
     /// Copies what is in a directory into the destination.
-    fn directory(&mut self, tree: &Tree, pick: &Pick, top: &Entry) -> Result<(), TreeError> {
+    fn directory(&mut self, tree: &Tree, pick: &Pick) -> Result<(), TreeError> {
         let dress = self.dress(tree);
         let real = self.make_dest()?;
         let from = tree.root.dir(&pick.path).map_err(reading(&pick.path))?;
@@ -370,18 +370,21 @@ impl Run<'_> {
                     path: real.display().to_string(),
                 });
             }
+            // As BuildKit has it: a directory's contents are copied, and what they are put into is new.
             None => {
                 let made = open_made(self.root, &real, self.owner_or_root(), MODE_DIR)?;
-                dress_dir(&from, &top.metadata, &made, &dress).map_err(writing(&real))?;
+                if let Some(change) = &self.mode {
+                    made.set_own_mode(change.apply(MODE_DIR, true))
+                        .map_err(writing(&real))?;
+                }
                 made
             }
         };
-        let times = there.is_none().then_some(top.metadata);
         let mut levels = vec![Level {
             from,
             to,
             path: PathBuf::new(),
-            times,
+            times: None,
         }];
         let mut links = Links::default();
         for entry in &pick.entries[1..] {

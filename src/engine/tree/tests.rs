@@ -317,7 +317,7 @@ fn existing_directories_keep_their_mode_only_as_the_destination() {
     );
     assert_eq!(
         copied(&source, &copy_of(&["src"], "/new")),
-        ["new/ 700", "new/sub/ 750", "new/sub/f 644 f"]
+        ["new/ 755", "new/sub/ 750", "new/sub/f 644 f"]
     );
     assert_eq!(copied(&source, &copy_of(&["src"], "/new/"))[0], "new/ 755");
 }

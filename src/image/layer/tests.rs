@@ -1,3 +1,5 @@
+//! The layer tar: the same bytes each time, and what is refused.
+
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 

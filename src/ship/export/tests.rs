@@ -1,3 +1,5 @@
+//! Exports read back by this code and by other tools.
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -1,3 +1,5 @@
+//! Layers applied: removals, links, ways that lead out, damage.
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;

@@ -380,17 +380,20 @@ impl GitDirectory<'_> {
         if format == "sha256" {
             add(format_args!("[extensions]\n\tobjectformat = sha256\n"));
         }
-        add(format_args!(
-            "[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
-            quoted(&recorded_url(self.source))
-        ));
-        if self.source.read_only {
+        let origin = recorded_url(self.source);
+        if let Some(origin) = &origin {
             add(format_args!(
-                "\tpushurl = {}\n",
-                quoted("read-only: pushing is disabled")
+                "[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
+                quoted(origin)
             ));
+            if self.source.read_only {
+                add(format_args!(
+                    "\tpushurl = {}\n",
+                    quoted("read-only: pushing is disabled")
+                ));
+            }
         }
-        if let Some(branch) = self.resolved.branch() {
+        if let (Some(branch), Some(_)) = (self.resolved.branch(), origin) {
             add(format_args!(
                 "[branch {}]\n\tremote = origin\n\tmerge = refs/heads/{branch}\n",
                 quoted(branch)
@@ -412,7 +415,9 @@ impl GitDirectory<'_> {
         match (self.resolved.branch(), self.resolved.reference.as_deref()) {
             (Some(branch), _) => {
                 self.write(&format!("refs/heads/{branch}"), &commit)?;
-                self.write(&format!("refs/remotes/origin/{branch}"), &commit)?;
+                if recorded_url(self.source).is_some() {
+                    self.write(&format!("refs/remotes/origin/{branch}"), &commit)?;
+                }
                 self.write("HEAD", &format!("ref: refs/heads/{branch}\n"))
             }
             (None, Some(tag)) if tag.starts_with("refs/tags/") => {

@@ -94,7 +94,7 @@ impl Resolved {
                     .map(|depth| depth.to_string())
                     .unwrap_or_default(),
             );
-            fields.put("remote", recorded_url(source));
+            fields.put("remote", recorded_url(source).unwrap_or_default());
             fields.put("read only", source.read_only.to_string());
         }
         fields
@@ -107,10 +107,14 @@ impl Resolved {
     }
 }
 
-/// The address that a kept `.git` names as `origin`: never with credentials.
-fn recorded_url(source: &GitSource) -> String {
-    let url = source.remote.as_deref().unwrap_or(&source.url);
-    reference::without_credentials(url)
+/// The address that a kept `.git` names as `origin`: never with credentials. A repository of this machine has none:
+/// where it lies is no part of what it is, and is not there inside.
+fn recorded_url(source: &GitSource) -> Option<String> {
+    match &source.remote {
+        Some(remote) => Some(reference::without_credentials(remote)),
+        None if reference::is_local(&source.url) => None,
+        None => Some(reference::without_credentials(&source.url)),
+    }
 }
 
 /// Repositories, reached through mirrors.

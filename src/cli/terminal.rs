@@ -7,14 +7,14 @@ use rustix::termios::OptionalActions;
 
 /// How many columns it has; `None` if it is no terminal or does not say.
 #[must_use]
-pub fn width(terminal: impl AsFd) -> Option<usize> {
+pub(super) fn width(terminal: impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(terminal).ok()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// Rows and columns; 24 and 80 where it does not say.
 #[must_use]
-pub fn size(terminal: impl AsFd) -> (u16, u16) {
+pub(super) fn size(terminal: impl AsFd) -> (u16, u16) {
     match rustix::termios::tcgetwinsize(terminal) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
         _ => (24, 80),
@@ -32,7 +32,7 @@ pub fn copy_size(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
 
 /// A terminal in raw mode: what is typed goes on as it is. Set back when dropped.
 #[derive(Debug)]
-pub struct Raw {
+pub(super) struct Raw {
     terminal: OwnedFd,
     before: rustix::termios::Termios,
 }
@@ -42,7 +42,7 @@ impl Raw {
     ///
     /// # Errors
     /// What the kernel says: it is no terminal.
-    pub fn enter(terminal: impl AsFd) -> io::Result<Self> {
+    pub(super) fn enter(terminal: impl AsFd) -> io::Result<Self> {
         let terminal = terminal.as_fd().try_clone_to_owned()?;
         let before = rustix::termios::tcgetattr(&terminal)?;
         let mut raw = before.clone();
