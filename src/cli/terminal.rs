@@ -21,15 +21,6 @@ pub(super) fn size(terminal: impl AsFd) -> (u16, u16) {
     }
 }
 
-/// Makes a terminal as large as another one. Who works at it is told by the kernel.
-///
-/// # Errors
-/// What the kernel says: one of them is no terminal.
-pub fn copy_size(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
-    let size = rustix::termios::tcgetwinsize(from)?;
-    Ok(rustix::termios::tcsetwinsize(to, size)?)
-}
-
 /// A terminal in raw mode: what is typed goes on as it is. Set back when dropped.
 #[derive(Debug)]
 pub(super) struct Raw {

@@ -19,7 +19,6 @@ use crate::graph::Network;
 use crate::store::{Store, StoreError};
 use crate::sys::mount::Tree;
 use crate::sys::signal::Resizes;
-use crate::sys::terminal;
 
 /// A command to run in an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -317,7 +316,9 @@ fn follow_size(
     std::thread::spawn(move || {
         while resizes.wait().is_ok() {
             // A terminal that is gone has no size.
-            drop(terminal::copy_size(&users, &ours));
+            if let Ok(size) = rustix::termios::tcgetwinsize(&users) {
+                rustix::termios::tcsetwinsize(&ours, size).ok();
+            }
         }
     });
     Ok(())
