@@ -11,6 +11,7 @@ use super::report::Stop;
 use super::request::absolute;
 use super::terminal;
 use crate::backend::embedded::{Embedded, Streams};
+use crate::engine::exec::Port;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::{Launch, TerminalSize, Volume};
 use crate::graph::Network;
@@ -38,14 +39,7 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
             ));
         }
     };
-    if let (Some(port), true) = (arguments.publish.first(), network != Network::Host) {
-        return Err(Stop::usage(
-            format!(
-                "`--publish {port}` is not to be had yet with a network of the container's own"
-            ),
-            "with `--network host` the command's ports are this machine's",
-        ));
-    }
+    let ports = ports(&arguments.publish, network)?;
     let stdin = std::io::stdin();
     if arguments.tty && !stdin.is_terminal() {
         return Err(Stop::usage(
@@ -83,6 +77,7 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
             .map(|spec| volume(spec))
             .collect::<Result<_, _>>()?,
         network,
+        ports,
         terminal: arguments.tty.then(|| {
             let (rows, columns) = terminal::size(&stdin);
             TerminalSize { rows, columns }
@@ -118,6 +113,40 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
     };
     let status = Embedded.launch(launch, streams).map_err(Stop::from)?;
     Ok(Exit::Command(status.clamp(0, 255) as u8))
+}
+
+/// The ports that have to be published: with this machine's network none, because they are there as they are.
+fn ports(specs: &[String], network: Network) -> Result<Vec<Port>, Stop> {
+    let mut ports = Vec::new();
+    for spec in specs {
+        let port: Port = spec.parse().map_err(|reason| {
+            Stop::usage(
+                format!("`--publish {spec}`: {reason}"),
+                "a port is [[IP:]HOST:]CONTAINER, with /tcp or /udp after it: 127.0.0.1:8080:80",
+            )
+        })?;
+        let everywhere = port.address.is_none_or(|address| address.is_unspecified());
+        let as_it_is = everywhere && port.host.is_none_or(|host| host == port.container);
+        match network {
+            Network::Default => ports.push(port),
+            Network::Host if as_it_is => {}
+            Network::Host => {
+                return Err(Stop::usage(
+                    format!(
+                        "`--publish {spec}` is not to be had with `--network host`, where the command's ports are this machine's as they are"
+                    ),
+                    "leave out `--network host`, or let the command listen on the port and address that you want",
+                ));
+            }
+            Network::None => {
+                return Err(Stop::usage(
+                    format!("`--publish {spec}` is not to be had with `--network none`"),
+                    "leave out one of them",
+                ));
+            }
+        }
+    }
+    Ok(ports)
 }
 
 /// `SRC:DST[:ro]`

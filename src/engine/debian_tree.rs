@@ -44,7 +44,7 @@ impl DebianTree<'_> {
             }
         }
         .map_err(failure)?;
-        let cache = Cache::new(store.path().join("http"), store.path().join("tmp"));
+        let cache = Cache::new(store.path().join("http"), self.workshop.scratch.path());
         let progress = |progress: Progress| self.show(progress);
         let with = Surroundings {
             client: &self.workshop.client,
@@ -207,6 +207,8 @@ impl Runner for SandboxRunner<'_> {
             hostname: super::exec::HOSTNAME.to_owned(),
             network: Network::None,
             mounts: Vec::new(),
+            ports: Vec::new(),
+            shift: None,
             timeout_ms: None,
         };
         let written = Mutex::new((Vec::new(), Vec::new()));

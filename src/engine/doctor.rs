@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::exec::ids::{Caller, Ids};
 use super::exec::probe::{self, Findings};
 use super::exec::userns::{self, Restriction};
-use super::exec::{StartError, ids};
+use super::exec::{StartError, ids, network_fix};
 use crate::sys::memfd::sealed_self;
 
 /// How something is.
@@ -196,24 +196,14 @@ fn network_check(findings: &Findings) -> Check {
     };
     match way {
         Ok(helper) => check(PRIVATE_NETWORK, Status::Ok, format!("{helper} works")),
-        Err(why) => {
-            let fix = if ids::find_program("pasta")
-                .or_else(|| ids::find_program("slirp4netns"))
-                .is_none()
-            {
-                "sudo apt-get install passt"
-            } else {
-                "sudo chmod 0666 /dev/net/tun"
-            };
-            Check {
-                fix: Some(fix.to_owned()),
-                ..check(
-                    PRIVATE_NETWORK,
-                    Status::Degraded,
-                    format!("steps use the host's network: {why}"),
-                )
-            }
-        }
+        Err(why) => Check {
+            fix: network_fix().map(str::to_owned),
+            ..check(
+                PRIVATE_NETWORK,
+                Status::Degraded,
+                format!("steps use the host's network: {why}"),
+            )
+        },
     }
 }
 

@@ -144,10 +144,11 @@ impl From<super::snapshot::SnapshotError> for Failure {
 
 impl From<super::exec::ExecError> for Failure {
     fn from(error: super::exec::ExecError) -> Self {
-        use super::exec::ExecError;
+        use super::exec::{ExecError, PublishError};
         let kind = match &error {
             // What the Dockerfile asks for cannot be had in its image.
             ExecError::User(_) | ExecError::BadTarget { .. } => FailureKind::Step,
+            ExecError::Publish(PublishError::Port { .. }) => FailureKind::Input,
             _ => FailureKind::Machine,
         };
         Self::from_diagnostic(kind, &error)

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::exec::{Access, Cancel, Exit, Mount, Mounted, Run, Sandbox, Streams};
+use super::exec::{
+    Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Streams, users,
+};
 use super::failure::{Failure, FailureKind};
 use super::images;
 use super::plan::read_image;
@@ -16,6 +18,7 @@ use super::snapshot::{Choice, SnapshotStore};
 use crate::graph::Network;
 use crate::store::{Store, StoreError};
 use crate::sys::mount::Tree;
+use crate::sys::signal::Resizes;
 
 /// A command to run in an image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,6 +41,8 @@ pub struct Launch {
     pub volumes: Vec<Volume>,
     /// Which network it sees.
     pub network: Network,
+    /// Ports to publish, of a network of its own.
+    pub ports: Vec<Port>,
     /// Its terminal, if it gets one.
     pub terminal: Option<TerminalSize>,
 }
@@ -62,12 +67,12 @@ pub struct TerminalSize {
     pub columns: u16,
 }
 
-/// Runs it, in the engine child. `files` are its standard input, output and errors. Returns its status, as docker has
-/// it: 125 to 127 where it could not be run.
+/// Runs it, in the engine child. `files` are its standard input, output and errors; with `resizes` its terminal follows the
+/// size of the one that is its input. Returns its status, as docker has it: 125 to 127 where it could not be run.
 ///
 /// # Errors
 /// If there is no such image, or the sandbox cannot be set up.
-pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
+pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Result<i32, Failure> {
     let store = Store::open(&launch.store).map_err(of_store)?;
     store.sweep_tmp().map_err(of_store)?;
     let Some(image) = images::find(&store, &launch.image).map_err(of_store)? else {
@@ -83,15 +88,6 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     let config = config.config;
     let argv = argv(launch, config.entrypoint, config.cmd)?;
     let user = launch.user.clone().unwrap_or(config.user);
-    let is_root = matches!(user.split(':').next(), None | Some("" | "0" | "root"));
-    if !is_root && !launch.volumes.is_empty() {
-        let message = format!("a volume cannot be mounted for the user `{user}` of the image yet");
-        return Err(
-            Failure::new(FailureKind::Input, "run::volume_owner", message).with_help(
-                "run the command as root of the container, who is you outside of it: `--user root`",
-            ),
-        );
-    }
     let mut env: Vec<(String, String)> = config
         .env
         .iter()
@@ -114,6 +110,19 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
     for volume in &launch.volumes {
         mounts.push(mount(volume)?);
     }
+    let snapshots = SnapshotStore::open(&store, Choice::Best)?;
+    let shift = match launch.volumes.as_slice() {
+        [] => None,
+        _ => shift(&user, &snapshots.mount(&image.layers)?)?,
+    };
+    let layers = match shift {
+        None => image.layers,
+        Some(shift) => vec![snapshots.shifted(&image.layers, shift, || {
+            warn(format!(
+                "the image is copied once, so that its user `{user}` can write to the volumes as you"
+            ));
+        })?],
+    };
     let mut run = Run {
         argv,
         env,
@@ -122,16 +131,13 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
         hostname: image.digest.hex().chars().take(12).collect(),
         network: launch.network,
         mounts,
+        ports: launch.ports.clone(),
+        shift,
         timeout_ms: None,
     };
-    let snapshots = SnapshotStore::open(&store, Choice::Best)?;
     let scratch = store.tmp_dir().map_err(of_store)?;
-    let warn = |message: String| {
-        // The command's own errors go the same way; nothing else is connected.
-        drop(writeln!(std::io::stderr(), "warning: {message}"));
-    };
     let sandbox = Sandbox::new(&scratch.path(), warn)?;
-    let active = snapshots.prepare(&image.layers)?;
+    let active = snapshots.prepare(&layers)?;
     let root = Tree::copy_of(active.mounted().as_fd()).map_err(|error| {
         Failure::caused(
             FailureKind::Machine,
@@ -148,7 +154,7 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
             &error,
         )
     })?;
-    let exit = with_streams(launch, &files, |streams| {
+    let exit = with_streams(launch, &files, resizes, |streams| {
         sandbox.run(&mut run, &root, streams, &cancel)
     })?;
     drop(root);
@@ -159,6 +165,39 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>) -> Result<i32, Failure> {
             Ok(status)
         }
         exit => Ok(exit.shell_status().unwrap_or(125)),
+    }
+}
+
+/// The command's own errors go the same way; nothing else is connected.
+fn warn(message: String) {
+    drop(writeln!(std::io::stderr(), "warning: {message}"));
+}
+
+/// How the ids of the container are shifted, so that what is mounted belongs to the user who works on it. Root needs
+/// nothing: it is the caller.
+fn shift(user: &str, tree: &impl AsFd) -> Result<Option<Shift>, Failure> {
+    let identity = users::lookup(tree.as_fd(), user).map_err(super::exec::ExecError::from)?;
+    if identity.uid == 0 {
+        return Ok(None);
+    }
+    let shift = Shift::keeping(identity.uid, identity.gid).map_err(|error| {
+        Failure::caused(
+            FailureKind::Machine,
+            "run::ids",
+            "this process's ids cannot be read",
+            &error,
+        )
+    })?;
+    match shift {
+        Some(shift) => Ok(Some(shift)),
+        None => Err(Failure::new(
+            FailureKind::Input,
+            "run::volume_owner",
+            format!("the user `{user}` has a higher number than a container here can have"),
+        )
+        .with_help(
+            "run the command as root of the container, who is you outside of it: `--user root`",
+        )),
     }
 }
 
@@ -215,6 +254,7 @@ fn mount(volume: &Volume) -> Result<Mount, Failure> {
 fn with_streams(
     launch: &Launch,
     files: &[OwnedFd],
+    mut resizes: Option<Resizes>,
     run: impl FnOnce(Streams<'_>) -> Result<Exit, super::exec::ExecError>,
 ) -> Result<Exit, Failure> {
     let [input, output, errors] = files else {
@@ -233,6 +273,9 @@ fn with_streams(
     };
     let mut shown = None;
     let mut connect = |master: OwnedFd| {
+        if let Some(resizes) = resizes.take() {
+            drop(follow_size(resizes, input.as_fd(), master.as_fd()));
+        }
         shown = connect_terminal(master, input.as_fd(), output.as_fd()).ok();
     };
     let exit = run(Streams::Terminal {
@@ -261,6 +304,28 @@ fn connect_terminal(
     Ok(std::thread::spawn(move || {
         copy(&mut from_command, &mut screen)
     }))
+}
+
+/// Keeps a terminal as large as the user's, on a thread that ends with this process.
+fn follow_size(
+    resizes: Resizes,
+    users: BorrowedFd<'_>,
+    ours: BorrowedFd<'_>,
+) -> std::io::Result<()> {
+    let (users, ours) = (users.try_clone_to_owned()?, ours.try_clone_to_owned()?);
+    std::thread::spawn(move || {
+        while resizes.wait().is_ok() {
+            // A terminal that is gone has no size.
+            drop(copy_size(&users, &ours));
+        }
+    });
+    Ok(())
+}
+
+/// Makes a terminal as large as another one. Who works at it is told by the kernel.
+fn copy_size(from: impl AsFd, to: impl AsFd) -> std::io::Result<()> {
+    let size = rustix::termios::tcgetwinsize(from)?;
+    Ok(rustix::termios::tcsetwinsize(to, size)?)
 }
 
 /// Until either side ends; a terminal whose command has ended says so with an error.

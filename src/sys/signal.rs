@@ -1,4 +1,5 @@
-//! The signals that ask a process to end, as something that can be waited for.
+//! Signals as something that can be waited for: those that ask a process to end, and the one that says that its terminal
+//! has another size.
 #![expect(unsafe_code, reason = "signal masks and signalfd")]
 
 use std::io;
@@ -34,30 +35,8 @@ impl Endings {
     /// # Errors
     /// What the kernel says: too many open files.
     pub fn hold() -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: it is written whole.
-        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: it was just written.
-        let mut set = unsafe { set.assume_init() };
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            // SAFETY: the set is valid, and so is the number.
-            unsafe { libc::sigaddset(&raw mut set, signal) };
-        }
-        let mut before = set;
-        // SAFETY: both sets are valid.
-        let error =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        // SAFETY: the set is valid, and only read.
-        let fd =
-            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: it was just opened and belongs to nobody else.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let signals = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+        let (fd, before) = hold(&signals, libc::SFD_NONBLOCK)?;
         Ok(Self { fd, before })
     }
 
@@ -73,6 +52,56 @@ impl Endings {
             _ => Ending::Interrupted,
         })
     }
+}
+
+/// The times that the terminal of this process's group changes its size. Held back for good: from this thread, and from
+/// those that it starts from now on, of which one could otherwise take the signal away.
+#[derive(Debug)]
+pub struct Resizes(OwnedFd);
+
+impl Resizes {
+    /// Holds them back.
+    ///
+    /// # Errors
+    /// What the kernel says: too many open files.
+    pub fn hold() -> io::Result<Self> {
+        Ok(Self(hold(&[libc::SIGWINCH], 0)?.0))
+    }
+
+    /// Waits for one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wait(&self) -> io::Result<()> {
+        let mut taken = [0_u8; size_of::<libc::signalfd_siginfo>()];
+        Ok(rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut taken)).map(drop)?)
+    }
+}
+
+/// Holds signals back from this thread. Returns where they come in, and what was held back before.
+fn hold(signals: &[libc::c_int], flags: libc::c_int) -> io::Result<(OwnedFd, libc::sigset_t)> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: it is written whole.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: it was just written.
+    let mut set = unsafe { set.assume_init() };
+    for signal in signals {
+        // SAFETY: the set is valid, and so is the number.
+        unsafe { libc::sigaddset(&raw mut set, *signal) };
+    }
+    let mut before = set;
+    // SAFETY: both sets are valid.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    // SAFETY: the set is valid, and only read.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened and belongs to nobody else.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, before))
 }
 
 impl Drop for Endings {

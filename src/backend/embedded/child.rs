@@ -13,10 +13,13 @@ use crate::engine::launch;
 use crate::event::{BuildEvent, EventSink};
 use crate::store::Store;
 use crate::sys::mount;
+use crate::sys::signal::Resizes;
 use crate::sys::socket::Socket;
 
 /// Plays the engine child to its end.
 pub fn play(socket: Socket) -> ExitCode {
+    // Before there are other threads.
+    let resizes = Resizes::hold().ok();
     let socket = Arc::new(socket);
     let Ok(Some(message)) = socket.receive() else {
         return ExitCode::FAILURE;
@@ -24,7 +27,7 @@ pub fn play(socket: Socket) -> ExitCode {
     let order = protocol::read::<Order>(&message);
     end_with_connection(Arc::clone(&socket));
     let report = match order {
-        Ok(order) => carry_out(order, message.files, &socket),
+        Ok(order) => carry_out(order, message.files, &socket, resizes),
         Err(failure) => Report::Failed(vec![failure]),
     };
     match protocol::send(&socket, &report, &[]) {
@@ -46,7 +49,12 @@ fn end_with_connection(socket: Arc<Socket>) {
     });
 }
 
-fn carry_out(order: Order, files: Vec<OwnedFd>, socket: &Arc<Socket>) -> Report {
+fn carry_out(
+    order: Order,
+    files: Vec<OwnedFd>,
+    socket: &Arc<Socket>,
+    resizes: Option<Resizes>,
+) -> Report {
     if let Err(error) = mount::make_all_private() {
         let message = "the engine cannot make its mounts private";
         return Report::Failed(vec![Failure::caused(
@@ -72,7 +80,7 @@ fn carry_out(order: Order, files: Vec<OwnedFd>, socket: &Arc<Socket>) -> Report 
             finish::build(&request, stdout, &sink, warn)
                 .map(|outcome| Report::Built(Box::new(outcome)))
         }
-        Order::Launch(launch) => launch::run(&launch, files)
+        Order::Launch(launch) => launch::run(&launch, files, resizes)
             .map(|status| Report::Ended { status })
             .map_err(|failure| vec![failure]),
         Order::Command {

@@ -1,8 +1,8 @@
 //! The child's side of a step: single-threaded, it walks [`STEPS`] and becomes the command. To change the sandbox, change
 //! the table.
 //!
-//! It starts as root of the build's user namespace, in mount, pid, ipc, uts and cgroup namespaces of its own, and reaches
-//! the tree of the image only through descriptors that resolve inside it.
+//! It starts as root of the build's user namespace, or of one inside of it, in mount, pid, ipc, uts and cgroup namespaces
+//! of its own, and reaches the tree of the image only through descriptors that resolve inside it.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -147,6 +147,7 @@ const READ_ONLY: [&str; 5] = [
 
 const NO_SET_ID_DEVICES: Attributes = Attributes::NO_SET_ID.and(Attributes::NO_DEVICES);
 const DATA_ONLY: Attributes = NO_SET_ID_DEVICES.and(Attributes::NO_EXECUTION);
+const SYS: Attributes = DATA_ONLY.and(Attributes::READ_ONLY);
 
 /// Why a step of the table failed.
 struct Fault {
@@ -301,18 +302,23 @@ fn mount_proc(setup: &mut Setup<'_>) -> Result<(), Fault> {
     setup.attach(&proc, "/proc", Kind::Directory)
 }
 
+/// A new /sys, of the network that this thread is in.
+pub(super) fn sys_of_network() -> io::Result<Tree> {
+    Tree::of_filesystem("sysfs", &[], SYS)
+}
+
 fn mount_sys(setup: &mut Setup<'_>) -> Result<(), Fault> {
-    let attributes = DATA_ONLY.and(Attributes::READ_ONLY);
     // The host's network has the host's /sys, of which there can be only a copy.
-    let own = match setup.spec.network {
-        Some(_) => Tree::of_filesystem("sysfs", &[], attributes).ok(),
-        None => None,
+    let own = match (setup.spec.sys, setup.spec.network) {
+        (Some(sys), _) => Some(Tree::from(setup.take(sys)?)),
+        (None, Some(_)) => sys_of_network().ok(),
+        (None, None) => None,
     };
     let sys = match own {
         Some(sys) => sys,
         None => {
             let copy = Tree::copy_of(stub::open_host("/sys")?.as_fd())?;
-            copy.restrict(attributes)?;
+            copy.restrict(SYS)?;
             copy
         }
     };

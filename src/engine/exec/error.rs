@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::ports::PublishError;
 use super::users::UserError;
 use crate::sys::spawn::SpawnError;
 
@@ -12,10 +13,21 @@ pub enum ExecError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     User(#[from] UserError),
+    /// A port cannot be published.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Publish(#[from] PublishError),
     /// The process could not be made.
     #[error("cannot start a container")]
     #[diagnostic(code(exec::not_started))]
     Spawn(#[from] SpawnError),
+    /// Its ids could not be mapped.
+    #[error("cannot give the container's user the caller's own id")]
+    #[diagnostic(
+        code(exec::not_mapped),
+        help("`shmocker doctor` shows what this machine lacks")
+    )]
+    NotMapped(#[source] io::Error),
     /// The sandbox could not be set up.
     #[error("cannot set up the container: step {step}, {name}{}{what}{}", separator(what), reason(*errno))]
     #[diagnostic(

@@ -384,7 +384,7 @@ fn with_own_first(own: u32, ranges: &[Range]) -> Vec<Extent> {
 }
 
 /// The ids that exist in this process's own namespace.
-fn available(map: &str) -> Vec<Extent> {
+pub(super) fn available(map: &str) -> Vec<Extent> {
     let lines = map.lines().filter_map(|line| {
         let mut fields = line.split_whitespace().map(|field| field.parse().ok());
         Some(Extent {
@@ -396,7 +396,8 @@ fn available(map: &str) -> Vec<Extent> {
     lines.collect()
 }
 
-fn table(extents: &[Extent]) -> String {
+/// The extents as the kernel reads and writes them.
+pub(super) fn table(extents: &[Extent]) -> String {
     let mut text = String::new();
     for extent in extents {
         // Writing to a String cannot fail.

@@ -4,7 +4,7 @@
 //! shmocker (the plain user)
 //!  └─ shmocker-engine   start_engine: new user, mount and pid namespace; ids mapped by newuidmap
 //!      └─ shmocker-step  Sandbox::run: new mount, pid, ipc, uts, cgroup (and network) namespace; walks STEPS
-//!          = the command  the first process of its pid namespace
+//!          = the command  the first process of its pid namespace; in a user namespace of its own where `shift` asks for one
 //! ```
 //! Each is started from a sealed copy of the program in memory, has one socket to its parent, and dies with the process
 //! above it: the command because its pid namespace is inside the engine's, the engine because its socket closes.
@@ -18,10 +18,12 @@ mod error;
 pub mod ids;
 mod network;
 mod output;
+mod ports;
 pub mod probe;
 mod role;
 mod sandbox;
 mod seccomp;
+mod shift;
 mod spec;
 mod stub;
 pub mod userns;
@@ -29,8 +31,11 @@ pub mod users;
 
 pub use cancel::Cancel;
 pub use error::ExecError;
+pub(crate) use network::network_fix;
 pub use output::LINE_BYTES_MAX;
+pub use ports::{Port, Protocol, PublishError};
 pub use role::{Child, Engine, Role, StartError, child, start_engine};
 pub use sandbox::{
     Access, DEFAULT_PATH, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Streams,
 };
+pub use shift::Shift;

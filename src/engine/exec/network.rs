@@ -10,15 +10,19 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Access, MemfdFlags};
+use rustix::fs::{Access, MemfdFlags, Mode, OFlags};
 
 use super::ids::find_program;
+use super::ports::{Forward, Port, Protocol, PublishError};
 use super::role::null;
 use crate::graph::Network;
 use crate::sys::mount::Tree;
@@ -28,6 +32,8 @@ use crate::sys::spawn::{self, Command, Namespaces, Program, WhenParentDies};
 /// How long a helper may take until there is a way out.
 pub(super) const READY_WITHIN: Duration = Duration::from_secs(3);
 const READY_POLL: Duration = Duration::from_millis(2);
+/// No answer of slirp4netns is longer.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// Where pasta answers name queries, of which it asks the host's own resolver.
 const PASTA_DNS: &str = "169.254.1.1";
@@ -71,28 +77,50 @@ impl Helper {
         }
     }
 
-    fn arguments(self, namespace: &str, more: &[&str]) -> Vec<String> {
-        // pasta: ports are forwarded in neither direction, the gateway's address is not the host, and the place of the
-        // namespace goes away once it is open.
-        let fixed: &[&str] = match self {
-            Self::Pasta => &[
-                "--foreground --quiet --config-net --no-map-gw --no-netns-quit --netns-only",
-                "-t none -u none -T none -U none --netns",
-            ],
-            Self::Slirp4netns => {
-                &["--configure --mtu=65520 --disable-host-loopback --netns-type=path"]
+    fn arguments(
+        self,
+        namespace: &str,
+        more: &[&str],
+        api: &str,
+        forwards: &[Forward],
+    ) -> Vec<String> {
+        let mut arguments = vec![self.name().to_owned()];
+        let mut add = |words: &[&str]| {
+            let words = words.iter().flat_map(|words| words.split(' '));
+            arguments.extend(words.map(str::to_owned));
+        };
+        add(more);
+        match self {
+            Self::Pasta => {
+                // The gateway's address is not the host, and the place of the namespace goes away once it is open.
+                add(&[
+                    "--foreground --quiet --config-net --no-map-gw --no-netns-quit --netns-only",
+                ]);
+                // No port of the host's can be reached from inside.
+                add(&["-T none -U none"]);
+                for (option, protocol) in [("-t", Protocol::Tcp), ("-u", Protocol::Udp)] {
+                    let of_protocol = |forward: &&Forward| forward.protocol == protocol;
+                    for forward in forwards.iter().filter(of_protocol) {
+                        let address = forward.address.map(|address| format!("{address}/"));
+                        let (host, container) = (forward.host, forward.container);
+                        let address = address.unwrap_or_default();
+                        add(&[option, &format!("{address}{host}:{container}")]);
+                    }
+                    if !forwards.iter().any(|forward| forward.protocol == protocol) {
+                        add(&[option, "none"]);
+                    }
+                }
+                add(&["--netns", namespace]);
             }
-        };
-        let last: &[&str] = match self {
-            Self::Pasta => &[namespace],
-            Self::Slirp4netns => &[namespace, "tap0"],
-        };
-        let fixed = fixed.iter().flat_map(|words| words.split(' '));
-        let all = [self.name()]
-            .into_iter()
-            .chain(more.iter().copied())
-            .chain(fixed);
-        all.chain(last.iter().copied()).map(str::to_owned).collect()
+            Self::Slirp4netns => {
+                add(&["--configure --mtu=65520 --disable-host-loopback --netns-type=path"]);
+                if !forwards.is_empty() {
+                    add(&["--api-socket", api]);
+                }
+                add(&[namespace, "tap0"]);
+            }
+        }
+        arguments
     }
 }
 
@@ -101,9 +129,18 @@ impl Helper {
 pub(super) struct Lease<'a> {
     networks: &'a Networks,
     namespace: Option<Namespace>,
-    kind: Network,
+    /// For which steps it is used next.
+    next: Next,
     /// What the step's /etc/resolv.conf says.
     pub(super) resolv_conf: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    /// Those of this kind.
+    Steps(Network),
+    /// None.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -136,10 +173,10 @@ impl Drop for Lease<'_> {
                 .state
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            match self.kind {
-                Network::Default => state.connected.push(namespace),
-                Network::None => state.isolated.push(namespace),
-                Network::Host => {}
+            match self.next {
+                Next::Steps(Network::Default) => state.connected.push(namespace),
+                Next::Steps(Network::None) => state.isolated.push(namespace),
+                Next::Steps(Network::Host) | Next::Nothing => {}
             }
         }
     }
@@ -192,18 +229,48 @@ impl Networks {
             Network::None => Some(self.isolated()?),
             Network::Default => self.connected(),
         };
+        Ok(self.lease_of(namespace, Next::Steps(kind)))
+    }
+
+    /// A network of its own, whose ports can be reached through ports of this machine.
+    pub(super) fn publish(&self, ports: &[Port]) -> Result<Lease<'_>, PublishError> {
+        let mut forwards = Vec::new();
+        for port in ports {
+            let forward = Forward::of(port)?;
+            if port.host.is_none() {
+                (self.warn)(format!(
+                    "`{port}` is published as port {} of this machine, because none was named",
+                    forward.host
+                ));
+            }
+            forwards.push(forward);
+        }
+        let mut reasons = Vec::new();
+        for helper in Helper::ALL {
+            match connect(helper, &self.scratch, &forwards) {
+                Ok(namespace) => return Ok(self.lease_of(Some(namespace), Next::Nothing)),
+                Err(why) => reasons.push(why),
+            }
+        }
+        Err(PublishError::NoNetwork {
+            why: reasons.join("; "),
+            fix: network_fix(),
+        })
+    }
+
+    fn lease_of(&self, namespace: Option<Namespace>, next: Next) -> Lease<'_> {
         let host = text_of("/etc/resolv.conf");
         let resolv_conf = match namespace.as_ref().map(|namespace| &namespace.way_out) {
             None => host,
             Some(None) => String::new(),
             Some(Some(connection)) => resolv_conf(&host, &connection.name_servers),
         };
-        Ok(Lease {
+        Lease {
             networks: self,
             namespace,
-            kind,
+            next,
             resolv_conf,
-        })
+        }
     }
 
     fn isolated(&self) -> io::Result<Namespace> {
@@ -237,7 +304,7 @@ impl Networks {
             WayOut::Through(helper) => {
                 // Others need not wait while this one starts.
                 drop(state);
-                return match connect(helper, &self.scratch) {
+                return match connect(helper, &self.scratch, &[]) {
                     Ok(namespace) => Some(namespace),
                     Err(why) => {
                         (self.warn)(format!("{why}; this step uses the host's network"));
@@ -249,7 +316,7 @@ impl Networks {
         };
         let mut reasons = Vec::new();
         for helper in candidates {
-            match connect(helper, &self.scratch) {
+            match connect(helper, &self.scratch, &[]) {
                 Ok(namespace) => {
                     state.way_out = WayOut::Through(helper);
                     return Some(namespace);
@@ -267,12 +334,32 @@ impl Networks {
     }
 }
 
+/// The command that would mend that no container can have a network of its own, where one is known.
+pub(crate) fn network_fix() -> Option<&'static str> {
+    let installed = |helper: Helper| find_program(helper.name()).is_some();
+    if !Helper::ALL.into_iter().any(installed) {
+        Some("sudo apt-get install passt")
+    } else if !may_open_tun() {
+        Some("sudo chmod 0666 /dev/net/tun")
+    } else if !installed(Helper::Pasta) {
+        // It can do what the other cannot.
+        Some("sudo apt-get install passt")
+    } else {
+        None
+    }
+}
+
+/// Both helpers need it.
+fn may_open_tun() -> bool {
+    rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).is_ok()
+}
+
 /// Makes a namespace and starts a helper that connects it. The error is a sentence.
-fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
+fn connect(helper: Helper, scratch: &Path, forwards: &[Forward]) -> Result<Namespace, String> {
     let name = helper.name();
     let program = find_program(name).ok_or_else(|| format!("{name} is not installed"))?;
-    // Both need it; asking first is quicker than letting them find out.
-    if rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).is_err() {
+    // Asking first is quicker than letting them find out.
+    if !may_open_tun() {
         return Err(format!("{name} needs {TUN}, which this user may not open"));
     }
     let failed = |error: io::Error| format!("{name} cannot be used: {error}");
@@ -287,7 +374,9 @@ fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
     );
     let null = null().map_err(failed)?;
     let (name_servers, more) = helper.name_servers();
-    let arguments = helper.arguments(&place.0.display().to_string(), more);
+    let api = Api::new(scratch).map_err(failed)?;
+    let namespace = place.0.display().to_string();
+    let arguments = helper.arguments(&namespace, more, &api.path(Api::DESCRIPTOR), forwards);
     let command = Command {
         program: Program::Path(&path),
         argv: arguments
@@ -295,7 +384,12 @@ fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
             .filter_map(|argument| CString::new(argument).ok())
             .collect(),
         env: vec![c"PATH=/usr/bin:/bin:/usr/sbin:/sbin".to_owned()],
-        fds: vec![null.as_fd(), null.as_fd(), said.as_fd()],
+        fds: vec![
+            null.as_fd(),
+            null.as_fd(),
+            said.as_fd(),
+            api.directory.as_fd(),
+        ],
         namespaces: Namespaces::PID,
         when_parent_dies: WhenParentDies::Stays,
     };
@@ -319,6 +413,14 @@ fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
         Ok(())
     });
     ready.map_err(failed)??;
+    if helper == Helper::Slirp4netns {
+        for forward in forwards {
+            let asked = api.add(forward);
+            asked.map_err(|error| {
+                format!("{name} does not forward port {}: {error}", forward.host)
+            })?;
+        }
+    }
     Ok(Namespace {
         fd,
         way_out: Some(Connection {
@@ -328,14 +430,81 @@ fn connect(helper: Helper, scratch: &Path) -> Result<Namespace, String> {
     })
 }
 
+/// The socket over which slirp4netns is told of ports. Named by an open directory, because such names must be short.
+struct Api {
+    directory: OwnedFd,
+    name: String,
+}
+
+impl Api {
+    /// Where the helper has the directory open.
+    const DESCRIPTOR: RawFd = 3;
+
+    fn new(scratch: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            directory: rustix::fs::open(scratch, flags, Mode::empty())?,
+            name: format!("api-{}", count()),
+        })
+    }
+
+    /// Its path for a process that has the directory open there.
+    fn path(&self, descriptor: RawFd) -> String {
+        format!("/proc/self/fd/{descriptor}/{}", self.name)
+    }
+
+    fn add(&self, forward: &Forward) -> Result<(), String> {
+        let address = forward.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let request = serde_json::json!({
+            "execute": "add_hostfwd",
+            "arguments": {
+                "proto": forward.protocol.name(),
+                "host_addr": address.to_string(),
+                "host_port": forward.host,
+                "guest_port": forward.container,
+            },
+        });
+        let answer = self
+            .ask(&request.to_string())
+            .map_err(|error| error.to_string())?;
+        match answer.get("error") {
+            None => Ok(()),
+            Some(error) => Err(error.to_string()),
+        }
+    }
+
+    fn ask(&self, request: &str) -> io::Result<serde_json::Value> {
+        let path = self.path(self.directory.as_raw_fd());
+        let deadline = Instant::now() + READY_WITHIN;
+        let mut socket = loop {
+            match UnixStream::connect(&path) {
+                Ok(socket) => break socket,
+                // The route comes before the socket.
+                Err(_) if Instant::now() < deadline => std::thread::sleep(READY_POLL),
+                Err(error) => return Err(error),
+            }
+        };
+        socket.set_read_timeout(Some(READY_WITHIN))?;
+        socket.write_all(request.as_bytes())?;
+        socket.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = Vec::new();
+        socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        Ok(serde_json::from_slice(&answer)?)
+    }
+}
+
+/// A number that this process has not given before.
+fn count() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A file that stands for a namespace while a helper opens it.
 struct Place(PathBuf);
 
 impl Place {
     fn bind(namespace: &OwnedFd, scratch: &Path) -> io::Result<Self> {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let place = Self(scratch.join(format!("netns-{}-{count}", std::process::id())));
+        let place = Self(scratch.join(format!("netns-{}-{}", std::process::id(), count())));
         let file = File::options()
             .write(true)
             .create(true)
@@ -418,7 +587,7 @@ fn resolv_conf(host: &str, servers: &[String]) -> String {
 
 /// Tries a helper: whether it is there and connects a namespace, else why not.
 pub(super) fn try_helper(helper: Helper, scratch: &Path) -> Result<(), String> {
-    connect(helper, scratch).map(drop)
+    connect(helper, scratch, &[]).map(drop)
 }
 
 #[cfg(test)]

@@ -15,10 +15,13 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Resource, Signal};
 
 use super::cancel::Cancel;
+use super::child;
 use super::error::{ExecError, doing};
 use super::network::{Lease, Networks};
 use super::output::{Lines, More};
+use super::ports::Port;
 use super::role::{self, Role, argv};
+use super::shift::Shift;
 use super::spec::{ExecSpec, FileIndex, MountSpec, MountedSpec, Reply, StreamsSpec};
 use super::stub::Stubs;
 use super::users;
@@ -26,8 +29,9 @@ use crate::event::Stream;
 use crate::graph::Network;
 use crate::sys::memfd::{SealedSelf, sealed_self};
 use crate::sys::mount::{Attributes, Tree};
+use crate::sys::network::in_namespace;
 use crate::sys::socket::Socket;
-use crate::sys::spawn::{self, Command, Ended, Namespaces, Program, WhenParentDies};
+use crate::sys::spawn::{self, Command, Ended, MappedError, Namespaces, Program, WhenParentDies};
 
 /// What machines are called inside, as BuildKit calls them.
 pub const HOSTNAME: &str = "buildkitsandbox";
@@ -49,8 +53,12 @@ pub struct Run {
     pub hostname: String,
     /// Which network it sees.
     pub network: Network,
+    /// Ports to publish. Where there are any, it gets a network of its own, or is refused.
+    pub ports: Vec<Port>,
     /// What is mounted beside what every container has.
     pub mounts: Vec<Mount>,
+    /// Whose the caller's own id is: `None`: root's. Otherwise the root's owners must be shifted by the same.
+    pub shift: Option<Shift>,
     /// Ends it, with everything it started.
     pub timeout_ms: Option<u64>,
 }
@@ -231,10 +239,12 @@ impl Sandbox {
         let deadline = run
             .timeout_ms
             .map(|limit| Instant::now() + Duration::from_millis(limit));
-        let network = self
-            .networks
-            .lease(run.network)
-            .map_err(ExecError::Network)?;
+        let network = if run.ports.is_empty() {
+            let network = self.networks.lease(run.network);
+            network.map_err(ExecError::Network)?
+        } else {
+            self.networks.publish(&run.ports)?
+        };
         let (mut spec, files) = prepare(run, root, &network, &streams)?;
         spec.files_max = self.files_max;
         let payload = serde_json::to_vec(&spec)
@@ -251,7 +261,7 @@ impl Sandbox {
             (None, Streams::Given(given)) => *given,
             (None, _) => [null.as_fd(); 3],
         };
-        let command = Command {
+        let mut command = Command {
             program: Program::Open(self.program.as_fd()),
             argv: argv(Role::Step),
             env: Vec::new(),
@@ -267,7 +277,15 @@ impl Sandbox {
             .fold(Namespaces::NONE, Namespaces::and),
             when_parent_dies: WhenParentDies::IsKilled,
         };
-        let child = spawn::spawn(&command)?;
+        let child = match &run.shift {
+            None => spawn::spawn(&command)?,
+            Some(shift) => {
+                command.namespaces = command.namespaces.and(Namespaces::USER);
+                // The thread that starts it may end; its pid namespace ends with this process.
+                command.when_parent_dies = WhenParentDies::Stays;
+                spawn_shifted(&command, *shift, &network)?
+            }
+        };
         drop(command);
         drop(childs);
         let readers = match pipes {
@@ -320,6 +338,25 @@ impl Sandbox {
     }
 }
 
+/// Starts a step in a user namespace of its own. A network that belongs to the one around it can only be entered before.
+fn spawn_shifted(
+    command: &Command<'_>,
+    shift: Shift,
+    network: &Lease<'_>,
+) -> Result<spawn::Child, ExecError> {
+    let start = || spawn::spawn_mapped(command, |pid| shift.apply(pid));
+    let started = match network.namespace() {
+        None => start(),
+        Some(namespace) => {
+            in_namespace(namespace, start).map_err(doing("enter a network namespace"))?
+        }
+    };
+    started.map_err(|error| match error {
+        MappedError::Spawn(error) => error.into(),
+        MappedError::Mapping(error) => ExecError::NotMapped(error),
+    })
+}
+
 type Pipe = (OwnedFd, OwnedFd);
 
 fn pipe() -> Result<Pipe, ExecError> {
@@ -344,13 +381,19 @@ fn prepare(
             .try_clone_to_owned()
             .map_err(doing("share the root"))?,
     );
-    let network_index = match network.namespace() {
-        Some(namespace) => Some(carry(
-            namespace
-                .try_clone_to_owned()
-                .map_err(doing("share a network namespace"))?,
-        )),
-        None => None,
+    let (network_index, sys_index) = match (network.namespace(), run.shift) {
+        (None, _) => (None, None),
+        (Some(namespace), None) => {
+            let namespace = namespace.try_clone_to_owned();
+            let namespace = namespace.map_err(doing("share a network namespace"))?;
+            (Some(carry(namespace)), None)
+        }
+        // It is started in there, because it could not enter; nor could it mount a /sys of it.
+        (Some(namespace), Some(_)) => {
+            let sys = in_namespace(namespace, child::sys_of_network);
+            let sys = sys.map_err(doing("enter a network namespace"))?;
+            (None, sys.ok().map(|sys| carry(sys.into())))
+        }
     };
     let hosts = format!(
         "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
@@ -425,6 +468,7 @@ fn prepare(
         files_max: None,
         root: root_index,
         network: network_index,
+        sys: sys_index,
         mounts,
         streams: match streams {
             Streams::Lines(_) => StreamsSpec::Pipes,

@@ -27,6 +27,8 @@ pub(super) struct ExecSpec {
     pub root: FileIndex,
     /// The network namespace; `None`: the one it starts in.
     pub network: Option<FileIndex>,
+    /// A /sys that shows its network, where it may not mount one.
+    pub sys: Option<FileIndex>,
     /// What is mounted, in this order.
     pub mounts: Vec<MountSpec>,
     /// What becomes of its standard streams.

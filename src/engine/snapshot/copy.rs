@@ -138,9 +138,9 @@ struct Level {
 }
 
 impl Level {
-    fn enter(from: Dir, to: Dir, path: PathBuf) -> io::Result<Self> {
+    fn enter(from: Dir, to: Dir, path: PathBuf, dress: &Dress) -> io::Result<Self> {
         let seen = from.own_metadata()?;
-        dress_dir(&from, &seen, &to, &Dress::default())?;
+        dress_dir(&from, &seen, &to, dress)?;
         let entries = from.entries()?.into_iter();
         Ok(Self {
             from,
@@ -154,16 +154,22 @@ impl Level {
 
 /// Lays a tree over another one, everything kept. Where the first is a layer, its marks of removal are obeyed.
 pub fn copy_tree(from: &Dir, to: &Dir) -> io::Result<()> {
+    copy_tree_dressed(from, to, &Dress::default())
+}
+
+/// As [`copy_tree`], everything dressed anew.
+pub fn copy_tree_dressed(from: &Dir, to: &Dir, dress: &Dress) -> io::Result<()> {
     let root = Root::new(to.try_clone()?.into(), Scope::Image);
     let mut links = Links::default();
     let mut levels = vec![Level::enter(
         from.try_clone()?,
         to.try_clone()?,
         PathBuf::new(),
+        dress,
     )?];
     while let Some(level) = levels.last_mut() {
         let Some(DirEntry { name, .. }) = level.entries.next() else {
-            dress_dir_times(&level.seen, &level.to, &Dress::default())?;
+            dress_dir_times(&level.seen, &level.to, dress)?;
             levels.pop();
             continue;
         };
@@ -180,7 +186,7 @@ pub fn copy_tree(from: &Dir, to: &Dir) -> io::Result<()> {
                 level.to.remove_tree(&name)?;
             }
             let to = level.to.ensure_dir(&name, 0o700)?;
-            levels.push(Level::enter(within, to, path)?);
+            levels.push(Level::enter(within, to, path, dress)?);
         } else {
             level.to.remove_tree(&name)?;
             let place = Place {
@@ -189,14 +195,7 @@ pub fn copy_tree(from: &Dir, to: &Dir) -> io::Result<()> {
                 name: &name,
                 path: &path,
             };
-            copy_entry(
-                &level.from,
-                &name,
-                &seen,
-                place,
-                &Dress::default(),
-                &mut links,
-            )?;
+            copy_entry(&level.from, &name, &seen, place, dress, &mut links)?;
         }
     }
     Ok(())
@@ -226,6 +225,7 @@ pub(super) fn gather_changes(tree: &Dir, before: &Before, upper: &Dir) -> io::Re
         tree.try_clone()?,
         upper.try_clone()?,
         PathBuf::new(),
+        &Dress::default(),
     )?];
     while let Some(level) = levels.last_mut() {
         let was = before.0.get(&level.path);
@@ -254,7 +254,7 @@ pub(super) fn gather_changes(tree: &Dir, before: &Before, upper: &Dir) -> io::Re
                     level.to.create_dir(&name, 0o700)?,
                 );
                 let path = level.path.join(&name);
-                levels.push(Level::enter(from, to, path)?);
+                levels.push(Level::enter(from, to, path, &Dress::default())?);
             }
             Some(old) if *old == Seen::from(&seen) => {}
             old => {

@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::digest::{Fields, Key};
+use crate::engine::exec::Shift;
+use crate::engine::tree::transfer::{Dress, NewOwner};
 use crate::store::{Lease, Record, Store, StoreError, TmpDir};
 use crate::sys::dir::{Dir, path_of_fd};
 use crate::sys::overlay::{LOWERS_MAX, attach, detach};
@@ -447,6 +449,49 @@ impl SnapshotStore {
             ids.splice(..lower, [flat]);
         }
         ids.iter().map(|id| self.layer(id)).collect()
+    }
+
+    /// A tree's files with their owners shifted, as one layer: made once and kept. `announce` hears when it has to be made,
+    /// which takes as long as copying all of it.
+    pub fn shifted(
+        &self,
+        ids: &[SnapshotId],
+        shift: Shift,
+        announce: impl FnOnce(),
+    ) -> Result<SnapshotId, SnapshotError> {
+        let mut fields = Fields::new();
+        fields.put("op", "shift");
+        shift.put(&mut fields);
+        for id in ids {
+            fields.put("layer", id.to_string());
+        }
+        let id = fields.key();
+        if self.has(&id) {
+            return Ok(id);
+        }
+        let lock = self.store.lock(&format!("shifted {id}"))?;
+        if self.has(&id) {
+            return Ok(id);
+        }
+        announce();
+        let tree = self.mount(ids)?;
+        let whole = self.prepare_layer(&[])?;
+        let path = whole.upper_path();
+        let dress = Dress {
+            owner: NewOwner::Shifted(shift),
+            ..Dress::default()
+        };
+        copy::copy_tree_dressed(tree.top(), whole.upper(), &dress)
+            .map_err(io_at("copy the image for its user", &path))?;
+        let made = Made {
+            id,
+            key: None,
+            fields,
+            created_ms: 0,
+            duration_ms: 0,
+            what: "an image with shifted owners".to_owned(),
+        };
+        self.commit_holding(whole, made, Some(lock))
     }
 
     fn flatten(&self, ids: &[SnapshotId]) -> Result<SnapshotId, SnapshotError> {

@@ -75,8 +75,8 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
-    /// A directory for what lives as long as this: the sandbox keeps names in it.
-    _scratch: TmpDir,
+    /// A directory for what lives as long as this: names of the sandbox, unfinished downloads.
+    pub scratch: TmpDir,
 }
 
 impl std::fmt::Debug for Workshop {
@@ -369,7 +369,7 @@ impl Workshop {
             git,
             cancel,
             cores,
-            _scratch: scratch,
+            scratch,
         })
     }
 

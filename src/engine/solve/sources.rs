@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::{Made, Tree};
 use super::session::{Session, Workshop, store_failure};
-use crate::digest::{Fields, Key};
+use crate::digest::{Digest, Fields, Key};
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::plan::{BaseImage, Planned};
@@ -97,7 +97,7 @@ impl Session<'_> {
                 else {
                     return Ok(None);
                 };
-                if !self.shelf().path(&recalled.answer.digest).is_file() {
+                if !self.download_path(&recalled.answer.digest).is_file() {
                     return Ok(None);
                 }
                 self.note_own(id, recalled.answer.fields());
@@ -288,7 +288,7 @@ impl Session<'_> {
         let answer = http::fetch(
             http_source,
             known,
-            &self.shelf(),
+            &self.shelf(workshop),
             &workshop.client,
             &progress,
         )
@@ -310,12 +310,17 @@ impl Session<'_> {
         })
     }
 
-    /// Where downloads are.
-    pub(super) fn shelf(&self) -> http::Shelf {
-        let directory: PathBuf = self.store.path().join("http");
+    /// Where a download is, or would be.
+    pub(super) fn download_path(&self, digest: &Digest) -> PathBuf {
+        self.store.path().join("http").join(digest.hex())
+    }
+
+    /// Where downloads are put. What is unfinished lies in the workshop's own directory, which no other process sweeps
+    /// while this one lives.
+    fn shelf(&self, workshop: &Workshop) -> http::Shelf {
         http::Shelf {
-            directory,
-            tmp: self.store.path().join("tmp"),
+            directory: self.store.path().join("http"),
+            tmp: workshop.scratch.path(),
         }
     }
 

@@ -265,7 +265,7 @@ impl Session<'_> {
         &self,
         remembered: &crate::engine::source::http::Remembered,
     ) -> Result<copy::Download, Failure> {
-        let path = self.shelf().path(&remembered.digest);
+        let path = self.download_path(&remembered.digest);
         let file = File::open(&path).map_err(|error| {
             let message = format!("the download `{}` cannot be read", path.display());
             Failure::caused(FailureKind::Machine, "solve::download", message, &error)
@@ -311,6 +311,8 @@ impl Session<'_> {
             hostname: HOSTNAME.to_owned(),
             network: exec.network,
             mounts,
+            ports: Vec::new(),
+            shift: None,
             timeout_ms: exec.timeout_ms,
         };
         let path = active.attach()?;

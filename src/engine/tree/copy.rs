@@ -16,7 +16,9 @@ use super::chmod::ModeChange;
 use super::error::{TreeError, reading, writing};
 use super::hash::{self, Counted, Property, Reading};
 use super::select::{Entry, Owners, Parents, Pick, Tree, Wanted};
-use super::transfer::{Dress, Links, Place, copy_entry, dress_dir, dress_dir_times, has_changed};
+use super::transfer::{
+    Dress, Links, NewOwner, Place, copy_entry, dress_dir, dress_dir_times, has_changed,
+};
 use super::{owner, unpack};
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
@@ -304,7 +306,7 @@ impl Run<'_> {
             Owners::Kept => self.owner,
         };
         Dress {
-            owner,
+            owner: owner.map_or(NewOwner::Kept, |(uid, gid)| NewOwner::Given(uid, gid)),
             mode: self.mode.clone(),
             modified: None,
         }

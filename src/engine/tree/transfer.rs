@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::chmod::ModeChange;
+use crate::engine::exec::Shift;
 use crate::sys::dir::{Dir, Kind, Metadata, Time};
 use crate::sys::file::{copy_content, is_content_xattr, set_xattr, xattrs_of};
 use crate::sys::root::Root;
@@ -16,19 +17,35 @@ use crate::sys::root::Root;
 /// What becomes of an entry's owner, mode and attributes.
 #[derive(Debug, Clone, Default)]
 pub struct Dress {
-    /// Its new owner and group; `None`: those it has.
-    pub owner: Option<(u32, u32)>,
+    /// Its new owner and group.
+    pub owner: NewOwner,
     /// Its new mode; `None`: the one it has.
     pub mode: Option<ModeChange>,
     /// Its new times; `None`: those it has.
     pub modified: Option<Time>,
 }
 
+/// Whose an entry becomes.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum NewOwner {
+    /// Those whose it is.
+    #[default]
+    Kept,
+    /// This user's and this group's.
+    Given(u32, u32),
+    /// Those who have their place in a container where the caller's own id is another user's.
+    Shifted(Shift),
+}
+
 impl Dress {
     /// The owner and group of something that has these now.
     #[must_use]
     pub fn owner_for(&self, metadata: &Metadata) -> (u32, u32) {
-        self.owner.unwrap_or((metadata.uid, metadata.gid))
+        match self.owner {
+            NewOwner::Kept => (metadata.uid, metadata.gid),
+            NewOwner::Given(uid, gid) => (uid, gid),
+            NewOwner::Shifted(shift) => shift.owner(metadata.uid, metadata.gid),
+        }
     }
 
     /// The mode of something that has this metadata now.
