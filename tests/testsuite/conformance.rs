@@ -170,7 +170,7 @@ pub(crate) fn same_image(ours: &Layout, theirs: &Layout, apart: &[&str]) {
     assert_same("shmocker", &tree(ours), "BuildKit", &tree(theirs));
 
     let (ours, theirs) = (ours.config(), theirs.config());
-    assert_eq!(ours["config"], theirs["config"]);
+    assert_eq!(without_phases(&ours["config"]), theirs["config"]);
     assert_eq!(
         [&ours["os"], &ours["architecture"]],
         [&theirs["os"], &theirs["architecture"]]
@@ -187,4 +187,13 @@ pub(crate) fn same_image(ours: &Layout, theirs: &Layout, apart: &[&str]) {
             .collect()
     };
     assert_eq!(history(&ours), history(&theirs));
+}
+
+/// The hashes of a habitat's phases are known to who builds them, so no Dockerfile has those labels.
+fn without_phases(config: &serde_json::Value) -> serde_json::Value {
+    let mut config = config.clone();
+    if let Some(labels) = config["Labels"].as_object_mut() {
+        labels.retain(|name, _| !name.starts_with("io.shmocker.habitat.phase."));
+    }
+    config
 }
