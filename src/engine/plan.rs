@@ -10,7 +10,7 @@ use super::source::{debian, oci_layout};
 use super::work::{self, Work};
 use crate::digest::{Digest, Fields, Key, NotADigest};
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::dockerfile::{self, Problem, Severity};
+use crate::dockerfile::{self, Dockerfile, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend::{self, Lowered, Lowering, Options, Resolved};
 use crate::graph::{OciLayoutSource, Source};
@@ -71,50 +71,56 @@ impl Planned {
             .find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
         let checks = checks.map(|(_, value)| value.as_str());
         let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
-        let options = options(work);
-        let mut resolved = Resolved::default();
         let errors = failures(work, &parsed.problems);
-        if !errors.is_empty() {
+        match lowered(&parsed.dockerfile, work, store) {
+            Ok(planned) if errors.is_empty() => {
+                planned.warn(work, &parsed.problems, events);
+                Ok(planned)
+            }
+            Ok(_) => Err(errors),
             // What could be read may have mistakes of another kind: they are said at once.
-            let more = frontend::lower(&parsed.dockerfile, &options, &resolved)
-                .err()
-                .unwrap_or_default();
-            return Err(without_doubles(errors, failures(work, &more)));
+            Err(problems) => Err(without_doubles(errors, failures(work, &problems))),
         }
-        let mut images = HashMap::new();
-        loop {
-            let lowering = frontend::lower(&parsed.dockerfile, &options, &resolved)
-                .map_err(|problems| failures(work, &problems))?;
-            match lowering {
-                Lowering::Needs(sources) => {
-                    for source in sources {
-                        match find(&source, store, &work.platform) {
-                            Ok(Found::Image(image)) => {
-                                resolved.found(source.clone(), image.config.clone());
-                                images.insert(source, *image);
-                            }
-                            Ok(Found::Config(config)) => resolved.found(source, *config),
-                            Err(reason) => resolved.missing(source, reason),
+    }
+
+    fn warn(&self, work: &Work, parsed: &[Problem], events: &dyn EventSink) {
+        for problem in parsed.iter().chain(&self.lowered.warnings) {
+            events.emit(warning(work, problem));
+        }
+        for name in &self.lowered.unused_build_args {
+            events.emit(BuildEvent::Warning {
+                code: "UnusedBuildArg".to_owned(),
+                message: format!("no ARG asks for the build argument `{name}`"),
+                file: Some(work.dockerfile.file.clone()),
+                line: None,
+            });
+        }
+    }
+}
+
+/// Lowers a Dockerfile, and finds the images that this asks for.
+fn lowered(dockerfile: &Dockerfile, work: &Work, store: &Store) -> Result<Planned, Vec<Problem>> {
+    let options = options(work);
+    let mut resolved = Resolved::default();
+    let mut images = HashMap::new();
+    loop {
+        match frontend::lower(dockerfile, &options, &resolved)? {
+            Lowering::Done(lowered) => {
+                return Ok(Planned {
+                    lowered: *lowered,
+                    images,
+                });
+            }
+            Lowering::Needs(sources) => {
+                for source in sources {
+                    match find(&source, store, &work.platform) {
+                        Ok(Found::Image(image)) => {
+                            resolved.found(source.clone(), image.config.clone());
+                            images.insert(source, *image);
                         }
+                        Ok(Found::Config(config)) => resolved.found(source, *config),
+                        Err(reason) => resolved.missing(source, reason),
                     }
-                }
-                Lowering::Done(lowered) => {
-                    for problem in parsed.problems.iter().chain(&lowered.warnings) {
-                        events.emit(warning(work, problem));
-                    }
-                    for name in &lowered.unused_build_args {
-                        let message = format!("no ARG asks for the build argument `{name}`");
-                        events.emit(BuildEvent::Warning {
-                            code: "UnusedBuildArg".to_owned(),
-                            message,
-                            file: Some(work.dockerfile.file.clone()),
-                            line: None,
-                        });
-                    }
-                    return Ok(Self {
-                        lowered: *lowered,
-                        images,
-                    });
                 }
             }
         }
