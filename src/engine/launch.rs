@@ -316,16 +316,12 @@ fn follow_size(
     std::thread::spawn(move || {
         while resizes.wait().is_ok() {
             // A terminal that is gone has no size.
-            drop(copy_size(&users, &ours));
+            if let Ok(size) = rustix::termios::tcgetwinsize(&users) {
+                rustix::termios::tcsetwinsize(&ours, size).ok();
+            }
         }
     });
     Ok(())
-}
-
-/// Makes a terminal as large as another one. Who works at it is told by the kernel.
-fn copy_size(from: impl AsFd, to: impl AsFd) -> std::io::Result<()> {
-    let size = rustix::termios::tcgetwinsize(from)?;
-    Ok(rustix::termios::tcsetwinsize(to, size)?)
 }
 
 /// Until either side ends; a terminal whose command has ended says so with an error.

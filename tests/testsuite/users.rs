@@ -186,6 +186,67 @@ fn what_run_mounts_belongs_to_the_images_user_inside_and_to_the_caller_outside()
     );
 }
 
+/// The image of a run with volumes is a copy in which the caller's own id is the image's user.
+#[test]
+fn what_is_mounted_for_a_user_of_the_image_leaves_the_image_as_it_is() {
+    let bench = Bench::new(&need!(machine::plain_user()), "run-shifted");
+    let base = need!(busybox::context());
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN adduser -D -u 1234 me && mkdir -m 2750 /of-others && chown 33:1234 /of-others && touch /one && \
+         ln /one /two && chown 7:8 /one && cp /bin/busybox /set-id && chown 0:1234 /set-id && chmod 6750 /set-id && \
+         ln -s one /link && chown -h 9:10 /link && touch -d '2001-02-03 04:05:06' /one\nUSER me\n",
+    );
+    bench.ok(&format!("build {base} -t mine ."));
+    let look = "stat -c %n:%u:%g:%a:%h:%Y /of-others /one /two /set-id /link /etc/passwd /home/me";
+    bench.file("shared/x", "");
+    let volume = format!("-v {}:/mnt", bench.path("shared").display());
+
+    let as_it_is = bench.ok(&format!("run --network none mine {look}")).out();
+    let first = bench.ok(&format!("run --network none {volume} mine {look}"));
+    let second = bench.ok(&format!("run --network none {volume} mine {look}"));
+
+    // Directories of an overlay have one link, others more.
+    let without_links = |text: &str| text.replace(":2:", ":1:").replace(":3:", ":1:");
+    assert_eq!(without_links(&first.out()), without_links(&as_it_is));
+    assert_eq!(first.out(), second.out());
+    assert!(first.both().contains("copied once"), "{}", first.both());
+    assert!(!second.both().contains("copied once"), "{}", second.both());
+    let interfaces = "ls /sys/class/net";
+    assert_eq!(
+        bench
+            .ok(&format!("run --network none {volume} mine {interfaces}"))
+            .out(),
+        "lo\n"
+    );
+    // For root nothing is shifted: it is the caller.
+    let root = bench.ok(&format!(
+        "run --network none -u 0 {volume} mine stat -c %u /mnt/x"
+    ));
+    assert_eq!(root.out(), "0\n");
+}
+
+#[test]
+fn a_port_that_cannot_be_published_as_asked_is_refused() {
+    let bench = Bench::new(&need!(machine::plain_user()), "run-ports");
+    let base = need!(busybox::context());
+    bench.file("Dockerfile", "FROM base\n");
+    bench.ok(&format!("build {base} -t mine ."));
+
+    bench.ok("run --network host -p 18080:18080 mine true");
+    for (flags, said) in [
+        ("--network host -p 18080:80", "--network host"),
+        ("--network host -p 127.0.0.1:80:80", "--network host"),
+        ("--network none -p 80", "--network none"),
+        ("-p 80/sctp", "neither tcp nor udp"),
+        ("-p 65536:80", "is no port"),
+    ] {
+        let run = bench.shmocker(&format!("run {flags} mine true"));
+        assert_ne!(run.status, 0, "{flags}: {}", run.both());
+        assert!(run.both().contains(said), "{flags}: {}", run.both());
+    }
+}
+
 #[test]
 fn run_keeps_standard_input_open_and_gives_a_terminal() {
     let bench = Bench::new(&need!(machine::plain_user()), "run-terminal");

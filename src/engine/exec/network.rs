@@ -243,6 +243,12 @@ impl Networks {
                     forward.host
                 ));
             }
+            if forward.protocol == Protocol::Udp && forward.host != forward.container {
+                // That of Debian 12 does; its version cannot be told.
+                (self.warn)(format!(
+                    "`{port}`: where the two ports differ, old versions of pasta lose the answers to datagrams that this machine itself sends"
+                ));
+            }
             forwards.push(forward);
         }
         let mut reasons = Vec::new();
