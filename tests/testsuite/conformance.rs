@@ -192,7 +192,10 @@ pub(crate) fn same_image(ours: &Layout, theirs: &Layout, apart: &[&str]) {
 /// The hashes of a habitat's phases are known to who builds them, so no Dockerfile has those labels.
 fn without_phases(config: &serde_json::Value) -> serde_json::Value {
     let mut config = config.clone();
-    if let Some(labels) = config["Labels"].as_object_mut() {
+    if let Some(labels) = config
+        .get_mut("Labels")
+        .and_then(serde_json::Value::as_object_mut)
+    {
         labels.retain(|name, _| !name.starts_with("io.shmocker.habitat.phase."));
     }
     config
