@@ -59,7 +59,7 @@ fn everything_wrong_with_a_dockerfile_is_said_at_once() {
     let base = need!(busybox::context());
     bench.file(
         "Dockerfile",
-        "FROM base AS one\nRUNN echo hello\nCOPY --from=one /a /b\nEXPOSE many\nFROM base AS two\nCOPY --from=three /a /b\nFROM base AS three\n",
+        "FROM base AS one\nRUNN echo hello\nEXPOSE many\nFROM base AS two\nUSR me\nCOPY --chmod=9 a /b\nFROM base AS three\nCOPY --from=one /a /b\nCOPY --from=two /a /b\n",
     );
     bench.shmocker(&format!("build {base} .")).expect(
         1,
@@ -68,11 +68,12 @@ fn everything_wrong_with_a_dockerfile_is_said_at_once() {
             "did you mean",
             "RUN",
             "many",
-            "three",
-            "one",
+            "USR",
+            "USER",
+            "chmod",
             ":2:",
             ":3:",
-            ":4:",
+            ":5:",
             ":6:",
         ],
     );
