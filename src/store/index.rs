@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
@@ -107,7 +107,7 @@ impl Index {
         let local = file_system_of(snapshots).doing("look at the store's file system", store)?
             != FileSystem::Network;
         let records = store.join("snapshots");
-        let connection = match connect(&path, &records, local) {
+        let connection = match connect_patiently(&path, &records, local) {
             Ok(Some(connection)) => connection,
             Ok(None) => anew(&path, &records, local)?,
             Err(error) if is_unwritable(&error) => read_only(&path)?,
@@ -404,6 +404,27 @@ impl Index {
     }
 }
 
+/// As [`connect`]. While another process makes the index or closes it as its last user, SQLite says "busy" without waiting
+/// as it does elsewhere; so the wait is here.
+fn connect_patiently(
+    path: &Path,
+    snapshots: &Path,
+    local: bool,
+) -> rusqlite::Result<Option<Connection>> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match connect(path, snapshots, local) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            connected => return connected,
+        }
+    }
+}
+
 /// Opens the index, and makes it from the records if it is new; `None`: it is not one of this layout.
 fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Option<Connection>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -483,7 +504,7 @@ fn again_or_anew(path: &Path, snapshots: &Path, local: bool) -> Result<Connectio
             connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
         verdict.is_ok_and(|verdict| verdict == "ok")
     };
-    match connect(path, snapshots, local) {
+    match connect_patiently(path, snapshots, local) {
         Ok(Some(connection)) if sound(&connection) => Ok(connection),
         _ => anew(path, snapshots, local),
     }
