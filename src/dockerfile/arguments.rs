@@ -3,7 +3,7 @@
 use super::ast::{Arguments, Pair, PairForm, Word};
 use super::line::Part;
 use super::parse::split_instruction;
-use super::problem::{Problem, Span};
+use super::problem::Problem;
 use super::split::{self, Json};
 
 /// Splits the arguments as the instruction's form asks.
@@ -21,7 +21,12 @@ pub(super) fn split(
             json_or(rest, problems, |rest| Arguments::Line(rest.word()))
         }
         "ENV" | "LABEL" => pairs(keyword, rest, escape, problems),
-        "ARG" => Arguments::Words(split::quoted_words(rest, escape)),
+        "ARG" => Arguments::Words(
+            split::quoted_words(rest, escape)
+                .into_iter()
+                .map(|(word, _)| word)
+                .collect(),
+        ),
         "EXPOSE" | "FROM" => Arguments::Words(split::words(rest)),
         "HEALTHCHECK" if !rest.is_empty() => {
             let (kind, rest) = split::first_word(rest);
@@ -63,7 +68,7 @@ fn json_or(
 
 fn pairs(keyword: &str, rest: Part<'_>, escape: char, problems: &mut Vec<Problem>) -> Arguments {
     let words = split::quoted_words(rest, escape);
-    let Some(first) = words.first() else {
+    let Some((first, _)) = words.first() else {
         return Arguments::None;
     };
     let help = format!("write `{keyword} NAME=value`");
@@ -81,21 +86,19 @@ fn pairs(keyword: &str, rest: Part<'_>, escape: char, problems: &mut Vec<Problem
         }]);
     }
     let mut pairs = Vec::new();
-    for word in words {
+    for (word, written) in words {
         match word.text.split_once('=') {
             Some((name, value)) => {
-                let end = word.span.start + name.len();
+                // A line may go on within a word, so its places are those of the parts as they are written.
+                let end = name.len();
+                let start = (end + 1).min(written.text().len());
                 let name = Word {
                     text: name.to_owned(),
-                    span: Span {
-                        end: end.min(word.span.end),
-                        ..word.span
-                    },
+                    span: written.slice(0..end).span(),
                 };
-                let start = (end + 1).min(word.span.end);
                 let value = Word {
                     text: value.to_owned(),
-                    span: Span { start, ..word.span },
+                    span: written.slice(start..written.text().len()).span(),
                 };
                 pairs.push(Pair {
                     name,

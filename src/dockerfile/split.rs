@@ -37,7 +37,7 @@ pub(super) fn first_word<'a>(part: Part<'a>) -> (Part<'a>, Part<'a>) {
 }
 
 /// Words between blanks, where quotes and escapes hold blanks together; both stay in the words.
-pub(super) fn quoted_words(part: Part<'_>, escape: char) -> Vec<Word> {
+pub(super) fn quoted_words(part: Part<'_>, escape: char) -> Vec<(Word, Part<'_>)> {
     let text = part.text();
     let mut words = Vec::new();
     let mut word = String::new();
@@ -47,7 +47,8 @@ pub(super) fn quoted_words(part: Part<'_>, escape: char) -> Vec<Word> {
     while let Some((at, c)) = rest.next() {
         if quote.is_none() && c.is_whitespace() {
             if let Some(from) = start.take() {
-                words.push(part.word_saying(std::mem::take(&mut word), from..at));
+                let said = part.word_saying(std::mem::take(&mut word), from..at);
+                words.push((said, part.slice(from..at)));
             }
             continue;
         }
@@ -71,7 +72,8 @@ pub(super) fn quoted_words(part: Part<'_>, escape: char) -> Vec<Word> {
     if let Some(from) = start
         && !word.is_empty()
     {
-        words.push(part.word_saying(word, from..text.len()));
+        let said = part.word_saying(word, from..text.len());
+        words.push((said, part.slice(from..text.len())));
     }
     words
 }

@@ -234,6 +234,18 @@ fn spans(instruction: &Instruction) -> Vec<Span> {
     spans
 }
 
+#[test]
+fn a_pair_that_goes_on_in_the_next_line_has_its_places_there() {
+    let text = "ENV a=b \\\n:\\\n\u{c55}=x\n";
+    let parsed = parse(text);
+    let Arguments::Pairs(pairs) = &parsed.dockerfile.instructions[0].arguments else {
+        panic!("ENV has pairs")
+    };
+    let shown = |span: Span| &text[span.start..span.end];
+    assert_eq!(shown(pairs[1].name.span), ":\\\n\u{c55}");
+    assert_eq!(shown(pairs[1].value.span), "x");
+}
+
 proptest! {
     #[test]
     fn printing_gives_back_what_was_read(text in dockerfiles()) {
