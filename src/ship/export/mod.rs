@@ -164,7 +164,9 @@ pub enum ExportError {
     #[error("the blob {expected} of layer {} is damaged: its content is {found}", layer + 1)]
     #[diagnostic(
         code(export::damaged),
-        help("`shmocker store verify` finds and removes damaged blobs; build again after that")
+        help(
+            "delete that blob from `blobs/sha256` of the store, and build again: it is made anew"
+        )
     )]
     Damaged {
         /// The layer's place, from 0.
