@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! work       what is asked for                    plan      parse, lower, find the base images
+//! contexts   the directories that are read
 //! solve      walks the graph, asks the cache      source    Debian, git, HTTP, OCI layouts
 //! exec       one process in one root              snapshot  trees in layers
 //! tree       COPY, ADD, content digests           layers    from snapshots to layer digests
@@ -11,6 +12,7 @@
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
 pub mod clock;
+pub mod contexts;
 mod debian_tree;
 pub mod doctor;
 pub mod exec;

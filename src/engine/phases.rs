@@ -125,6 +125,16 @@ fn base_and_steps(planned: &Planned, stage: &Stage) -> Vec<NodeId> {
     nodes
 }
 
+/// The source that a stage starts from, if it starts from one.
+fn base(planned: &Planned, stage: &Stage) -> Option<NodeId> {
+    let graph = &planned.lowered.graph;
+    let start = match stage.nodes.first() {
+        Some(first) => *graph.node(*first).op.inputs().first()?,
+        None => stage.result,
+    };
+    matches!(graph.node(start).op, Op::Source(_)).then_some(start)
+}
+
 /// The labels that say what an image is made of. A phase that the target does not need has none.
 #[must_use]
 pub fn labels(session: &Session<'_>, planned: &Planned) -> BTreeMap<String, String> {
@@ -251,6 +261,17 @@ pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Failure>
             duration_ms: 0,
             size_bytes: 0,
         };
+        for id in stages(planned, phase).filter_map(|stage| base(planned, stage)) {
+            for layer in session.layers_of(id) {
+                let record = session
+                    .store
+                    .snapshot_record(&layer)
+                    .map_err(store_failure)?;
+                measured.duration_ms += record.duration_ms;
+                let size = index.diff_id(&layer).map_err(store_failure)?;
+                measured.size_bytes += size.map_or(0, |(_, size)| size);
+            }
+        }
         for id in stages(planned, phase).flat_map(|stage| &stage.nodes) {
             if let Some((record, top)) = session.result_of(*id) {
                 measured.duration_ms += record.duration_ms;

@@ -4,15 +4,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::contexts::{Contexts, NO_CONTEXT};
 use super::failure::{Failure, FailureKind, Place};
 use super::images;
 use super::source::{debian, oci_layout};
+use super::tree::TreeError;
 use super::work::{self, Work};
 use crate::digest::{Digest, Fields, Key, NotADigest};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{self, Dockerfile, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
-use crate::frontend::{self, Lowered, Lowering, Options, Resolved};
+use crate::frontend::{self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved};
 use crate::graph::{OciLayoutSource, Source};
 use crate::image::{Content, Descriptor, ImageConfig, Manifest, Platform};
 use crate::store::Store;
@@ -64,7 +66,12 @@ impl Planned {
     ///
     /// # Errors
     /// Every problem of the Dockerfile, and every image that is not there.
-    pub fn of(work: &Work, store: &Store, events: &dyn EventSink) -> Result<Self, Vec<Failure>> {
+    pub fn of(
+        work: &Work,
+        store: &Store,
+        contexts: &Contexts<'_>,
+        events: &dyn EventSink,
+    ) -> Result<Self, Vec<Failure>> {
         let checks = work
             .build_args
             .iter()
@@ -72,7 +79,7 @@ impl Planned {
         let checks = checks.map(|(_, value)| value.as_str());
         let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
         let errors = failures(work, &parsed.problems);
-        match lowered(&parsed.dockerfile, work, store) {
+        match lowered(&parsed.dockerfile, work, store, contexts) {
             Ok(planned) if errors.is_empty() => {
                 planned.warn(work, &parsed.problems, events);
                 Ok(planned)
@@ -99,7 +106,12 @@ impl Planned {
 }
 
 /// Lowers a Dockerfile, and finds the images that this asks for.
-fn lowered(dockerfile: &Dockerfile, work: &Work, store: &Store) -> Result<Planned, Vec<Problem>> {
+fn lowered(
+    dockerfile: &Dockerfile,
+    work: &Work,
+    store: &Store,
+    contexts: &Contexts<'_>,
+) -> Result<Planned, Vec<Problem>> {
     let options = options(work);
     let mut resolved = Resolved::default();
     let mut images = HashMap::new();
@@ -111,8 +123,16 @@ fn lowered(dockerfile: &Dockerfile, work: &Work, store: &Store) -> Result<Planne
                     images,
                 });
             }
-            Lowering::Needs(sources) => {
-                for source in sources {
+            Lowering::Needs(needs) => {
+                for need in needs {
+                    let source = match need {
+                        Need::Config(source) => source,
+                        Need::File(file) => {
+                            let absence = absence(&file, contexts);
+                            resolved.file(file, absence);
+                            continue;
+                        }
+                    };
                     match find(&source, store, &work.platform) {
                         Ok(Found::Image(image)) => {
                             resolved.found(source.clone(), image.config.clone());
@@ -125,6 +145,32 @@ fn lowered(dockerfile: &Dockerfile, work: &Work, store: &Store) -> Result<Planne
             }
         }
     }
+}
+
+/// Why a file of a context cannot be had. What else may be wrong is for the step to find.
+fn absence(file: &ContextFile, contexts: &Contexts<'_>) -> Option<Absence> {
+    let context = match contexts.open(&file.context) {
+        Ok(context) => context,
+        Err(failure) if failure.code == NO_CONTEXT => {
+            return Some(Absence {
+                code: NO_CONTEXT,
+                message: failure.message,
+                help: failure.help,
+            });
+        }
+        Err(_) => return None,
+    };
+    let error = context.expect(&file.path).err()?;
+    let code = match error {
+        TreeError::Missing { .. } => "copy::missing",
+        TreeError::Ignored { .. } => "copy::ignored",
+        _ => return None,
+    };
+    Some(Absence {
+        code,
+        message: error.to_string(),
+        help: miette::Diagnostic::help(&error).map(|help| help.to_string()),
+    })
 }
 
 /// Both, in the order of the file; of several at one line, the first.

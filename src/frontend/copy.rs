@@ -242,6 +242,7 @@ impl Lowerer<'_> {
                 let said = if verb == Verb::Add { "Add" } else { "Copy" };
                 lint::ignored(self, work, said, &path, word.span);
             }
+            self.expect_file(work, from, &path, word.span);
             CopySource::Path {
                 from,
                 path: path.clone(),

@@ -46,9 +46,16 @@ fn lowered(dockerfile: &str, options: &Options) -> Result<Vec<Problem>, Vec<Prob
                 problems.append(&mut lowered.warnings);
                 return Ok(problems);
             }
-            Ok(Lowering::Needs(sources)) => {
-                assert!(!sources.is_empty());
-                for source in sources {
+            Ok(Lowering::Needs(needs)) => {
+                assert!(!needs.is_empty());
+                for need in needs {
+                    let source = match need {
+                        Need::Config(source) => source,
+                        Need::File(file) => {
+                            resolved.file(file, None);
+                            continue;
+                        }
+                    };
                     let mut config = ImageConfig {
                         os: "linux".into(),
                         ..ImageConfig::default()

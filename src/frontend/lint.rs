@@ -77,7 +77,7 @@ pub(super) fn stages(plan: &mut Plan<'_>) {
             word.span,
         ));
     }
-    plan.warnings.append(&mut warnings);
+    plan.problems.append(&mut warnings);
 }
 
 /// `FROM --platform` that says nothing, or a constant.
@@ -96,7 +96,7 @@ pub(super) fn from_platform(
             "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
             word.text
         );
-        plan.warnings.push(Problem::warning(
+        plan.problems.push(Problem::warning(
             "RedundantTargetPlatform",
             message,
             word.span,
@@ -109,7 +109,7 @@ pub(super) fn from_platform(
             "FROM --platform flag should not use constant value \"{}\"",
             expanded.text
         );
-        plan.warnings.push(Problem::warning(
+        plan.problems.push(Problem::warning(
             "FromPlatformFlagConstDisallowed",
             message,
             word.span,

@@ -1,6 +1,6 @@
 //! [`Dockerfile`] to [`Graph`]: what has to be done, and what the image's configuration will be. No I/O: where the
-//! configuration of a base image is needed, [`lower`] says so ([`Lowering::Needs`]); the caller finds it out, puts it
-//! into [`Resolved`] and asks again.
+//! configuration of a base image is needed, or whether a file is in a context, [`lower`] says so ([`Lowering::Needs`]);
+//! the caller finds it out, puts it into [`Resolved`] and asks again.
 //!
 //! Only stages that the target needs are lowered. What this version cannot do yet is refused by name, never skipped.
 
@@ -126,10 +126,40 @@ impl Origins {
     }
 }
 
-/// What is known of the sources that builds start from.
+/// What the lowering has to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// The configuration of an image.
+    Config(Source),
+    /// Whether a file is in a directory of this machine.
+    File(ContextFile),
+}
+
+/// A file that a step takes from a directory of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContextFile {
+    /// The context's name; that of the build context is `context`.
+    pub context: String,
+    /// As written, without wildcards.
+    pub path: String,
+}
+
+/// Why a file cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absence {
+    /// The problem's stable name.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// The way out.
+    pub help: Option<String>,
+}
+
+/// What is known of the world.
 #[derive(Debug, Clone, Default)]
 pub struct Resolved {
     found: HashMap<Source, Result<ImageConfig, String>>,
+    files: HashMap<ContextFile, Option<Absence>>,
 }
 
 impl Resolved {
@@ -143,6 +173,11 @@ impl Resolved {
         self.found.insert(source, Err(reason.into()));
     }
 
+    /// Whether a file is there: `None` if it is.
+    pub fn file(&mut self, file: ContextFile, absence: Option<Absence>) {
+        self.files.insert(file, absence);
+    }
+
     fn get(&self, source: &Source) -> Option<Result<&ImageConfig, &str>> {
         self.found
             .get(source)
@@ -154,7 +189,7 @@ impl Resolved {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Lowering {
     /// These have to be in [`Resolved`] first.
-    Needs(Vec<Source>),
+    Needs(Vec<Need>),
     /// All of it.
     Done(Box<Lowered>),
 }
@@ -240,8 +275,7 @@ pub fn lower(
     options: &Options,
     resolved: &Resolved,
 ) -> Result<Lowering, Vec<Problem>> {
-    let plan = stages::Plan::of(dockerfile, options)
-        .map_err(|problems| judged(dockerfile, options, problems))?;
+    let plan = stages::Plan::of(dockerfile, options);
     stage::lower_all(&plan, dockerfile, options, resolved)
 }
 

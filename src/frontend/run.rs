@@ -229,6 +229,8 @@ impl Lowerer<'_> {
         let path = absolute("/", read.source.as_deref().unwrap_or_default());
         let source = from.map(|from| MountSource { from, path });
         if let (MountKind::Bind, Some(source)) = (read.kind, &source) {
+            // What is mounted is named exactly: nothing in it is a wildcard.
+            self.expect_file(work, source.from, &source.path, span);
             return Some(Mount::Bind(BindMount {
                 source: source.clone(),
                 target,

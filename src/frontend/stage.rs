@@ -6,9 +6,11 @@ use indexmap::IndexMap;
 
 use super::stages::{Plan, PlannedStage, Tree};
 use super::{
-    Base, Lowered, LoweredHistory, Lowering, NeededSecret, Options, Resolved, Stage, lint,
+    Base, ContextFile, Lowered, LoweredHistory, Lowering, Need, NeededSecret, Options, Resolved,
+    Stage, lint,
 };
 use crate::dockerfile::expand::{Expansion, Keep, expand};
+use crate::dockerfile::glob::has_wildcard;
 use crate::dockerfile::{
     Dockerfile, Instruction, Kind, OnBuild, Problem, Severity, Span, Word, parse,
 };
@@ -34,8 +36,8 @@ pub(super) fn lower_all(
         graph: Graph::new(),
         stages: (0..plan.stages.len()).map(|_| None).collect(),
         needs: Vec::new(),
-        problems: Vec::new(),
-        warnings: plan.warnings.clone(),
+        problems: plan.problems.clone(),
+        warnings: Vec::new(),
         secrets: Vec::new(),
         used_args: plan.declared.clone(),
     };
@@ -48,7 +50,13 @@ pub(super) fn lower_all(
     let mut found = std::mem::take(&mut lowerer.problems);
     found.append(&mut lowerer.warnings);
     found.sort_by_key(|problem| problem.span.map(|span| span.start));
-    found.dedup();
+    let mut said: Vec<Problem> = Vec::new();
+    for problem in found {
+        if !said.contains(&problem) {
+            said.push(problem);
+        }
+    }
+    let found = said;
     let found = super::judged(dockerfile, options, found);
     if found
         .iter()
@@ -68,7 +76,7 @@ pub(super) struct Lowerer<'a> {
     pub(super) resolved: &'a Resolved,
     pub(super) graph: Graph,
     stages: Vec<Option<Finished>>,
-    needs: Vec<Source>,
+    needs: Vec<Need>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) secrets: Vec<NeededSecret>,
@@ -154,7 +162,8 @@ impl<'a> Lowerer<'a> {
 
     /// What a stage starts from, and the triggers that this sets off.
     fn start(&mut self, planned: &PlannedStage<'a>) -> Option<(State, Vec<String>)> {
-        let (mut state, triggers) = match planned.base.as_ref().ok()? {
+        // What cannot be started from is a problem already; what follows may have more, so it begins with nothing.
+        let (mut state, triggers) = match planned.base.as_ref().unwrap_or(&Tree::Scratch) {
             Tree::Stage(base) => {
                 self.stage(*base);
                 let mut state = self.stages[*base].as_ref()?.state.clone();
@@ -231,10 +240,37 @@ impl<'a> Lowerer<'a> {
                 None
             }
             None => {
-                if !self.needs.contains(source) {
-                    self.needs.push(source.clone());
-                }
+                self.need(Need::Config(source.clone()));
                 None
+            }
+        }
+    }
+
+    fn need(&mut self, need: Need) {
+        if !self.needs.contains(&need) {
+            self.needs.push(need);
+        }
+    }
+
+    /// Reports a file that is not where a step takes it from, as far as that can be said before the step runs.
+    pub(super) fn expect_file(&mut self, work: &Work<'_>, from: NodeId, path: &str, span: Span) {
+        let Op::Source(Source::Local { name }) = &self.graph.node(from).op else {
+            return;
+        };
+        if has_wildcard(path) {
+            return;
+        }
+        let file = ContextFile {
+            context: name.clone(),
+            path: path.to_owned(),
+        };
+        match self.resolved.files.get(&file) {
+            None => self.need(Need::File(file)),
+            Some(None) => {}
+            Some(Some(absence)) => {
+                let mut problem = Problem::error(absence.code, absence.message.clone(), span);
+                problem.help = absence.help.clone();
+                self.fail(work, problem);
             }
         }
     }

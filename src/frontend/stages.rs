@@ -26,8 +26,8 @@ pub(super) struct Plan<'a> {
     pub(super) needed: Vec<usize>,
     /// SOURCE_DATE_EPOCH.
     pub(super) source_date_epoch: Option<i64>,
-    /// What should be mended.
-    pub(super) warnings: Vec<Problem>,
+    /// What should be mended, and what cannot be built.
+    pub(super) problems: Vec<Problem>,
 }
 
 /// One stage.
@@ -62,7 +62,8 @@ impl PlannedStage<'_> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn of(dockerfile: &'a Dockerfile, options: &Options) -> Result<Self, Vec<Problem>> {
+    /// A plan goes as far as it can: where a stage is wrong, the others are still looked at.
+    pub(super) fn of(dockerfile: &'a Dockerfile, options: &Options) -> Self {
         let mut plan = Plan {
             globals: predefined(dockerfile, options),
             declared: BTreeSet::new(),
@@ -70,11 +71,8 @@ impl<'a> Plan<'a> {
             target: 0,
             needed: Vec::new(),
             source_date_epoch: None,
-            warnings: Vec::new(),
+            problems: refused_syntax(dockerfile, options).into_iter().collect(),
         };
-        let mut problems = refused_syntax(dockerfile, options)
-            .into_iter()
-            .collect::<Vec<_>>();
         let starts: Vec<usize> = (0..dockerfile.instructions.len())
             .filter(|index| matches!(dockerfile.instructions[*index].kind, Kind::From(_)))
             .collect();
@@ -86,7 +84,6 @@ impl<'a> Plan<'a> {
             &dockerfile.instructions[..head],
             dockerfile.directives.escape,
             options,
-            &mut problems,
         );
         for (nth, start) in starts.iter().enumerate() {
             let end = starts
@@ -112,7 +109,7 @@ impl<'a> Plan<'a> {
                 .instructions
                 .first()
                 .map_or(Span::default(), |first| first.span);
-            problems.push(
+            plan.problems.push(
                 Problem::error(
                     "frontend::no_stage",
                     "there is no FROM, so there is nothing to build",
@@ -120,30 +117,20 @@ impl<'a> Plan<'a> {
                 )
                 .help("begin with a base: `FROM scratch`, or the name of an image"),
             );
-            return Err(problems);
+            return plan;
         }
-        match plan.find_target(options) {
-            Ok(target) => plan.target = target,
-            Err(problem) => problems.push(*problem),
-        }
-        plan.find_needed(options, &mut problems);
-        plan.find_epoch(options, &mut problems);
+        plan.target = plan.find_target(options).unwrap_or_else(|problem| {
+            plan.problems.push(*problem);
+            plan.stages.len() - 1
+        });
+        plan.find_needed(options);
+        plan.find_epoch(options);
         lint::stages(&mut plan);
-        if problems.is_empty() {
-            return Ok(plan);
-        }
-        problems.append(&mut plan.warnings);
-        Err(problems)
+        plan
     }
 
     /// ARGs before the first FROM.
-    fn read_head(
-        &mut self,
-        head: &[Instruction],
-        escape: char,
-        options: &Options,
-        problems: &mut Vec<Problem>,
-    ) {
+    fn read_head(&mut self, head: &[Instruction], escape: char, options: &Options) {
         for instruction in head {
             let Kind::Arg(arguments) = &instruction.kind else {
                 if instruction.kind != Kind::Invalid {
@@ -151,7 +138,8 @@ impl<'a> Plan<'a> {
                         format!("{} stands before the first FROM", instruction.keyword.text);
                     let problem =
                         Problem::error("frontend::before_from", message, instruction.span);
-                    problems.push(problem.help("only ARG may stand there; move it below FROM"));
+                    self.problems
+                        .push(problem.help("only ARG may stand there; move it below FROM"));
                 }
                 continue;
             };
@@ -164,7 +152,7 @@ impl<'a> Plan<'a> {
                         match expand(&default.text, escape, &self.globals, Keep::Nothing) {
                             Ok(expansion) => Some(expansion.text),
                             Err(error) => {
-                                problems.push(Problem::error(
+                                self.problems.push(Problem::error(
                                     "frontend::expand",
                                     error.to_string(),
                                     default.span,
@@ -197,7 +185,7 @@ impl<'a> Plan<'a> {
                 .keys()
                 .chain(&self.declared)
                 .map(String::as_str);
-            self.warnings.push(problem.near(name, known));
+            self.problems.push(problem.near(name, known));
         }
         Ok(expansion)
     }
@@ -310,7 +298,8 @@ impl<'a> Plan<'a> {
     }
 
     /// Marks what the target needs, and reports what it can never get.
-    fn find_needed(&mut self, options: &Options, problems: &mut Vec<Problem>) {
+    fn find_needed(&mut self, options: &Options) {
+        let mut problems = Vec::new();
         let mut needed = BTreeSet::new();
         let mut pending = vec![self.target];
         while let Some(index) = pending.pop() {
@@ -330,11 +319,27 @@ impl<'a> Plan<'a> {
                 match self.tree(&name, index, span, options) {
                     Ok(Tree::Stage(from)) => pending.push(from),
                     Ok(_) => {}
-                    Err(problem) => problems.push(*problem),
+                    Err(problem) => {
+                        problems.push(*problem);
+                        // It cannot be had from here, but it was meant, so what is wrong with it is said too.
+                        pending.extend(self.stage_named(&name, index));
+                    }
                 }
             }
         }
+        self.problems.append(&mut problems);
         self.needed = needed.into_iter().collect();
+    }
+
+    /// The stage of that name or index: the nearest before `here`, else the first from there on.
+    fn stage_named(&self, name: &str, here: usize) -> Option<usize> {
+        if let Ok(index) = name.parse() {
+            return Some(index).filter(|index| *index < self.stages.len());
+        }
+        let name = name.to_lowercase();
+        let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&name);
+        let earlier = (0..here).rev().find(named);
+        earlier.or_else(|| (here..self.stages.len()).find(named))
     }
 
     /// Whether a stage or a named context has that name.
@@ -368,21 +373,14 @@ impl<'a> Plan<'a> {
             let help = "define a stage with `FROM $VARIABLE AS name`, from a global ARG, and write `from=name`";
             return Err(problem.help(help).into());
         }
-        let lower = name.to_lowercase();
-        let named = |index: &usize| self.stages[*index].name.as_deref() == Some(&lower);
-        let earlier = (0..here).rev().find(named);
-        let any = earlier.or_else(|| (here..self.stages.len()).find(named));
-        let index = match name.parse::<usize>() {
-            Ok(index) if index < self.stages.len() => Some(index),
-            Ok(index) => {
-                let message = format!("there is no stage {index}");
-                let help = format!("the stages are 0 to {}", self.stages.len() - 1);
-                return Err(Problem::error("frontend::no_stage_index", message, span)
-                    .help(help)
-                    .into());
-            }
-            Err(_) => any,
-        };
+        let index = self.stage_named(name, here);
+        if let (None, Ok(index)) = (index, name.parse::<usize>()) {
+            let message = format!("there is no stage {index}");
+            let help = format!("the stages are 0 to {}", self.stages.len() - 1);
+            return Err(Problem::error("frontend::no_stage_index", message, span)
+                .help(help)
+                .into());
+        }
         let Some(index) = index else {
             return outside(name, span, options);
         };
@@ -446,7 +444,7 @@ impl<'a> Plan<'a> {
         false
     }
 
-    fn find_epoch(&mut self, options: &Options, problems: &mut Vec<Problem>) {
+    fn find_epoch(&mut self, options: &Options) {
         let name = "SOURCE_DATE_EPOCH";
         let given = options.build_args.get(name).cloned();
         let given = given.or_else(|| options.source_date_epoch.map(|epoch| epoch.to_string()));
@@ -466,7 +464,7 @@ impl<'a> Plan<'a> {
                     }
                     _ => format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
                 };
-                problems.push(
+                self.problems.push(
                     Problem::outside("frontend::source_date_epoch", message)
                         .help("give the seconds since 1970, such as `$(git log -1 --format=%ct)`"),
                 );

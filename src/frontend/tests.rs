@@ -10,7 +10,22 @@ fn try_lower(file: &str, options: &Options, resolved: &Resolved) -> Result<Lower
     let parsed = parse(file);
     let wrong = |problem: &&Problem| problem.severity == crate::dockerfile::Severity::Error;
     assert_eq!(parsed.problems.iter().find(wrong), None, "{file}");
-    lower(&parsed.dockerfile, options, resolved)
+    let mut resolved = resolved.clone();
+    loop {
+        match lower(&parsed.dockerfile, options, &resolved) {
+            // Every file is there, unless a test says otherwise.
+            Ok(Lowering::Needs(needs))
+                if needs.iter().any(|need| matches!(need, Need::File(_))) =>
+            {
+                for need in needs {
+                    if let Need::File(file) = need {
+                        resolved.file(file, None);
+                    }
+                }
+            }
+            other => return other,
+        }
+    }
 }
 
 fn options() -> Options {
@@ -101,7 +116,9 @@ fn bases_are_asked_for_until_they_are_known() {
     ];
     assert_eq!(
         try_lower(file, &options(), &resolved),
-        Ok(Lowering::Needs(wanted.to_vec()))
+        Ok(Lowering::Needs(
+            wanted.iter().cloned().map(Need::Config).collect()
+        ))
     );
     for source in wanted {
         resolved.found(source, base());
@@ -634,4 +651,49 @@ fn the_epoch_comes_from_an_argument_or_the_file() {
     assert!(last_exec(&lowered).env.contains(&pair));
     let own = lowered_with("ARG SOURCE_DATE_EPOCH=7\nFROM scratch\n", &options());
     assert_eq!(own.source_date_epoch, Some(7));
+}
+
+#[test]
+fn mistakes_of_every_kind_are_reported_together() {
+    let file = "FROM base AS one
+COPY --from=two /a /b
+EXPOSE many
+FROM base AS two
+COPY --chmod=9 a /b
+COPY absent /c
+FROM gone
+COPY --from=one /a /b
+COPY --from=9 /a /b
+WORKDIR ${X:?no X}
+";
+    let mut resolved = Resolved::default();
+    resolved.found(image("docker.io/library/base:latest"), base());
+    resolved.missing(image("docker.io/library/gone:latest"), "no image `gone`");
+    let absent = ContextFile {
+        context: "context".to_owned(),
+        path: "absent".to_owned(),
+    };
+    let absence = Absence {
+        code: "copy::missing",
+        message: "`absent` is not in the build context".to_owned(),
+        help: None,
+    };
+    resolved.file(absent, Some(absence));
+    let problems = try_lower(file, &options(), &resolved).unwrap_err();
+    let found: Vec<(u32, &str)> = problems
+        .iter()
+        .map(|problem| (problem.span.unwrap().line, problem.code))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (2, "frontend::later_stage"),
+            (3, "frontend::expose"),
+            (5, "frontend::chmod"),
+            (6, "copy::missing"),
+            (7, "frontend::no_base"),
+            (9, "frontend::no_stage_index"),
+            (10, "frontend::expand"),
+        ]
+    );
 }

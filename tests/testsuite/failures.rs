@@ -59,7 +59,7 @@ fn everything_wrong_with_a_dockerfile_is_said_at_once() {
     let base = need!(busybox::context());
     bench.file(
         "Dockerfile",
-        "FROM base AS one\nRUNN echo hello\nEXPOSE many\nFROM base AS two\nUSR me\nCOPY --chmod=9 a /b\nFROM base AS three\nCOPY --from=one /a /b\nCOPY --from=two /a /b\n",
+        "FROM base AS one\nRUNN echo hello\nEXPOSE many\nCOPY --from=three /a /b\nFROM base AS two\nUSR me\nCOPY --chmod=9 a /b\nCOPY absent /c\nFROM base AS three\nCOPY --from=one /a /b\nCOPY --from=two /a /b\nCOPY --from=three /c /d\n",
     );
     bench.shmocker(&format!("build {base} .")).expect(
         1,
@@ -71,10 +71,15 @@ fn everything_wrong_with_a_dockerfile_is_said_at_once() {
             "USR",
             "USER",
             "chmod",
+            "absent",
+            "itself",
             ":2:",
             ":3:",
-            ":5:",
+            ":4:",
             ":6:",
+            ":7:",
+            ":8:",
+            ":12:",
         ],
     );
 }

@@ -10,6 +10,7 @@ use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers};
 use crate::digest::Key;
 use crate::engine::clock::Clock;
+use crate::engine::contexts::Contexts;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::phases::{self, PhaseReport};
@@ -37,8 +38,9 @@ pub(super) fn from_cache(
     let store = open(&request.store)?;
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Held::default();
-    let planned = Planned::of(&request.work, &store, &said)?;
-    let session = Session::new(&request.work, &store, Clock::system(), &said);
+    let contexts = Contexts::of(&request.work);
+    let planned = Planned::of(&request.work, &store, &contexts, &said)?;
+    let session = Session::new(&request.work, &store, &contexts, Clock::system(), &said);
     let wanted = [planned.lowered.target];
     let survey = Survey::of(
         &session,
@@ -79,8 +81,9 @@ pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<
         // Nothing is asked, so what is remembered serves, however old it is.
         work.freshness = Freshness::Never;
     }
-    let planned = Planned::of(&work, &store, &silent)?;
-    let session = Session::new(&work, &store, Clock::system(), &silent);
+    let contexts = Contexts::of(&work);
+    let planned = Planned::of(&work, &store, &contexts, &silent)?;
+    let session = Session::new(&work, &store, &contexts, Clock::system(), &silent);
     let survey = Survey::of(
         &session,
         &planned,
@@ -102,8 +105,9 @@ pub(super) fn build(
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
     store.sweep_tmp().map_err(store_failures)?;
-    let planned = Planned::of(&request.work, &store, events)?;
-    let session = Session::new(&request.work, &store, Clock::system(), events);
+    let contexts = Contexts::of(&request.work);
+    let planned = Planned::of(&request.work, &store, &contexts, events)?;
+    let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
     let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
     let target = planned.lowered.target;

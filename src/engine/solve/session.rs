@@ -5,23 +5,23 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::inputs::Tree;
 use super::look::Keys;
 use crate::digest::{Fields, Key};
-use crate::dockerfile::ignore::IgnoreFile;
 use crate::engine::clock::Clock;
+use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
-use crate::engine::failure::{self, Failure, FailureKind};
+use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
 use crate::engine::source::oci_layout;
-use crate::engine::tree::{self, Ignore, hash};
-use crate::engine::work::{Place, Text, Work};
+use crate::engine::tree::{self, hash};
+use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin};
 use crate::graph::NodeId;
 use crate::image::layer::Limits;
@@ -36,11 +36,12 @@ pub struct Session<'a> {
     pub work: &'a Work,
     /// Where results are kept.
     pub store: &'a Store,
+    /// The directories it may read.
+    pub contexts: &'a Contexts<'a>,
     /// What time it is.
     pub clock: Clock,
     /// Who listens.
     pub events: &'a dyn EventSink,
-    contexts: Mutex<HashMap<String, Arc<tree::Tree>>>,
     noted: Mutex<HashMap<NodeId, Noted>>,
 }
 
@@ -51,6 +52,8 @@ struct Noted {
     own: Option<Fields>,
     /// What its key is made from, and its result.
     result: Option<(Keys, OpRecord)>,
+    /// The snapshots of a source, bottom first.
+    layers: Vec<Key>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -130,49 +133,21 @@ impl Drop for Core<'_> {
 impl<'a> Session<'a> {
     /// A build of this work.
     #[must_use]
-    pub fn new(work: &'a Work, store: &'a Store, clock: Clock, events: &'a dyn EventSink) -> Self {
+    pub fn new(
+        work: &'a Work,
+        store: &'a Store,
+        contexts: &'a Contexts<'a>,
+        clock: Clock,
+        events: &'a dyn EventSink,
+    ) -> Self {
         Self {
             work,
             store,
             clock,
             events,
-            contexts: Mutex::default(),
+            contexts,
             noted: Mutex::default(),
         }
-    }
-
-    /// The context of that name; opened when first asked for.
-    pub(super) fn context(&self, name: &str) -> Result<Arc<tree::Tree>, Failure> {
-        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = contexts.get(name) {
-            return Ok(Arc::clone(context));
-        }
-        let named = self
-            .work
-            .contexts
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, place)| place);
-        let place = match (named, &self.work.context) {
-            (Some(place), _) => Some(place),
-            (None, context) if name == "context" => context.as_ref(),
-            (None, _) => None,
-        };
-        let Some(Place::Directory { path, ignore }) = place else {
-            let message = format!("there is no context `{name}` to copy from");
-            return Err(
-                Failure::new(FailureKind::Input, "solve::no_context", message)
-                    .with_help(format!("name one with `--build-context {name}=DIR`")),
-            );
-        };
-        let ignore = ignore.as_ref().map(read_ignore_file).transpose()?;
-        let shown = match name {
-            "context" => "the build context".to_owned(),
-            name => format!("the context `{name}`"),
-        };
-        let context = Arc::new(tree::Tree::context(path, ignore, &shown)?);
-        contexts.insert(name.to_owned(), Arc::clone(&context));
-        Ok(context)
     }
 
     /// Notes what a node depends on, apart from other nodes.
@@ -189,6 +164,20 @@ impl<'a> Session<'a> {
     pub(super) fn note_result(&self, id: NodeId, keys: Keys, record: OpRecord) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted.entry(id).or_default().result = Some((keys, record));
+    }
+
+    /// Notes what a source is.
+    pub(super) fn note_layers(&self, id: NodeId, layers: &[Key]) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.entry(id).or_default().layers = layers.to_vec();
+    }
+
+    /// The snapshots of a source that was recalled or obtained, bottom first.
+    pub(in crate::engine) fn layers_of(&self, id: NodeId) -> Vec<Key> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted
+            .get(&id)
+            .map_or_else(Vec::new, |noted| noted.layers.clone())
     }
 
     /// What a node depends on, apart from other nodes, as far as it is known.
@@ -285,26 +274,6 @@ impl<'a> Session<'a> {
             cached,
             duration_ms,
         });
-    }
-}
-
-fn read_ignore_file(text: &Text) -> Result<Ignore, Failure> {
-    match IgnoreFile::parse(&text.text) {
-        Ok(rules) => Ok(Ignore {
-            rules,
-            file: text.file.clone(),
-        }),
-        Err(problems) => {
-            let problem = &problems[0];
-            let mut failure =
-                Failure::new(FailureKind::Input, problem.code, problem.message.clone());
-            failure.help = problem.help.as_deref().map(str::to_owned);
-            Err(failure.at(failure::Place {
-                file: text.file.clone(),
-                line: problem.span.map_or(1, |span| span.line),
-                span: None,
-            }))
-        }
     }
 }
 

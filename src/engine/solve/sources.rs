@@ -55,7 +55,10 @@ impl Session<'_> {
     ) -> Result<Option<Made>, Failure> {
         let whole = |layers: &[Key]| layers.iter().all(|layer| self.store.has_snapshot(layer));
         match source {
-            Source::Local { name } => self.context(name).map(|context| Some(Made::Local(context))),
+            Source::Local { name } => self
+                .contexts
+                .open(name)
+                .map(|context| Some(Made::Local(context))),
             Source::StoredImage { .. } | Source::OciLayout(_) => {
                 let Some(image) = planned.images.get(source) else {
                     return Ok(None);

@@ -43,7 +43,13 @@ impl Session<'_> {
         }
         let node = planned.lowered.graph.node(id);
         match (&node.op, &node.step) {
-            (Op::Source(source), _) => self.obtain(workshop, planned, id, source),
+            (Op::Source(source), _) => {
+                let made = self.obtain(workshop, planned, id, source)?;
+                if let Made::Tree(tree) = &made {
+                    self.note_layers(id, tree.layers());
+                }
+                Ok(made)
+            }
             (_, Some(origin)) => {
                 self.step(workshop, &node.op, id, origin, inputs)
                     .map_err(|mut failure| {

@@ -105,7 +105,13 @@ impl Survey {
         let node = planned.lowered.graph.node(id);
         let Some(origin) = &node.step else {
             let made = match &node.op {
-                Op::Source(source) => session.recall(planned, id, source)?,
+                Op::Source(source) => {
+                    let made = session.recall(planned, id, source)?;
+                    if let Some(Made::Tree(tree)) = &made {
+                        session.note_layers(id, tree.layers());
+                    }
+                    made
+                }
                 _ => Some(Made::Tree(super::Tree::new(Vec::new()))),
             };
             let there = made.is_some();

@@ -136,6 +136,19 @@ impl Tree {
         self.select_one(path, &IgnoreFile::default())
     }
 
+    /// Whether there is something at a path without wildcards, as [`select`](Self::select) would find it.
+    pub fn expect(&self, path: &str) -> Result<(), TreeError> {
+        let written = path;
+        let path = clean(&path.replacen("/./", "/", 1));
+        let real = self.real_path(&path)?;
+        if self.root.find(&real).map_err(reading(&path))?.is_none()
+            || self.hides(&real).max(self.hides(&path)) == Verdict::Skip
+        {
+            return Err(self.missing(written, &path));
+        }
+        Ok(())
+    }
+
     fn select_one(&self, written: &str, exclude: &IgnoreFile) -> Result<Pick, TreeError> {
         let filter = Filter {
             tree: self,

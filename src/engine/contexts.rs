@@ -1,0 +1,85 @@
+//! The directories of this machine that a build may read: the build context and the named ones, each opened once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::failure::{self, Failure, FailureKind};
+use super::tree::{Ignore, Tree};
+use super::work::{Place, Text, Work};
+use crate::dockerfile::ignore::IgnoreFile;
+
+/// The code of a failure that says that no context has this name.
+pub const NO_CONTEXT: &str = "solve::no_context";
+
+/// The contexts of one build.
+#[derive(Debug)]
+pub struct Contexts<'a> {
+    work: &'a Work,
+    opened: Mutex<HashMap<String, Arc<Tree>>>,
+}
+
+impl<'a> Contexts<'a> {
+    /// Those of this work; none is opened yet.
+    #[must_use]
+    pub fn of(work: &'a Work) -> Self {
+        Self {
+            work,
+            opened: Mutex::default(),
+        }
+    }
+
+    /// The context of that name; opened when first asked for. The build context is called `context`.
+    ///
+    /// # Errors
+    /// If there is none, or its directory or ignore file cannot be read.
+    pub fn open(&self, name: &str) -> Result<Arc<Tree>, Failure> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = opened.get(name) {
+            return Ok(Arc::clone(context));
+        }
+        let named = self
+            .work
+            .contexts
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, place)| place);
+        let place = match (named, &self.work.context) {
+            (Some(place), _) => Some(place),
+            (None, context) if name == "context" => context.as_ref(),
+            (None, _) => None,
+        };
+        let Some(Place::Directory { path, ignore }) = place else {
+            let message = format!("there is no context `{name}` to copy from");
+            return Err(Failure::new(FailureKind::Input, NO_CONTEXT, message)
+                .with_help(format!("name one with `--build-context {name}=DIR`")));
+        };
+        let ignore = ignore.as_ref().map(read_ignore_file).transpose()?;
+        let shown = match name {
+            "context" => "the build context".to_owned(),
+            name => format!("the context `{name}`"),
+        };
+        let context = Arc::new(Tree::context(path, ignore, &shown)?);
+        opened.insert(name.to_owned(), Arc::clone(&context));
+        Ok(context)
+    }
+}
+
+fn read_ignore_file(text: &Text) -> Result<Ignore, Failure> {
+    match IgnoreFile::parse(&text.text) {
+        Ok(rules) => Ok(Ignore {
+            rules,
+            file: text.file.clone(),
+        }),
+        Err(problems) => {
+            let problem = &problems[0];
+            let mut failure =
+                Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+            failure.help = problem.help.as_deref().map(str::to_owned);
+            Err(failure.at(failure::Place {
+                file: text.file.clone(),
+                line: problem.span.map_or(1, |span| span.line),
+                span: None,
+            }))
+        }
+    }
+}
