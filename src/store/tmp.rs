@@ -45,16 +45,26 @@ pub struct Swept {
 impl Store {
     /// Makes a directory in `tmp/`, mode 0700.
     pub fn tmp_dir(&self) -> Result<TmpDir, StoreError> {
-        let attempt = || loop {
-            let name = new_name()?;
-            let dir = self.inner.tmp.create_dir(&name, 0o700)?;
-            if hold(&self.inner.tmp, &name, &dir)? {
-                return Ok(TmpDir {
-                    store: self.clone(),
-                    name,
-                    dir,
-                    kept: false,
-                });
+        let attempt = || {
+            let mut swept_away = 0;
+            loop {
+                let name = new_name()?;
+                let dir = match self.inner.tmp.create_dir(&name, 0o700) {
+                    // Another process swept it away before it could be opened. More often than so, `tmp/` itself is gone.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && swept_away < 100 => {
+                        swept_away += 1;
+                        continue;
+                    }
+                    made => made?,
+                };
+                if hold(&self.inner.tmp, &name, &dir)? {
+                    return Ok(TmpDir {
+                        store: self.clone(),
+                        name,
+                        dir,
+                        kept: false,
+                    });
+                }
             }
         };
         attempt().doing("make a temporary directory", self.path().join("tmp"))
@@ -227,5 +237,25 @@ mod tests {
             0
         );
         assert!(std::path::Path::new("/etc/passwd").exists());
+    }
+
+    #[test]
+    fn a_directory_is_made_while_others_sweep() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let other = Store::open(dir.path()).unwrap();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    other.sweep_tmp().unwrap();
+                }
+            });
+            let made: Vec<_> = (0..500).map(|_| store.tmp_dir()).collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            for held in made {
+                assert!(held.unwrap().path().is_dir());
+            }
+        });
     }
 }
