@@ -106,12 +106,15 @@ fn a_missing_file_is_named_with_the_line_that_wants_it() {
     let bench = Bench::new(&need!(machine::plain_user()), "missing");
     let base = need!(busybox::context());
     bench
-        .file("Dockerfile", "FROM base\nCOPY absent.txt /\n")
+        .file(
+            "Dockerfile",
+            "FROM base\nRUN echo a step ran\nCOPY absent.txt /\n",
+        )
         .file("hidden.txt", "x")
         .file(".dockerignore", "hidden.txt\n");
-    bench
-        .shmocker(&format!("build {base} ."))
-        .expect(1, &["absent.txt", "Dockerfile:2:"]);
+    let build = bench.shmocker(&format!("build {base} ."));
+    build.expect(1, &["absent.txt", "Dockerfile:3:"]);
+    assert!(build.both().contains("0 steps run"), "{build:?}");
 
     bench.file("Dockerfile", "FROM base\nCOPY hidden.txt /\n");
     bench

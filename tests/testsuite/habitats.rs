@@ -281,6 +281,12 @@ fn phases_say_what_a_build_would_do_and_build_nothing() {
             .all(|(_, state)| ["cached", "empty"].contains(&state.as_str())),
         "{built:?}"
     );
+    let base = bench.ok("habitat phases config.yaml --format json").json()[0].take();
+    assert_eq!(base["name"], "base");
+    assert!(
+        base["size_bytes"].as_u64().is_some_and(|size| size > 0),
+        "what a base is made from counts: {base}"
+    );
 
     bench.file("files/motd", "changed\n");
     let changed = states(&bench);
