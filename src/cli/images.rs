@@ -12,7 +12,7 @@ use super::request::print;
 use crate::digest::Digest;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::{images, plan};
-use crate::frontend::familiar_name;
+use crate::image::Name;
 use crate::store::{Store, StoreError, StoredImage};
 
 /// An image, as `images --format json` has it.
@@ -68,7 +68,7 @@ fn table(listed: &[Listed]) -> String {
         .map(|image| {
             image.name.as_deref().map_or_else(
                 || "<none>".to_owned(),
-                |name| familiar_name(name).to_owned(),
+                |name| Name::familiar(name).to_owned(),
             )
         })
         .collect();
@@ -119,7 +119,7 @@ pub(super) fn remove(arguments: &RemoveArguments, store: PathBuf) -> Result<Exit
         }
         for name in gone {
             if store.remove_image(&name).map_err(of_store)? && !name.starts_with("sha256:") {
-                print(&format!("{}\n", familiar_name(&name)));
+                print(&format!("{}\n", Name::familiar(&name)));
             }
         }
         if image.name.starts_with("sha256:") {

@@ -1,6 +1,6 @@
 //! Images of the store by what a person calls them: a name as Docker completes it, or a digest.
 
-use crate::frontend::normalised_name;
+use crate::image::Name;
 use crate::store::{Store, StoreError, StoredImage};
 
 /// The image that is meant: by its full name, by a name that Docker would complete to it, by its digest or the beginning
@@ -12,10 +12,10 @@ pub fn find(store: &Store, given: &str) -> Result<Option<StoredImage>, StoreErro
     if let Some(image) = store.image(given)? {
         return Ok(Some(image));
     }
-    if let Ok(name) = normalised_name(given) {
-        let name = match name.split_once('@') {
-            Some((_, digest)) => digest.to_owned(),
-            None => name,
+    if let Ok(name) = given.parse::<Name>() {
+        let name = match name.digest {
+            Some(digest) => digest.to_string(),
+            None => name.to_string(),
         };
         if let Some(image) = store.image(&name)? {
             return Ok(Some(image));

@@ -16,7 +16,7 @@ use crate::dockerfile::{self, Dockerfile, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend::{self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved};
 use crate::graph::{OciLayoutSource, Source};
-use crate::image::{Content, Descriptor, ImageConfig, Manifest, Platform};
+use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform};
 use crate::store::Store;
 
 /// A graph, and the images that its sources are.
@@ -238,7 +238,7 @@ fn stored_image(name: &str, store: &Store) -> Result<BaseImage, String> {
     let Some(stored) = images::find(store, name).map_err(|error| in_full(&error))? else {
         return Err(format!(
             "there is no image `{}` in the store, and images of registries are not to be had yet",
-            frontend::familiar_name(name)
+            Name::familiar(name)
         ));
     };
     let (manifest, config) = read_image(&stored.digest, store)?;

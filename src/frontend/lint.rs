@@ -8,7 +8,7 @@ use super::{Platform, ports};
 use crate::dockerfile::expand::Expansion;
 use crate::dockerfile::{From, Instruction, Problem, Span, Word};
 use crate::graph::Source;
-use crate::image::ImageConfig;
+use crate::image::{ImageConfig, Name};
 
 /// Where the instructions stand of which only the last counts.
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ pub(super) fn base_platform(
     if !actual.os.is_empty() && (&actual.os, &actual.arch) != (&expected.os, &expected.arch) {
         let message = format!(
             "Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",
-            super::familiar_name(name)
+            Name::familiar(name)
         );
         lowerer.warnings.push(Problem::warning(
             "InvalidBaseImagePlatform",

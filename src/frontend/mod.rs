@@ -7,7 +7,6 @@
 mod copy;
 mod git;
 mod history;
-mod image_name;
 mod lint;
 mod metadata;
 mod path;
@@ -30,7 +29,6 @@ use crate::dockerfile::{Dockerfile, Problem, Span};
 use crate::graph::{Graph, NodeId, Source};
 use crate::image::ImageConfig;
 
-pub use image_name::{BadImageName, familiar_name, normalised_name};
 pub use path::download_name;
 
 /// What the person who builds has asked for.

@@ -16,7 +16,7 @@ use crate::dockerfile::{
 };
 use crate::event::StepOrigin;
 use crate::graph::{Graph, NodeId, Op, Source};
-use crate::image::{History, ImageConfig, RootFs};
+use crate::image::{History, ImageConfig, Name, RootFs};
 
 /// PATH where the base has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -280,7 +280,7 @@ impl<'a> Lowerer<'a> {
         let Source::StoredImage { name } = source else {
             return problem;
         };
-        let short = super::familiar_name(name);
+        let short = Name::familiar(name);
         let later = self
             .plan
             .stages

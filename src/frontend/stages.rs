@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
 
-use super::image_name::{familiar_name, normalised_name};
 use super::{Options, Platform, lint};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
 use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
 use crate::graph::Source;
+use crate::image::Name;
 
 /// A Dockerfile's stages.
 #[derive(Debug)]
@@ -520,12 +520,15 @@ fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Box<Proble
             )),
         ));
     }
-    let full = normalised_name(name).map_err(|error| {
-        Problem::error("frontend::image_name", error.to_string(), span)
-            .help("name an image, an earlier stage, a named context, or `scratch`")
-    })?;
+    let full = name
+        .parse::<Name>()
+        .map_err(|error| {
+            Problem::error("frontend::image_name", error.to_string(), span)
+                .help("name an image, an earlier stage, a named context, or `scratch`")
+        })?
+        .to_string();
     if let Some(source) =
-        named_context(familiar_name(&full), options).or_else(|| named_context(&full, options))
+        named_context(Name::familiar(&full), options).or_else(|| named_context(&full, options))
     {
         return Ok(Tree::Source(source));
     }
@@ -610,14 +613,13 @@ fn is_own_syntax(reference: &str) -> bool {
     if matches!(reference, "" | "dockerfile.v0") {
         return true;
     }
-    let Ok(full) = normalised_name(reference) else {
+    let Ok(name) = reference.parse::<Name>() else {
         return false;
     };
-    let name = full.split('@').next().unwrap_or(&full);
-    let (path, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
-    // A mirror may stand before it.
-    let path = path.split_once('/').map_or(path, |(_, path)| path);
-    let ours = matches!(path, "docker/dockerfile" | "docker/dockerfile-upstream");
+    let tag = name.tag.as_deref().unwrap_or("latest");
+    // The registry may be a mirror.
+    let ours =
+        ["docker/dockerfile", "docker/dockerfile-upstream"].contains(&name.repository.as_str());
     ours && (tag.starts_with('1') || ["latest", "labs", "master", "master-labs"].contains(&tag))
 }
 

@@ -31,15 +31,23 @@ pub struct NotAName {
 }
 
 impl Name {
-    /// The name as Docker shows it: without `docker.io/` and `library/`.
+    /// The name as archives list it: without `docker.io/` and `library/`, with its tag.
     #[must_use]
     pub fn short(&self) -> String {
-        let full = self.to_string();
-        match full.strip_prefix("docker.io/") {
-            Some(rest) => rest.strip_prefix("library/").unwrap_or(rest).to_owned(),
-            None => full,
-        }
+        without_docker_hub(&self.to_string()).to_owned()
     }
+
+    /// A name in full as a person writes it, without anything that Docker adds: `debian`, `debian:12`.
+    #[must_use]
+    pub fn familiar(full: &str) -> &str {
+        let name = without_docker_hub(full);
+        name.strip_suffix(":latest").unwrap_or(name)
+    }
+}
+
+fn without_docker_hub(full: &str) -> &str {
+    full.strip_prefix("docker.io/")
+        .map_or(full, |name| name.strip_prefix("library/").unwrap_or(name))
 }
 
 impl fmt::Display for Name {
@@ -168,7 +176,14 @@ mod tests {
         check("localhost/habitat/x", "localhost/habitat/x:latest");
         check("localhost:5000/x", "localhost:5000/x:latest");
         check("ghcr.io/o/a__b-c:V1.2", "ghcr.io/o/a__b-c:V1.2");
-        assert_eq!("debian:12".parse::<Name>().unwrap().short(), "debian:12");
+        for (full, short) in [
+            ("docker.io/library/debian:latest", "debian"),
+            ("docker.io/library/debian:12", "debian:12"),
+            ("docker.io/me/x:latest", "me/x"),
+            ("localhost/x:y", "localhost/x:y"),
+        ] {
+            assert_eq!(Name::familiar(full), short);
+        }
         let digest = Digest::of(b"");
         check(
             &format!("x@{digest}"),

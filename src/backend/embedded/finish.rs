@@ -19,9 +19,10 @@ use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Workshop};
 use crate::engine::work::{Freshness, Work};
 use crate::event::{BuildEvent, EventSink};
-use crate::frontend::normalised_name;
 use crate::graph::{NodeId, Op};
-use crate::image::{self, Assembled, Base, History, Instruction, Layer, MediaTypes, Timestamp};
+use crate::image::{
+    self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
+};
 use crate::store::{Store, StoreError, StoredImage};
 
 /// The build, if all of its results are there and nothing has to be written but names.
@@ -293,7 +294,7 @@ fn keep(
     }
     let mut names = Vec::new();
     for tag in &request.tags {
-        let name = normalised_name(tag).map_err(|error| {
+        let name: Name = tag.parse().map_err(|error| {
             vec![Failure::caused(
                 FailureKind::Input,
                 "finish::name",
@@ -301,7 +302,7 @@ fn keep(
                 &error,
             )]
         })?;
-        names.push(name);
+        names.push(name.to_string());
     }
     let digest = assembled.digest();
     let stored_ms = session.clock.now().as_millis() as u64;

@@ -421,7 +421,7 @@ fn reference(source: &Source) -> String {
 /// A source as a person would write it.
 fn shown(source: &Source) -> String {
     match source {
-        Source::StoredImage { name } => crate::frontend::familiar_name(name).to_owned(),
+        Source::StoredImage { name } => crate::image::Name::familiar(name).to_owned(),
         Source::OciLayout(layout) => format!("oci-layout://{}", layout.path),
         Source::Debian(debian) => match debian.packages.as_slice() {
             [] => format!("debian://{}", debian.suite),
