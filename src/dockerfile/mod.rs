@@ -42,4 +42,3 @@ pub use mount::{Mount, MountKind, Sharing};
 pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};
 pub use shell_words::{UnfinishedQuote, shell_words};
-pub use suggest::nearest;

@@ -328,7 +328,7 @@ impl Ready {
             .find(|phase| phase.name == wanted || phase.id.to_string() == wanted);
         found.map(|phase| phase.id).ok_or_else(|| {
             let names: Vec<&str> = phases.iter().map(|phase| phase.name).collect();
-            let near = crate::dockerfile::nearest(wanted, names.iter().copied());
+            let near = crate::dockerfile::suggest::nearest(wanted, names.iter().copied());
             let help = match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("the phases are {}", names.join(", ")),

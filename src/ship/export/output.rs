@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::dockerfile::suggest::nearest;
 use crate::image::{Compression, MediaTypes, Name};
 
 /// What is to be made of a build's result.
@@ -511,31 +512,11 @@ fn fields(given: &str) -> Result<Vec<String>, OutputError> {
 /// What there is, with the nearest first if one is near.
 fn hint<'a>(given: &str, known: impl Iterator<Item = &'a str>, what: &str) -> String {
     let known: Vec<&str> = known.filter(|key| *key != "type").collect();
-    let near = known
-        .iter()
-        .map(|key| (distance(given, key), key))
-        .min()
-        .filter(|(steps, _)| *steps <= 2);
     let list = format!("{what} are {}", known.join(", "));
-    match near {
-        Some((_, key)) => format!("did you mean `{key}`? {list}"),
+    match nearest(given, known.iter().copied()) {
+        Some(key) => format!("did you mean `{key}`? {list}"),
         None => list,
     }
-}
-
-/// How many letters must change to come from one word to the other (Levenshtein).
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (index, letter) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (column, second) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *second);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]
