@@ -30,6 +30,7 @@ use crate::dockerfile::{Dockerfile, Problem, Span};
 use crate::graph::{Graph, NodeId, Source};
 use crate::image::ImageConfig;
 
+pub use git::git_context;
 pub use image_name::{BadImageName, familiar_name, normalised_name};
 pub use path::download_name;
 
