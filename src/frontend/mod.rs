@@ -5,6 +5,7 @@
 //! Only stages that the target needs are lowered. What this version cannot do yet is refused by name, never skipped.
 
 mod copy;
+mod epoch;
 mod git;
 mod history;
 mod image_name;
@@ -30,9 +31,9 @@ use crate::dockerfile::{Dockerfile, Problem, Span};
 use crate::graph::{Graph, NodeId, Source};
 use crate::image::ImageConfig;
 
+pub use epoch::{TimeSource, epoch_source};
 pub use git::git_context;
 pub use image_name::{BadImageName, familiar_name, normalised_name};
-pub use path::download_name;
 
 /// What the person who builds has asked for.
 #[derive(Debug, Clone, Default)]
