@@ -330,6 +330,7 @@ fn options(work: &Work) -> Options {
     });
     Options {
         target: work.target.clone(),
+        scope: frontend::Scope::Target,
         build_args: work.build_args.iter().cloned().collect(),
         contexts: work
             .contexts

@@ -11,6 +11,9 @@ use crate::dockerfile::{
 use crate::graph::{Mkdir, Op};
 use crate::image::{Empty, Healthcheck as ConfigHealthcheck};
 
+/// Arguments that say something to the builder and that no instruction sees.
+const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
 impl Lowerer<'_> {
     pub(super) fn metadata(&mut self, work: &mut Work<'_>, instruction: &Instruction) {
         match &instruction.kind {
@@ -22,7 +25,7 @@ impl Lowerer<'_> {
                 self.legacy(work, instruction, pairs);
                 self.label(work, pairs);
             }
-            Kind::Arg(arguments) => self.arg(work, arguments),
+            Kind::Arg(arguments) => self.arg(work, instruction, arguments),
             Kind::Workdir(path) => self.workdir(work, instruction, path),
             Kind::User(user) => self.user(work, user),
             Kind::Cmd(command) => self.cmd(work, instruction, command),
@@ -98,7 +101,7 @@ impl Lowerer<'_> {
         work.state.record(said);
     }
 
-    fn arg(&mut self, work: &mut Work<'_>, arguments: &[Argument]) {
+    fn arg(&mut self, work: &mut Work<'_>, instruction: &Instruction, arguments: &[Argument]) {
         let mut said = Vec::new();
         for Argument { name, default } in arguments {
             let key = name.text.as_str();
@@ -116,7 +119,13 @@ impl Lowerer<'_> {
                 Some(value) => format!("{key}={value}"),
                 None => key.to_owned(),
             });
-            if let Some(value) = &value {
+            let is_taken = default.is_none() && self.given(key).is_none() && value.is_some();
+            if is_taken {
+                self.asked.taken(work.index, key);
+            } else {
+                self.asked.arg(work.index, instruction, key, value.as_ref());
+            }
+            if let Some(value) = value.as_ref().filter(|_| !NO_VARIABLES.contains(&key)) {
                 work.state.env.insert(key.to_owned(), value.clone());
             }
             work.state.args.push((key.to_owned(), value));

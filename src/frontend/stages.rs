@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
 
-use super::{Options, Platform, lint};
+use super::{Options, Platform, Scope, lint};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
-use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
+use crate::dockerfile::{
+    Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word, nearest,
+};
 use crate::graph::Source;
 use crate::image::Name;
 
@@ -41,6 +43,8 @@ pub(super) struct PlannedStage<'a> {
     pub(super) base: Result<Tree, Box<Problem>>,
     /// What follows.
     pub(super) instructions: &'a [Instruction],
+    /// The arguments that its FROM uses.
+    pub(super) used: BTreeSet<String>,
 }
 
 /// A tree that something starts from or is copied from.
@@ -94,7 +98,14 @@ impl<'a> Plan<'a> {
             let Kind::From(parsed) = &from.kind else {
                 continue;
             };
-            let base = plan.base(from, parsed, dockerfile.directives.escape, options);
+            let mut used = BTreeSet::new();
+            let base = plan.base(
+                from,
+                parsed,
+                dockerfile.directives.escape,
+                options,
+                &mut used,
+            );
             let name = parsed.name.as_ref().map(|name| name.text.clone());
             let instructions = &dockerfile.instructions[start + 1..end];
             plan.stages.push(PlannedStage {
@@ -102,6 +113,7 @@ impl<'a> Plan<'a> {
                 name,
                 base,
                 instructions,
+                used,
             });
         }
         if plan.stages.is_empty() {
@@ -126,6 +138,7 @@ impl<'a> Plan<'a> {
         plan.find_needed(options);
         plan.find_epoch(options);
         lint::stages(&mut plan);
+        lint::default_bases(&mut plan, dockerfile, options);
         plan
     }
 
@@ -178,14 +191,16 @@ impl<'a> Plan<'a> {
             .iter()
             .filter(|name| !self.declared.contains(*name))
         {
-            let message = format!("FROM argument '{name}' is not declared");
-            let problem = Problem::warning("UndefinedArgInFrom", message, word.span);
             let known = self
                 .globals
                 .keys()
                 .chain(&self.declared)
                 .map(String::as_str);
-            self.problems.push(problem.near(name, known));
+            let near = nearest(name, known)
+                .map_or(String::new(), |near| format!(" (did you mean {near}?)"));
+            let message = format!("FROM argument '{name}' is not declared{near}");
+            self.problems
+                .push(Problem::warning("UndefinedArgInFrom", message, word.span));
         }
         Ok(expansion)
     }
@@ -196,8 +211,10 @@ impl<'a> Plan<'a> {
         parsed: &From,
         escape: char,
         options: &Options,
+        used: &mut BTreeSet<String>,
     ) -> Result<Tree, Box<Problem>> {
         let expanded = self.expand_from(&parsed.base, escape)?;
+        used.extend(expanded.used);
         if expanded.text.is_empty() {
             let message = format!("the base `{}` is empty", parsed.base.text);
             let problem = Problem::error("frontend::no_base", message, parsed.base.span);
@@ -206,7 +223,7 @@ impl<'a> Plan<'a> {
                 .into());
         }
         if let Some(word) = &parsed.platform {
-            self.check_platform(word, parsed, escape, options)?;
+            used.extend(self.check_platform(word, parsed, escape, options)?);
         }
         if let Some(name) = &parsed.name
             && let Some(source) = named_context(&name.text, options)
@@ -237,7 +254,7 @@ impl<'a> Plan<'a> {
         parsed: &From,
         escape: char,
         options: &Options,
-    ) -> Result<(), Box<Problem>> {
+    ) -> Result<BTreeSet<String>, Box<Problem>> {
         let expanded = self.expand_from(word, escape)?;
         let platform = Platform::parse(&expanded.text).ok_or_else(|| {
             let message = format!("`{}` is not a platform", expanded.text);
@@ -261,7 +278,7 @@ impl<'a> Plan<'a> {
                     .into(),
             );
         }
-        Ok(())
+        Ok(expanded.used)
     }
 
     fn find_target(&self, options: &Options) -> Result<usize, Box<Problem>> {
@@ -301,7 +318,10 @@ impl<'a> Plan<'a> {
     fn find_needed(&mut self, options: &Options) {
         let mut problems = Vec::new();
         let mut needed = BTreeSet::new();
-        let mut pending = vec![self.target];
+        let mut pending = match options.scope {
+            Scope::Target => vec![self.target],
+            Scope::All => (0..self.stages.len()).rev().collect(),
+        };
         while let Some(index) = pending.pop() {
             if !needed.insert(index) {
                 continue;
@@ -552,7 +572,7 @@ fn named_context(name: &str, options: &Options) -> Option<Source> {
 }
 
 /// The arguments that need no declaration outside stages.
-fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
+pub(super) fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
     let (build, target) = (
         options.build_platform.normalised(),
         options.platform.normalised(),
