@@ -13,6 +13,7 @@ pub mod duration;
 pub mod expand;
 mod extras;
 mod flags;
+mod format;
 pub mod glob;
 mod heredoc;
 pub mod ignore;
@@ -38,6 +39,7 @@ pub use ast::{
     TransferSource, Word,
 };
 pub use expand::words;
+pub use format::format;
 pub use heredoc::is_heredoc_mark;
 pub use mount::{Mount, MountKind, Sharing};
 pub use parse::{Parsed, parse, parse_with_checks};
