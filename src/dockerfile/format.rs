@@ -265,9 +265,15 @@ fn is_void(line: &Physical<'_>) -> bool {
     line.is_comment() || line.text.trim().is_empty()
 }
 
-/// What an instruction says, without its places and its layout.
-#[must_use]
-pub(super) fn meaning(instruction: &Instruction) -> Vec<String> {
+impl Dockerfile {
+    /// What its instructions say, one after another, without their places and their layout.
+    #[must_use]
+    pub fn says(&self) -> Vec<Vec<String>> {
+        self.instructions.iter().map(meaning).collect()
+    }
+}
+
+fn meaning(instruction: &Instruction) -> Vec<String> {
     let mut said = vec![instruction.keyword.text.to_uppercase()];
     said.extend(instruction.flags.iter().map(|flag| flag.text.clone()));
     say(&instruction.arguments, &mut said);
