@@ -134,6 +134,11 @@ fn lowered(
                             resolved.file(file, absence);
                             continue;
                         }
+                        Need::Time(source) => {
+                            let reason = "SOURCE_DATE_EPOCH names something that has to be fetched, and nothing is fetched before it is known what is built";
+                            resolved.time(source, Err(reason.to_owned()));
+                            continue;
+                        }
                     };
                     match find(&source, store, &work.platform) {
                         Ok(Found::Image(image)) => {
@@ -220,6 +225,7 @@ fn oci_layout_image(layout: &OciLayoutSource, platform: &str) -> Result<BaseImag
         (None, Some(tag)) => oci_layout::Wanted::Tag(tag),
         (None, None) => oci_layout::Wanted::Only,
     };
+    let platform = layout.platform.as_deref().unwrap_or(platform);
     let platform = platform
         .parse::<Platform>()
         .map_err(|error| in_full(&error))?;

@@ -55,6 +55,10 @@ fn lowered(dockerfile: &str, options: &Options) -> Result<Vec<Problem>, Vec<Prob
                             resolved.file(file, None);
                             continue;
                         }
+                        Need::Time(source) => {
+                            resolved.time(source, Ok(Some(1)));
+                            continue;
+                        }
                     };
                     let mut config = ImageConfig {
                         os: "linux".into(),
@@ -117,25 +121,9 @@ fn dockerfile_of(step: &Value) -> Option<String> {
 }
 
 /// Cases that BuildKit builds and this version refuses by name.
-const REFUSED: [(&str, &str); 6] = [
-    (
-        "bk-add-git-tags",
-        "a git reference together with its commit",
-    ),
-    (
-        "bk-git-query-string",
-        "a git reference together with its commit",
-    ),
+const REFUSED: [(&str, &str); 2] = [
     ("bk-outline-secrets", "type=ssh"),
     ("bk-ssh-socket-params", "type=ssh"),
-    (
-        "bk-source-date-epoch-named-contexthttp-archive",
-        "SOURCE_DATE_EPOCH of a context",
-    ),
-    (
-        "bk-source-date-epoch-named-contexthttp-last-modified",
-        "SOURCE_DATE_EPOCH of a context",
-    ),
 ];
 
 /// Parts of errors that come before anything is run: what BuildKit's frontend says of the file itself.

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::stage::{Lowerer, Work};
 use super::stages::{Plan, PlannedStage, Tree, predefined};
-use super::{Options, Platform, normalised_name, ports};
+use super::{Options, Platform, ports};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
-use crate::dockerfile::{Dockerfile, From, Instruction, Kind, Problem, Span, Word, nearest};
+use crate::dockerfile::suggest::nearest;
+use crate::dockerfile::{Dockerfile, From, Instruction, Kind, Problem, Span, Word};
 use crate::graph::Source;
 use crate::image::{ImageConfig, Name};
 
@@ -108,7 +109,7 @@ pub(super) fn default_bases(plan: &mut Plan<'_>, dockerfile: &Dockerfile, option
         let Ok(base) = expand(&from.base.text, escape, &defaults, Keep::Nothing) else {
             return;
         };
-        if normalised_name(&base.text).is_err() {
+        if base.text.parse::<Name>().is_err() {
             let message = format!(
                 "Default value for ARG {} results in empty or invalid base image name",
                 from.base.text
@@ -173,7 +174,9 @@ pub(super) fn base_platform(
         arch: config.architecture.clone(),
         variant: config.variant.clone(),
     };
-    let (actual, expected) = (actual.normalised(), lowerer.options.platform.normalised());
+    let expected = planned.platform.as_ref();
+    let expected = expected.unwrap_or(&lowerer.options.platform).normalised();
+    let actual = actual.normalised();
     if !actual.os.is_empty() && (&actual.os, &actual.arch) != (&expected.os, &expected.arch) {
         let message = format!(
             "Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",

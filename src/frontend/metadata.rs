@@ -4,7 +4,7 @@ use super::history::{plain_list, quoted_list};
 use super::path::absolute;
 use super::run::in_shell;
 use super::stage::{Lowerer, Work};
-use super::{lint, ports};
+use super::{epoch, lint, ports};
 use crate::dockerfile::{
     Argument, Command, Healthcheck, Instruction, Kind, Pair, PairForm, Problem, Word, duration,
 };
@@ -113,7 +113,7 @@ impl Lowerer<'_> {
                     Some(value) => Some(value),
                     None => continue,
                 },
-                (None, None) => self.plan.globals.get(key).cloned(),
+                (None, None) => self.taken(key),
             };
             said.push(match &value {
                 Some(value) => format!("{key}={value}"),
@@ -133,13 +133,22 @@ impl Lowerer<'_> {
         work.state.record(format!("ARG {}", said.join(" ")));
     }
 
+    /// What the head of the file says of an argument.
+    fn taken(&self, name: &str) -> Option<String> {
+        let value = self.plan.globals.get(name)?;
+        if name == epoch::NAME {
+            return self.epoch.map(|epoch| epoch.to_string());
+        }
+        Some(value.clone())
+    }
+
     /// What was given for an argument from outside.
     fn given(&self, name: &str) -> Option<String> {
-        if name == "SOURCE_DATE_EPOCH"
+        if name == epoch::NAME
             && (self.options.build_args.contains_key(name)
                 || self.options.source_date_epoch.is_some())
         {
-            return self.plan.source_date_epoch.map(|epoch| epoch.to_string());
+            return self.epoch.map(|epoch| epoch.to_string());
         }
         self.options
             .build_args

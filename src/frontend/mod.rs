@@ -5,6 +5,7 @@
 //! Only stages that the target needs are lowered. What this version cannot do yet is refused by name, never skipped.
 
 mod copy;
+mod epoch;
 mod git;
 mod history;
 mod lint;
@@ -45,7 +46,7 @@ pub struct Options {
     pub scope: Scope,
     /// `--build-arg`, in order.
     pub build_args: IndexMap<String, String>,
-    /// Named contexts.
+    /// Named contexts; `NAME::PLATFORM` is for that platform only, `context` is the build context where it is no directory.
     pub contexts: BTreeMap<String, Source>,
     /// What is built for.
     pub platform: Platform,
@@ -148,6 +149,8 @@ pub enum Need {
     Config(Source),
     /// Whether a file is in a directory of this machine.
     File(ContextFile),
+    /// The time of a commit or a download, for SOURCE_DATE_EPOCH.
+    Time(Source),
 }
 
 /// A file that a step takes from a directory of this machine.
@@ -175,6 +178,7 @@ pub struct Absence {
 pub struct Resolved {
     found: HashMap<Source, Result<ImageConfig, String>>,
     files: HashMap<ContextFile, Option<Absence>>,
+    times: HashMap<Source, Result<Option<i64>, String>>,
     unknown: HashSet<Source>,
 }
 
@@ -192,6 +196,11 @@ impl Resolved {
     /// Whether a file is there: `None` if it is.
     pub fn file(&mut self, file: ContextFile, absence: Option<Absence>) {
         self.files.insert(file, absence);
+    }
+
+    /// The time of a commit or a download in seconds since 1970, `None` if it has none; or why it cannot be had.
+    pub fn time(&mut self, source: Source, time: Result<Option<i64>, String>) {
+        self.times.insert(source, time);
     }
 
     /// Nobody asks whether the source exists, since nothing is built: it may set what it likes.

@@ -56,6 +56,10 @@ pub fn review(
                             resolved.file(file, None);
                             continue;
                         }
+                        Need::Time(source) => {
+                            resolved.time(source, Ok(None));
+                            continue;
+                        }
                     };
                     match base(&source) {
                         Some(Ok(config)) => resolved.found(source, config),

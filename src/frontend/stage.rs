@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
+use super::epoch::Epoch;
 use super::outline::{Asked, Outline};
 use super::stages::{Plan, PlannedStage, Tree};
 use super::{
@@ -42,7 +43,9 @@ pub(super) fn lower_all(
         secrets: Vec::new(),
         used_args: plan.declared.clone(),
         asked: Asked::default(),
+        epoch: None,
     };
+    lowerer.settle_epoch();
     for index in &plan.needed {
         lowerer.stage(*index);
     }
@@ -85,6 +88,8 @@ pub(super) struct Lowerer<'a> {
     pub(super) secrets: Vec<NeededSecret>,
     pub(super) used_args: BTreeSet<String>,
     pub(super) asked: Asked,
+    /// SOURCE_DATE_EPOCH.
+    pub(super) epoch: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -132,6 +137,26 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Lowerer<'a> {
+    fn settle_epoch(&mut self) {
+        self.epoch = match &self.plan.epoch {
+            Epoch::None => None,
+            Epoch::At(seconds) => Some(*seconds),
+            Epoch::Of(source) => match self.resolved.times.get(source) {
+                Some(Ok(seconds)) => *seconds,
+                Some(Err(reason)) => {
+                    let problem = Problem::outside("frontend::source_date_epoch", reason);
+                    self.problems
+                        .push(problem.help("give the seconds since 1970"));
+                    None
+                }
+                None => {
+                    self.need(Need::Time(source.clone()));
+                    None
+                }
+            },
+        };
+    }
+
     fn stage(&mut self, index: usize) {
         if self.stages[index].is_some() {
             return;
@@ -517,7 +542,7 @@ impl<'a> Lowerer<'a> {
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
             outline,
-            source_date_epoch: self.plan.source_date_epoch,
+            source_date_epoch: self.epoch,
         }))
     }
 }
