@@ -4,6 +4,7 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use super::args::BuildArguments;
+use super::call::{Call, What};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::report::Stop;
@@ -50,6 +51,12 @@ pub(super) fn run(
         Context::Stdin => take_stdin(&mut common.work, file, &store)?,
     }
     let text = common.work.dockerfile.clone();
+    let call = arguments.call.or(arguments.check.then(Call::check));
+    if let Some(call) = call.filter(|call| call.what != What::Build) {
+        return call
+            .answer(&common.work, &store)
+            .map_err(|stop| stop.with_text(&text.file, &text.text));
+    }
     common
         .build(store, environment)
         .map_err(|stop| stop.with_text(&text.file, &text.text))
@@ -272,7 +279,10 @@ fn read_dockerfile(
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` at the context's root.
-fn read_ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Text>, Stop> {
+pub(super) fn read_ignore_file(
+    dockerfile: Option<&Path>,
+    context: &Path,
+) -> Result<Option<Text>, Stop> {
     let beside = dockerfile.and_then(|path| {
         let name = format!("{}.dockerignore", path.file_name()?.to_str()?);
         Some((path.with_file_name(&name), name))

@@ -341,6 +341,7 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
             path,
             tag,
             digest,
+            platform: None,
         })));
     }
     if let Some(rest) = place.strip_prefix("debian://") {

@@ -8,7 +8,7 @@ mod op;
 pub use op::{
     BindMount, CacheMount, CacheSharing, Copy, CopySource, DebianSource, Exec, FileMode, GitSource,
     HttpSource, InlineFile, Judge, Mkdir, Mount, MountSource, Network, OciLayoutSource, Op,
-    SecretMount, SecretTarget, Source, TmpfsMount,
+    SecretMount, SecretTarget, Source, TmpfsMount, Unpack,
 };
 
 use serde::{Deserialize, Serialize};

@@ -52,6 +52,9 @@ pub struct OciLayoutSource {
     pub tag: Option<String>,
     /// The manifest, if it is pinned.
     pub digest: Option<String>,
+    /// Which of its images, where it has one for several platforms; `None`: the one that is built for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 /// `debian://SUITE?packages=a,b&mirror=URL&arch=amd64`.
@@ -276,8 +279,20 @@ pub struct Copy {
     pub parents: bool,
     /// `--exclude` patterns.
     pub exclude: Vec<String>,
-    /// Whether archives are unpacked: ADD of a local file, or `--unpack`.
-    pub unpack: bool,
+    /// Which archives are unpacked.
+    pub unpack: Unpack,
+}
+
+/// Which archives COPY or ADD unpacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unpack {
+    /// None.
+    Nothing,
+    /// Files, but no downloads: ADD.
+    Files,
+    /// Downloads too: `--unpack`.
+    Everything,
 }
 
 /// One thing that COPY or ADD takes.
@@ -459,7 +474,7 @@ impl Copy {
         fields.put(
             "flags",
             format!(
-                "link={} parents={} unpack={}",
+                "link={} parents={} unpack={:?}",
                 self.link, self.parents, self.unpack
             ),
         );

@@ -12,7 +12,7 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::snapshot::{self, Active};
 use crate::engine::tree::copy;
 use crate::graph::{
-    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, SecretMount,
+    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, SecretMount, Unpack,
 };
 use crate::store::Lease;
 use crate::sys::root::{Root, Scope};
@@ -129,7 +129,7 @@ impl Session<'_> {
                     link: false,
                     parents: false,
                     exclude: Vec::new(),
-                    unpack: false,
+                    unpack: Unpack::Nothing,
                 };
                 (copy, copy::Input::Tree(context))
             }

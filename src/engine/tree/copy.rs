@@ -22,7 +22,7 @@ use super::transfer::{
 use super::{archive, owner};
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::graph::{Copy, CopySource, InlineFile};
+use crate::graph::{Copy, CopySource, InlineFile, Unpack};
 use crate::sys::dir::{Dir, Metadata, Time};
 use crate::sys::root::Root;
 
@@ -325,7 +325,8 @@ impl Run<'_> {
             .root
             .parent_of(&pick.path)
             .map_err(reading(&pick.path))?;
-        if self.copy.unpack && file.metadata.kind == crate::sys::dir::Kind::File {
+        if self.copy.unpack != Unpack::Nothing && file.metadata.kind == crate::sys::dir::Kind::File
+        {
             let archive = from.open_file(&name).map_err(reading(&pick.path))?;
             if !Metadata::of_open(&archive)
                 .map_err(reading(&pick.path))?
@@ -435,7 +436,7 @@ impl Run<'_> {
         let mut file = download.file.try_clone().map_err(reading(&download.name))?;
         file.seek(SeekFrom::Start(0))
             .map_err(reading(&download.name))?;
-        if self.copy.unpack
+        if self.copy.unpack == Unpack::Everything
             && self.unpack(
                 file.try_clone().map_err(reading(&download.name))?,
                 &download.name,
