@@ -10,12 +10,13 @@ use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers};
 use crate::digest::Key;
 use crate::engine::clock::Clock;
+use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::phases::{self, PhaseReport};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
-use crate::engine::solve::{self, Made, Session, Workshop};
+use crate::engine::solve::{self, Made, Session, Surroundings, Workshop};
 use crate::engine::work::{Freshness, Work};
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend::normalised_name;
@@ -37,7 +38,7 @@ pub(super) fn from_cache(
     let store = open(&request.store)?;
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Held::default();
-    let planned = Planned::of(&request.work, &store, &said)?;
+    let planned = allowed(&request.work, &store, &said)?;
     let session = Session::new(&request.work, &store, Clock::system(), &said);
     let wanted = [planned.lowered.target];
     let survey = Survey::of(
@@ -65,6 +66,15 @@ pub(super) fn from_cache(
     let outcome = keep(request, &session, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
+}
+
+/// Plans a build, if all that it asks for is allowed.
+fn allowed(work: &Work, store: &Store, events: &dyn EventSink) -> Result<Planned, Vec<Failure>> {
+    let planned = Planned::of(work, store, events)?;
+    match entitlement::refusals(work, &planned) {
+        refusals if refusals.is_empty() => Ok(planned),
+        refusals => Err(refusals),
+    }
 }
 
 /// What a build would do, phase by phase.
@@ -98,13 +108,14 @@ pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
     events: &dyn EventSink,
+    surroundings: Surroundings,
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
     store.sweep_tmp().map_err(store_failures)?;
-    let planned = Planned::of(&request.work, &store, events)?;
+    let planned = allowed(&request.work, &store, events)?;
     let session = Session::new(&request.work, &store, Clock::system(), events);
-    let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
     let target = planned.lowered.target;
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
