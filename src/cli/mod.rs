@@ -18,6 +18,7 @@ mod render;
 mod report;
 mod request;
 mod run;
+mod steps;
 mod terminal;
 
 use std::ffi::OsString;

@@ -12,11 +12,12 @@ use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{
-    DebianMirrors, Entitlement, Freshness, NoCache, Place, Secret, Ssh, Text, Unsettled, Work,
+    DebianMirrors, Entitlement, Freshness, NoCache, Place, Resources, Secret, Ssh, Text, Unsettled,
+    Work,
 };
 use crate::event::EventSink;
 use crate::frontend;
-use crate::graph::{DebianSource, HttpSource, OciLayoutSource, Source};
+use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::Name;
 use crate::ship::export::{Destination, Output};
 
@@ -51,11 +52,12 @@ impl Common {
         for what in &arguments.allow {
             match what.as_str() {
                 "network.host" => allow.push(Entitlement::NetworkHost),
+                "security.insecure" => allow.push(Entitlement::SecurityInsecure),
                 "home" => home_allowed = true,
                 other => {
                     return Err(Stop::usage(
                         format!("`--allow {other}` is not known"),
-                        "what can be allowed is `network.host` and `home`",
+                        "what can be allowed is `network.host`, `security.insecure` and `home`",
                     ));
                 }
             }
@@ -118,6 +120,10 @@ impl Common {
                 .as_deref()
                 .and_then(|epoch| epoch.parse().ok()),
             secrets,
+            agents: Vec::new(),
+            run: RunDefaults::default(),
+            resources: Resources::default(),
+            log_limits: environment.log_limits,
             no_cache: NoCache::Nothing,
             freshness,
             debian: DebianMirrors {

@@ -29,7 +29,7 @@ use indexmap::IndexMap;
 
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{Dockerfile, Problem, Span};
-use crate::graph::{Graph, NodeId, Source};
+use crate::graph::{Graph, NodeId, RunDefaults, Source};
 use crate::image::ImageConfig;
 
 pub use epoch::{TimeSource, epoch_source};
@@ -56,6 +56,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Proxies of this machine, such as `http_proxy`: a RUN sees them, but its key does not.
     pub proxies: BTreeMap<String, String>,
+    /// What every RUN gets.
+    pub run: RunDefaults,
     /// SOURCE_DATE_EPOCH of the environment; a build argument of that name goes before it.
     pub source_date_epoch: Option<i64>,
     /// What the Dockerfile is called in messages and events.
@@ -245,6 +247,8 @@ pub struct Lowered {
     pub secrets: Vec<NeededSecret>,
     /// What the target can be given.
     pub outline: Outline,
+    /// The SSH agents that steps ask for.
+    pub agents: Vec<NeededSecret>,
     /// SOURCE_DATE_EPOCH, wherever it was given.
     pub source_date_epoch: Option<i64>,
 }
@@ -287,7 +291,7 @@ pub struct LoweredHistory {
 /// `comment` of every entry of the history, as BuildKit has it.
 pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
-/// A secret that a step asks for.
+/// A secret, or an SSH agent, that a step asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeededSecret {
     /// Its id.

@@ -40,6 +40,7 @@ pub(super) fn lower_all(
         problems: plan.problems.clone(),
         warnings: Vec::new(),
         secrets: Vec::new(),
+        agents: Vec::new(),
         used_args: plan.declared.clone(),
         asked: Asked::default(),
     };
@@ -83,6 +84,7 @@ pub(super) struct Lowerer<'a> {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) secrets: Vec<NeededSecret>,
+    pub(super) agents: Vec<NeededSecret>,
     pub(super) used_args: BTreeSet<String>,
     pub(super) asked: Asked,
 }
@@ -516,6 +518,7 @@ impl<'a> Lowerer<'a> {
             warnings,
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
+            agents: self.agents,
             outline,
             source_date_epoch: self.plan.seconds(),
         }))

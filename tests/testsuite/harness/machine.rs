@@ -25,6 +25,8 @@ pub(crate) enum Capability {
     Git,
     Fixtures,
     Tun,
+    OpenSsh,
+    Cgroup,
 }
 
 impl Capability {
@@ -43,6 +45,8 @@ impl Capability {
             Self::Git => "git",
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
+            Self::OpenSsh => "openssh",
+            Self::Cgroup => "cgroup",
         }
     }
 
