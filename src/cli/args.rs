@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::steps::StepArguments;
+
 /// Builds container images and development habitats without root and without a daemon.
 #[derive(Debug, Parser)]
 #[command(
@@ -111,7 +113,7 @@ pub(super) struct CommonBuildArguments {
     /// Make a secret known: id=NAME[,src=PATH|env=VARIABLE]
     #[arg(long = "secret", value_name = "SPEC")]
     pub(super) secrets: Vec<String>,
-    /// Allow what is refused otherwise: network.host, home
+    /// Allow what is refused otherwise: network.host, security.insecure, home
     #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
     pub(super) allow: Vec<String>,
     /// Ask again what base, branch or suite means now
@@ -157,6 +159,8 @@ pub(super) struct BuildArguments {
     /// Take no step of these stages from the cache
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(super) no_cache_filter: Vec<String>,
+    #[command(flatten)]
+    pub(super) steps: StepArguments,
     #[command(flatten)]
     pub(super) common: CommonBuildArguments,
 }

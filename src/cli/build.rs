@@ -45,6 +45,7 @@ pub(super) fn run(
         common.work.contexts.push(request::named_context(spec)?);
     }
     common.work.target = arguments.target;
+    arguments.steps.apply(&mut common.work)?;
     for spec in arguments.build_args {
         match spec.split_once('=') {
             Some((name, value)) => common

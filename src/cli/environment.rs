@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::engine::work::LogLimits;
+
 /// The values of the environment that shmocker listens to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Environment {
@@ -26,6 +28,8 @@ pub(super) struct Environment {
     pub(super) ca_file: Option<PathBuf>,
     /// SHELL
     pub(super) shell: Option<String>,
+    /// BUILDKIT_STEP_LOG_MAX_SIZE and BUILDKIT_STEP_LOG_MAX_SPEED
+    pub(super) log_limits: LogLimits,
     /// HTTP_PROXY and the like, in either case, as they are set.
     pub(super) proxies: Vec<(String, String)>,
 }
@@ -58,6 +62,13 @@ impl Environment {
             source_date_epoch: variable("SOURCE_DATE_EPOCH"),
             ca_file: path("SSL_CERT_FILE"),
             shell: variable("SHELL"),
+            log_limits: LogLimits {
+                bytes_max: limit("BUILDKIT_STEP_LOG_MAX_SIZE", LogLimits::default().bytes_max),
+                bytes_per_second_max: limit(
+                    "BUILDKIT_STEP_LOG_MAX_SPEED",
+                    LogLimits::default().bytes_per_second_max,
+                ),
+            },
             proxies: PROXIES
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
@@ -73,6 +84,15 @@ impl Environment {
             .or_else(|| self.store.clone())
             .or_else(|| Some(self.xdg_data_home.clone()?.join("shmocker")))
             .or_else(|| Some(self.home.clone()?.join(".local/share/shmocker")))
+    }
+}
+
+/// A number of bytes; -1 is no limit. What is neither changes nothing, as in BuildKit.
+fn limit(name: &str, usual: Option<u64>) -> Option<u64> {
+    match variable(name).and_then(|text| text.parse::<i32>().ok()) {
+        Some(-1) => None,
+        Some(bytes) => u64::try_from(bytes).ok().or(usual),
+        None => usual,
     }
 }
 

@@ -14,6 +14,7 @@ mod render;
 mod report;
 mod request;
 mod run;
+mod steps;
 mod terminal;
 
 use std::ffi::OsString;

@@ -12,10 +12,10 @@ use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{
-    DebianMirrors, Entitlement, Freshness, NoCache, Place, Secret, Text, Work,
+    DebianMirrors, Entitlement, Freshness, NoCache, Place, Resources, Secret, Text, Work,
 };
 use crate::event::EventSink;
-use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
+use crate::graph::{DebianSource, GitSource, OciLayoutSource, RunDefaults, Source};
 use crate::ship::export::{Destination, Output};
 
 /// How long a remembered answer serves.
@@ -49,11 +49,12 @@ impl Common {
         for what in &arguments.allow {
             match what.as_str() {
                 "network.host" => allow.push(Entitlement::NetworkHost),
+                "security.insecure" => allow.push(Entitlement::SecurityInsecure),
                 "home" => home_allowed = true,
                 other => {
                     return Err(Stop::usage(
                         format!("`--allow {other}` is not known"),
-                        "what can be allowed is `network.host` and `home`",
+                        "what can be allowed is `network.host`, `security.insecure` and `home`",
                     ));
                 }
             }
@@ -105,6 +106,10 @@ impl Common {
             ca_file: environment.ca_file.clone(),
             source_date_epoch: source_date_epoch(environment)?,
             secrets,
+            agents: Vec::new(),
+            run: RunDefaults::default(),
+            resources: Resources::default(),
+            log_limits: environment.log_limits,
             no_cache: NoCache::Nothing,
             freshness,
             debian: DebianMirrors {

@@ -38,7 +38,7 @@ pub use ast::{
 };
 pub use expand::words;
 pub use heredoc::is_heredoc_mark;
-pub use mount::{Mount, MountKind, Sharing};
+pub use mount::{Mount, MountKind, Sharing, parse_bytes};
 pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};
 pub use shell_words::{UnfinishedQuote, shell_words};

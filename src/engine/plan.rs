@@ -340,6 +340,7 @@ fn options(work: &Work) -> Options {
         platform,
         labels: work.labels.iter().cloned().collect(),
         proxies: work.proxies.iter().cloned().collect(),
+        run: work.run.clone(),
         source_date_epoch: work.source_date_epoch,
         file: work.dockerfile.file.clone(),
         origins: frontend::Origins::new(origins.collect()),

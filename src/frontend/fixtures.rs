@@ -117,7 +117,7 @@ fn dockerfile_of(step: &Value) -> Option<String> {
 }
 
 /// Cases that BuildKit builds and this version refuses by name.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 4] = [
     (
         "bk-add-git-tags",
         "a git reference together with its commit",
@@ -126,8 +126,6 @@ const REFUSED: [(&str, &str); 6] = [
         "bk-git-query-string",
         "a git reference together with its commit",
     ),
-    ("bk-outline-secrets", "type=ssh"),
-    ("bk-ssh-socket-params", "type=ssh"),
     (
         "bk-source-date-epoch-named-contexthttp-archive",
         "SOURCE_DATE_EPOCH of a context",

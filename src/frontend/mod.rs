@@ -26,7 +26,7 @@ use indexmap::IndexMap;
 
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{Dockerfile, Problem, Span};
-use crate::graph::{Graph, NodeId, Source};
+use crate::graph::{Graph, NodeId, RunDefaults, Source};
 use crate::image::ImageConfig;
 
 pub use path::download_name;
@@ -48,6 +48,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Proxies of this machine, such as `http_proxy`: a RUN sees them, but its key does not.
     pub proxies: BTreeMap<String, String>,
+    /// What every RUN gets.
+    pub run: RunDefaults,
     /// SOURCE_DATE_EPOCH of the environment; a build argument of that name goes before it.
     pub source_date_epoch: Option<i64>,
     /// What the Dockerfile is called in messages and events.
@@ -213,6 +215,8 @@ pub struct Lowered {
     pub unused_build_args: Vec<String>,
     /// The secrets that steps ask for.
     pub secrets: Vec<NeededSecret>,
+    /// The SSH agents that steps ask for.
+    pub agents: Vec<NeededSecret>,
     /// SOURCE_DATE_EPOCH, wherever it was given.
     pub source_date_epoch: Option<i64>,
 }
@@ -255,7 +259,7 @@ pub struct LoweredHistory {
 /// `comment` of every entry of the history, as BuildKit has it.
 pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
-/// A secret that a step asks for.
+/// A secret, or an SSH agent, that a step asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeededSecret {
     /// Its id.

@@ -39,6 +39,7 @@ pub(super) fn lower_all(
         problems: plan.problems.clone(),
         warnings: Vec::new(),
         secrets: Vec::new(),
+        agents: Vec::new(),
         used_args: plan.declared.clone(),
     };
     for index in &plan.needed {
@@ -80,6 +81,7 @@ pub(super) struct Lowerer<'a> {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) secrets: Vec<NeededSecret>,
+    pub(super) agents: Vec<NeededSecret>,
     pub(super) used_args: BTreeSet<String>,
 }
 
@@ -508,6 +510,7 @@ impl<'a> Lowerer<'a> {
             warnings,
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
+            agents: self.agents,
             source_date_epoch: self.plan.source_date_epoch,
         }))
     }

@@ -562,7 +562,8 @@ fn what_is_wrong_is_said_with_all_its_places() {
             "FROM --platform=linux/s390x scratch\n",
             "frontend::other_platform",
         ),
-        ("FROM scratch\nRUN --mount=type=ssh x\n", "frontend::ssh"),
+        ("FROM scratch\nRUN --device=a.b/c=d x\n", "frontend::device"),
+        ("FROM scratch\nRUN --security=loose x\n", "frontend::security"),
         (
             "FROM scratch\nRUN --security=insecure x\n",
             "frontend::security",
@@ -608,7 +609,7 @@ fn what_is_wrong_is_said_with_all_its_places() {
             "{file}: {found:?}"
         );
     }
-    let all = problems("FROM scratch\nEXPOSE no\nCOPY --chmod=999 a /\nRUN --mount=type=ssh x\n");
+    let all = problems("FROM scratch\nEXPOSE no\nCOPY --chmod=999 a /\nRUN --security=loose x\n");
     assert_eq!(all.len(), 3);
 }
 

@@ -127,8 +127,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
     let bench = Bench::new(&need!(machine::plain_user()), "refused");
     let base = need!(busybox::context());
     for (line, name) in [
-        ("RUN --mount=type=ssh true", "ssh"),
-        ("RUN --security=insecure true", "security"),
+        ("RUN --device=vendor.com/class=all true", "--device"),
     ] {
         bench.file("Dockerfile", format!("FROM base\n{line}\n"));
         let run = bench.shmocker(&format!("build {base} ."));

@@ -23,5 +23,6 @@ mod parallel;
 mod peers;
 mod quickstart;
 mod rendered;
+mod ssh;
 mod tidy;
 mod users;

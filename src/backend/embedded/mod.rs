@@ -10,13 +10,14 @@ mod protocol;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use child::play as engine_child;
 
 use super::{BuildRequest, Outcome};
+use crate::engine::exec::cgroup::Delegated;
 use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
@@ -27,6 +28,9 @@ use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use protocol::{Order, Report};
+
+/// How long the engine may take to end after it was asked to: a little more than its steps may.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 /// The backend that builds on this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -158,14 +162,64 @@ fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, V
         )]
     })?;
     let stdout = io::stdout();
-    let engine = start(&Order::Build(Box::new(request.clone())), &[stdout.as_fd()])?;
+    let work = &request.work;
+    // Taken apart when the engine child is gone.
+    let groups = match (work.resources.is_unlimited(), &work.run.cgroup_parent) {
+        (true, None) => None,
+        (_, parent) => Some(
+            Delegated::make(&work.resources, parent.as_deref())
+                .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?,
+        ),
+    };
+    let order = Order::Build {
+        request: Box::new(request.clone()),
+        groups: groups.as_ref().map(|groups| groups.path().to_owned()),
+    };
+    let engine = start(&order, &[stdout.as_fd()])?;
     loop {
-        await_message(&engine, &endings).map_err(|failure| vec![failure])?;
+        if let Err(failure) = await_message(&engine, &endings) {
+            stop(&engine, &endings, events);
+            return Err(vec![failure]);
+        }
         match next(&engine)? {
             Report::Event(event) => events.emit(event),
             Report::Built(outcome) => return Ok(*outcome),
             Report::Failed(failures) => return Err(failures),
             other => return Err(vec![unexpected(&other)]),
+        }
+    }
+}
+
+/// Lets the engine end its steps. Whoever asks again, or waits too long, has it ended at once.
+fn stop(engine: &Engine, endings: &Endings, events: &dyn EventSink) {
+    if engine.socket.send(protocol::STOP, &[]).is_err() {
+        return;
+    }
+    let until = Instant::now() + STOP_WITHIN;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut polls = [
+            PollFd::new(&engine.socket, PollFlags::IN),
+            PollFd::new(endings, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut polls, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(ready) if ready > 0 => {}
+            _ => return,
+        }
+        if !polls[1].revents().is_empty() && endings.take().is_some() {
+            return;
+        }
+        if polls[0].revents().is_empty() {
+            continue;
+        }
+        match next(engine) {
+            Ok(Report::Event(event)) => events.emit(event),
+            _ => return,
         }
     }
 }

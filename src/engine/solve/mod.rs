@@ -7,13 +7,15 @@
 //! session.rs   what one build has at hand
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
-//! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; tap.rs how a test is judged
+//! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; log.rs what is shown of its output; tap.rs how a
+//!              test is judged
 //! ```
 //!
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
 //! computes (copying, unpacking) is bound by the number of cores.
 
 pub mod inputs;
+mod log;
 pub mod look;
 mod mounts;
 mod session;
@@ -31,7 +33,7 @@ use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
 pub(in crate::engine) use session::store_failure;
-pub use session::{Session, Workshop};
+pub use session::{Session, Surroundings, Workshop};
 pub(in crate::engine) use sources::{DebianAnswer, of_source};
 
 /// Makes the results `wanted` and all that they need.

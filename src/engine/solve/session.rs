@@ -1,10 +1,11 @@
 //! What one build has at hand: its work, the store, a clock, someone who listens. The [`Workshop`] is what only the
 //! engine child has: a place to make things in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -43,6 +44,9 @@ pub struct Session<'a> {
     /// Who listens.
     pub events: &'a dyn EventSink,
     noted: Mutex<HashMap<NodeId, Noted>>,
+    /// How many sockets of SSH agents were made.
+    pub(super) doors: AtomicUsize,
+    used_caches: Mutex<HashSet<String>>,
 }
 
 /// What turned out of a node while the build went on.
@@ -80,6 +84,17 @@ pub struct Workshop {
     pub cores: Cores,
     /// A directory for what lives as long as this: names of the sandbox, unfinished downloads.
     pub scratch: TmpDir,
+    /// Where control groups for steps are made, for builds that limit them.
+    pub groups: Option<PathBuf>,
+}
+
+/// What the engine child is given by its parent.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// The wish that the build end.
+    pub cancel: Cancel,
+    /// Where control groups for steps are made.
+    pub groups: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Workshop {
@@ -147,7 +162,18 @@ impl<'a> Session<'a> {
             events,
             contexts,
             noted: Mutex::default(),
+            doors: AtomicUsize::new(0),
+            used_caches: Mutex::default(),
         }
+    }
+
+    /// Whether no step of this build has used the cache mount of this name before.
+    pub(super) fn is_first_use(&self, cache: &str) -> bool {
+        let mut used = self
+            .used_caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        used.insert(cache.to_owned())
     }
 
     /// Notes what a node depends on, apart from other nodes.
@@ -284,6 +310,7 @@ impl Workshop {
     /// If this machine lacks something.
     pub fn open(
         session: &Session<'_>,
+        surroundings: Surroundings,
         warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
         let work = session.work;
@@ -322,23 +349,16 @@ impl Workshop {
             ca_file: work.ca_file.clone(),
             ssh_agent: None,
         });
-        let cancel = Cancel::new().map_err(|error| {
-            Failure::caused(
-                FailureKind::Machine,
-                "solve::cancel",
-                "an event cannot be made",
-                &error,
-            )
-        })?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {
             snapshots,
             sandbox,
             client,
             git,
-            cancel,
+            cancel: surroundings.cancel,
             cores,
             scratch,
+            groups: surroundings.groups,
         })
     }
 

@@ -25,6 +25,7 @@ pub(crate) enum Capability {
     Git,
     Fixtures,
     Tun,
+    OpenSsh,
 }
 
 impl Capability {
@@ -43,6 +44,7 @@ impl Capability {
             Self::Git => "git",
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
+            Self::OpenSsh => "openssh",
         }
     }
 
