@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 pub use child::play as engine_child;
 
 use super::{BuildRequest, Outcome};
-use crate::engine::exec::cgroup::Delegated;
+use crate::engine::exec::cgroup::{Delegated, GroupError};
 use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
@@ -166,10 +166,15 @@ fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, V
     // Taken apart when the engine child is gone.
     let groups = match (work.resources.is_unlimited(), &work.run.cgroup_parent) {
         (true, None) => None,
-        (_, parent) => Some(
-            Delegated::make(&work.resources, parent.as_deref())
-                .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?,
-        ),
+        (_, parent) => Some(Delegated::make(&work.resources, parent.as_deref()).map_err(
+            |error| {
+                let kind = match error {
+                    GroupError::BadParent { .. } => FailureKind::Input,
+                    _ => FailureKind::Machine,
+                };
+                vec![Failure::from_diagnostic(kind, &error)]
+            },
+        )?),
     };
     let order = Order::Build {
         request: Box::new(request.clone()),

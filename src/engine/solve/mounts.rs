@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use super::inputs::Made;
+use super::inputs::{Made, Tree};
 use super::session::{Session, Workshop, store_failure};
 use super::steps::tree_unusable;
 use crate::digest::{Fields, Key};
@@ -15,7 +15,8 @@ use crate::engine::ssh::Door;
 use crate::engine::tree::copy;
 use crate::engine::work::NoCache;
 use crate::graph::{
-    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, SecretMount, SshMount,
+    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, MountSource, SecretMount,
+    SshMount,
 };
 use crate::store::Lease;
 use crate::sys::root::{Root, Scope};
@@ -95,7 +96,7 @@ impl Session<'_> {
     ) -> Result<Mounted, Failure> {
         let layers = match made {
             Some(Made::Tree(tree)) => tree.layers().to_vec(),
-            Some(made) => vec![self.materialised(workshop, made, bind)?],
+            Some(made) => vec![self.materialised(workshop, made, &bind.source)?],
             None => Vec::new(),
         };
         let mut active = workshop.snapshots.prepare(&layers)?;
@@ -123,15 +124,15 @@ impl Session<'_> {
         &self,
         workshop: &Workshop,
         made: &Made,
-        bind: &BindMount,
+        source: &MountSource,
     ) -> Result<Key, Failure> {
-        let path = bind.source.path.as_str();
+        let path = source.path.as_str();
         let (mut whole, input) = match made {
             Made::Local(context) => {
                 let copy = Copy {
-                    root: bind.source.from,
+                    root: source.from,
                     sources: vec![CopySource::Path {
-                        from: bind.source.from,
+                        from: source.from,
                         path: path.to_owned(),
                     }],
                     dest: parent_directory(path),
@@ -199,6 +200,14 @@ impl Session<'_> {
             let message = format!("the cache `{}` cannot be used", cache.id);
             Failure::caused(FailureKind::Machine, "exec::cache", message, error)
         };
+        let made = match (made, &cache.source) {
+            (Some(local @ Made::Local(_)), Some(source)) => {
+                let id = self.materialised(workshop, local, source)?;
+                Some(Made::Tree(Tree::new(vec![id])))
+            }
+            _ => made.cloned(),
+        };
+        let made = made.as_ref();
         let mut name = cache_name(cache, made);
         match cache.sharing {
             CacheSharing::Shared => {}

@@ -91,23 +91,20 @@ pub fn select<'a>(copy: &'a Copy, inputs: &[Input<'a>]) -> Result<Selected<'a>, 
     Ok(Selected(parts))
 }
 
-/// Which properties of a COPY's sources make a difference to its result.
+/// What the properties of a COPY's sources become.
 #[must_use]
 pub fn counted(copy: &Copy) -> Counted {
-    let replaces_mode = copy
-        .chmod
-        .as_ref()
-        .and_then(|mode| ModeChange::try_from(mode).ok());
     Counted {
         owner: if copy.chown.is_some() {
             Property::Replaced
         } else {
             Property::Counts
         },
-        mode: match replaces_mode {
-            Some(change) if change.replaces_all() => Property::Replaced,
-            _ => Property::Counts,
-        },
+        // One that cannot be read is said when the files are copied.
+        mode: copy
+            .chmod
+            .as_ref()
+            .and_then(|mode| ModeChange::try_from(mode).ok()),
     }
 }
 
@@ -130,7 +127,7 @@ impl Selected<'_> {
         self.0
             .iter()
             .map(|part| match part {
-                Part::Picks(tree, picks) => hash::digest(tree, picks, counted, reading),
+                Part::Picks(tree, picks) => hash::digest(tree, picks, &counted, reading),
                 Part::Download(download) => Ok(Key::of(
                     format!("{}\n{}", download.name, download.content).as_bytes(),
                 )),

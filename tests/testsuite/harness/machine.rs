@@ -26,6 +26,7 @@ pub(crate) enum Capability {
     Fixtures,
     Tun,
     OpenSsh,
+    Cgroup,
 }
 
 impl Capability {
@@ -45,6 +46,7 @@ impl Capability {
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
             Self::OpenSsh => "openssh",
+            Self::Cgroup => "cgroup",
         }
     }
 
