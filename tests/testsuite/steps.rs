@@ -111,10 +111,30 @@ fn a_limit_is_kept_or_refused() {
         run.expect(4, &["help:", "without the limit"]);
         assert!(!bench.path("out").exists());
     }
+    for flag in [
+        "--memory 64m --memory-swap 96m",
+        "--cpu-period 50000 --cpu-quota 25000",
+        "--cpuset-cpus 0 --cpuset-mems 0",
+        "-c 2",
+    ] {
+        let run = bench.shmocker(&format!("build {base} --no-cache {flag} ."));
+        // Not even its own fault where there are no groups to limit with.
+        let option = flag.split(' ').next().unwrap_or_default();
+        let option = if option == "-c" {
+            "--cpu-shares"
+        } else {
+            option
+        };
+        assert!(
+            run.status == 0 || (run.status == 4 && run.stderr.contains(option)),
+            "{}",
+            run.both()
+        );
+    }
     // What is limited is no part of the key, as in BuildKit.
     bench.file("Dockerfile", "FROM base\nRUN true\n");
     bench.ok(&format!("build {base} ."));
-    bench.ok(&format!("build {base} -m 64m --cpu-shares 2 ."));
+    bench.ok(&format!("build {base} --memory 64m --cpu-shares 2 ."));
 }
 
 /// A control group that belongs to a user, as systemd delegates one; gone at the end.
