@@ -62,6 +62,10 @@ pub(super) fn populate(
         node(dev, name, path, number).map_err(|error| (name, error))?;
     }
     for (name, target) in LINKS {
+        // As runc has it: only where the kernel offers its memory.
+        if name == "core" && rustix::fs::stat(target).is_err() {
+            continue;
+        }
         rustix::fs::symlinkat(target, dev, name).map_err(|error| (name, error.into()))?;
     }
     terminals(dev).map_err(|error| ("pts", error))?;

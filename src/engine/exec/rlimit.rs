@@ -26,7 +26,6 @@ const NAMES: [(&str, Resource); 16] = [
 ];
 
 /// The names of all of them.
-#[must_use]
 pub fn names() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(|(name, _)| *name)
 }
