@@ -171,7 +171,7 @@ pub(super) fn build(
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
-    store.sweep_tmp().map_err(store_failures)?;
+    let swept = store.sweep_tmp().map_err(store_failures)?;
     let contexts = Contexts::of(&request.work);
     let planned = allowed(&request.work, &store, &contexts, events)?;
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
@@ -209,6 +209,10 @@ pub(super) fn build(
         // What left is what was asked for; the store's own manifest names uncompressed layers.
         outcome.manifest = described(&shipped.manifest);
         outcome.config_digest = shipped.config;
+    }
+    if swept.in_use > 0 {
+        // Whoever was still dying when this build began is gone now, and what it held can go as well.
+        store.sweep_tmp().map_err(store_failures)?;
     }
     Ok(outcome)
 }
