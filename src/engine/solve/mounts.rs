@@ -212,11 +212,8 @@ impl Session<'_> {
         match cache.sharing {
             CacheSharing::Shared => {}
             CacheSharing::Locked => {
-                held.leases.push(
-                    self.store
-                        .lock(&format!("cache {name}"))
-                        .map_err(store_failure)?,
-                );
+                let lease = self.wait_for(workshop, &format!("cache {name}"))?;
+                held.leases.push(lease);
             }
             CacheSharing::Private => {
                 // The first that is free; a new one if none is.

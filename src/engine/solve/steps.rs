@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::inputs::{Made, Tree};
 use super::log::{Clip, Shown};
@@ -86,11 +86,7 @@ impl Session<'_> {
         // Of several that would do the same work, the first does it, and the others find it here.
         let lease = match forced {
             true => None,
-            false => Some(
-                self.store
-                    .lock(&keys.best().key().to_string())
-                    .map_err(store_failure)?,
-            ),
+            false => Some(self.wait_for(workshop, &keys.best().key().to_string())?),
         };
         if !forced && let Some(made) = self.found(id, origin, &keys)? {
             return Ok(made);
@@ -134,6 +130,20 @@ impl Session<'_> {
         self.note_result(id, keys, record);
         self.step_done(origin, false, duration_ms);
         Ok(made)
+    }
+
+    /// Takes a lock that another build may hold for as long as its step runs, unless this one is called off meanwhile.
+    pub(super) fn wait_for(&self, workshop: &Workshop, name: &str) -> Result<Lease, Failure> {
+        const PAUSE: Duration = Duration::from_millis(10);
+        loop {
+            if let Some(lease) = self.store.try_lock(name).map_err(store_failure)? {
+                return Ok(lease);
+            }
+            if workshop.cancel.is_cancelled() {
+                return Err(called_off());
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     fn found(&self, id: NodeId, origin: &StepOrigin, keys: &Keys) -> Result<Option<Made>, Failure> {
