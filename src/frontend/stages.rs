@@ -9,9 +9,7 @@ use super::epoch::Epoch;
 use super::{Options, Platform, Scope, lint};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
 use crate::dockerfile::suggest::nearest;
-use crate::dockerfile::{
-    Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word,
-};
+use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
 use crate::graph::Source;
 use crate::image::Name;
 
