@@ -5,6 +5,7 @@ use super::path::absolute;
 use super::run::in_shell;
 use super::stage::{Lowerer, Work};
 use super::{epoch, lint, ports};
+use crate::dockerfile::expand::{Keep, expand};
 use crate::dockerfile::{
     Argument, Command, Healthcheck, Instruction, Kind, Pair, PairForm, Problem, Word, duration,
 };
@@ -227,13 +228,15 @@ impl Lowerer<'_> {
         sorted.sort_by(|a, b| a.text.cmp(&b.text));
         let mut ports = Vec::new();
         for word in sorted {
-            let expanded = self.expand_as(
-                work,
-                &word.text,
-                word.span,
-                crate::dockerfile::expand::Keep::Nothing,
-            );
-            let Some(expansion) = expanded else { return };
+            // As in BuildKit, nothing is said of a variable that nothing sets: it is no port.
+            let expanded = expand(&word.text, self.escape, &work.state.env, Keep::Nothing);
+            let expansion = match expanded {
+                Ok(expansion) => expansion,
+                Err(error) => {
+                    let problem = Problem::error("frontend::expand", error.to_string(), word.span);
+                    return self.fail(work, problem);
+                }
+            };
             for text in expansion.words {
                 match ports::parse(&text) {
                     Ok(found) => {
@@ -342,8 +345,9 @@ const SIGNALS: [&str; 35] = [
 
 /// Linux's signals, by name or number.
 fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<u32>() {
-        return (1..=64).contains(&number);
+    // A container's kernel may have other numbers than this one.
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -367,7 +371,7 @@ mod tests {
             ("9", true),
             ("SIGRTMIN+3", true),
             ("0", false),
-            ("65", false),
+            ("99", true),
             ("SIGNOPE", false),
         ] {
             assert_eq!(is_signal(text), known, "{text}");
