@@ -340,6 +340,8 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
         return Ok(Place::Source(Source::Git(GitSource {
             url: url.to_owned(),
             reference: some(reference),
+            checksum: None,
+            fetch_by_commit: false,
             subdir: some(subdir),
             depth: Some(1),
             submodules: true,

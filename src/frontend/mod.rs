@@ -29,6 +29,7 @@ use crate::dockerfile::{Dockerfile, Problem, Span};
 use crate::graph::{Graph, NodeId, Source};
 use crate::image::ImageConfig;
 
+pub use git::git_context;
 pub use path::download_name;
 
 /// What the person who builds has asked for.

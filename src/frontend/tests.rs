@@ -418,6 +418,8 @@ fn additions_unpack_what_is_local_and_nothing_else() {
     let source = GitSource {
         url: "https://example.com/a.git".to_owned(),
         reference: Some("v1".to_owned()),
+        checksum: None,
+        fetch_by_commit: false,
         subdir: Some("dir".to_owned()),
         depth: Some(1),
         submodules: true,

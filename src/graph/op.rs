@@ -74,6 +74,12 @@ pub struct GitSource {
     pub url: String,
     /// Branch, tag or commit; `None`: the remote's default branch.
     pub reference: Option<String>,
+    /// The commit, or object of a tag, that the reference has to mean: its name, or the first digits of it, in lower
+    /// case. Anything else is an error.
+    pub checksum: Option<String>,
+    /// Whether `checksum`, a whole name here, is fetched without asking what the reference means now; the reference is
+    /// then only what a kept `.git` calls it, a branch where it is no full `refs/…` name.
+    pub fetch_by_commit: bool,
     /// The directory of the tree that is taken; `None`: all of it.
     pub subdir: Option<String>,
     /// `Some(n)`: that many commits of history; `None`: all.

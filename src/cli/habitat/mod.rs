@@ -281,6 +281,8 @@ impl Ready {
             } => Source::Git(GitSource {
                 url: if *is_beside { beside(url) } else { url.clone() },
                 reference: reference.clone(),
+                checksum: None,
+                fetch_by_commit: false,
                 subdir: None,
                 depth: *depth,
                 submodules: *submodules,

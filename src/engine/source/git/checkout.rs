@@ -90,6 +90,8 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
         let inner = GitSource {
             url: module.url,
             reference: None,
+            checksum: None,
+            fetch_by_commit: false,
             subdir: None,
             depth: source.depth,
             submodules: true,

@@ -82,6 +82,8 @@ impl Place {
         GitSource {
             url: self.repository.to_string_lossy().into_owned(),
             reference: None,
+            checksum: None,
+            fetch_by_commit: false,
             subdir: None,
             depth: None,
             submodules: false,
