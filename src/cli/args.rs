@@ -136,10 +136,12 @@ pub(super) struct CommonBuildArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArguments {
-    /// The directory whose files COPY and ADD can take
+    /// What COPY and ADD can take files of: a directory, the URL of a git repository or of an archive, or - for an archive or
+    /// a Dockerfile on standard input
     #[arg(value_name = "CONTEXT")]
     pub(super) context: PathBuf,
-    /// The Dockerfile [default: CONTEXT/Dockerfile]; - is standard input
+    /// The Dockerfile [default: CONTEXT/Dockerfile]: a path (in a context that is fetched, one of its files, unless it is
+    /// absolute), a URL, or - for standard input
     #[arg(short, long, value_name = "PATH")]
     pub(super) file: Option<PathBuf>,
     /// Stop after this stage
@@ -148,7 +150,8 @@ pub(super) struct BuildArguments {
     /// Set an ARG; without a value, from the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(super) build_args: Vec<String>,
-    /// A further context: NAME=DIR, NAME=oci-layout://PATH, NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
+    /// A further context: NAME=DIR, NAME=URL (git or http), NAME=oci-layout://PATH[:TAG][@DIGEST],
+    /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]
     pub(super) build_contexts: Vec<String>,
     /// Take no step from the cache

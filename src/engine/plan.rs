@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::contexts::{Contexts, NO_CONTEXT};
+use super::contexts::{Context, Contexts, NO_CONTEXT};
 use super::failure::{Failure, FailureKind, Place};
 use super::images;
 use super::source::{debian, oci_layout};
@@ -150,7 +150,19 @@ fn lowered(
 /// Why a file of a context cannot be had. What else may be wrong is for the step to find.
 fn absence(file: &ContextFile, contexts: &Contexts<'_>) -> Option<Absence> {
     let context = match contexts.open(&file.context) {
-        Ok(context) => context,
+        Ok(Context::Directory(context)) => context,
+        // Only a step opens what is in the store.
+        Ok(Context::Fetched(_)) => return None,
+        Ok(Context::Empty) => {
+            return Some(Absence {
+                code: "copy::missing",
+                message: format!(
+                    "`{}` is not in the build context, which is empty",
+                    file.path
+                ),
+                help: Some("name a directory as the build context".to_owned()),
+            });
+        }
         Err(failure) if failure.code == NO_CONTEXT => {
             return Some(Absence {
                 code: NO_CONTEXT,
@@ -311,9 +323,11 @@ fn in_full(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn options(work: &Work) -> Options {
+pub(super) fn options(work: &Work) -> Options {
     let source = |name: &String, place: &work::Place| match place {
-        work::Place::Directory { .. } => Source::Local { name: name.clone() },
+        work::Place::Directory { .. } | work::Place::Fetched { .. } => {
+            Source::Local { name: name.clone() }
+        }
         work::Place::Source(source) => source.clone(),
     };
     let mut parts = work.platform.splitn(3, '/').map(str::to_owned);
@@ -358,7 +372,7 @@ fn ignore_file(work: &Work) -> IgnoreFile {
     IgnoreFile::parse(&text.text).unwrap_or_default()
 }
 
-fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
+pub(super) fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
     let errors = problems
         .iter()
         .filter(|problem| problem.severity == Severity::Error);

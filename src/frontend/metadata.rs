@@ -130,7 +130,7 @@ impl Lowerer<'_> {
             && (self.options.build_args.contains_key(name)
                 || self.options.source_date_epoch.is_some())
         {
-            return self.plan.source_date_epoch.map(|epoch| epoch.to_string());
+            return self.plan.seconds().map(|epoch| epoch.to_string());
         }
         self.options
             .build_args

@@ -5,6 +5,7 @@
 //! Only stages that the target needs are lowered. What this version cannot do yet is refused by name, never skipped.
 
 mod copy;
+mod epoch;
 mod git;
 mod history;
 mod lint;
@@ -29,8 +30,10 @@ use crate::dockerfile::{Dockerfile, Problem, Span};
 use crate::graph::{Graph, NodeId, Source};
 use crate::image::ImageConfig;
 
+pub use epoch::{TimeSource, epoch_source};
 pub use git::git_context;
-pub use path::download_name;
+pub use epoch::{TimeSource, epoch_source};
+pub use git::git_context;
 
 /// What the person who builds has asked for.
 #[derive(Debug, Clone, Default)]

@@ -508,7 +508,7 @@ impl<'a> Lowerer<'a> {
             warnings,
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
-            source_date_epoch: self.plan.source_date_epoch,
+            source_date_epoch: self.plan.seconds(),
         }))
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Plan<'a> {
     /// The ones that it needs, itself among them, in order.
     pub(super) needed: Vec<usize>,
     /// SOURCE_DATE_EPOCH.
-    pub(super) source_date_epoch: Option<i64>,
+    pub(super) epoch: Option<Epoch>,
     /// What should be mended, and what cannot be built.
     pub(super) problems: Vec<Problem>,
 }
@@ -41,6 +41,19 @@ pub(super) struct PlannedStage<'a> {
     pub(super) base: Result<Tree, Box<Problem>>,
     /// What follows.
     pub(super) instructions: &'a [Instruction],
+}
+
+/// What SOURCE_DATE_EPOCH says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Epoch {
+    /// This time.
+    Seconds(i64),
+    /// The time of the build context.
+    Context,
+    /// The time of a named context.
+    Source(Source),
+    /// The time of what a stage fetches.
+    Stage(usize),
 }
 
 /// A tree that something starts from or is copied from.
@@ -70,7 +83,7 @@ impl<'a> Plan<'a> {
             stages: Vec::new(),
             target: 0,
             needed: Vec::new(),
-            source_date_epoch: None,
+            epoch: None,
             problems: refused_syntax(dockerfile, options).into_iter().collect(),
         };
         let starts: Vec<usize> = (0..dockerfile.instructions.len())
@@ -342,15 +355,6 @@ impl<'a> Plan<'a> {
         earlier.or_else(|| (here..self.stages.len()).find(named))
     }
 
-    /// Whether a stage or a named context has that name.
-    fn is_tree(&self, name: &str, options: &Options) -> bool {
-        named_context(name, options).is_some()
-            || self
-                .stages
-                .iter()
-                .any(|stage| stage.name.as_deref() == Some(name))
-    }
-
     /// Whether a named context takes the place of a stage.
     pub(super) fn is_replaced(&self, index: usize, options: &Options) -> bool {
         self.stages[index]
@@ -454,22 +458,42 @@ impl<'a> Plan<'a> {
         else {
             return;
         };
-        match value.parse() {
-            Ok(epoch) => self.source_date_epoch = Some(epoch),
-            Err(_) => {
-                let message = match value.as_str() {
-                    "context" => "SOURCE_DATE_EPOCH=context is not available yet".to_owned(),
-                    name if self.is_tree(name, options) => {
-                        format!("SOURCE_DATE_EPOCH of `{name}` is not available yet")
-                    }
-                    _ => format!("SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds"),
-                };
-                self.problems.push(
-                    Problem::outside("frontend::source_date_epoch", message)
-                        .help("give the seconds since 1970, such as `$(git log -1 --format=%ct)`"),
-                );
-            }
+        self.epoch = self.epoch_of(&value, options);
+        if self.epoch.is_none() {
+            let message = format!(
+                "SOURCE_DATE_EPOCH is `{value}`, which is no number of seconds and names nothing that has a time"
+            );
+            self.problems.push(
+                Problem::outside("frontend::source_date_epoch", message).help(
+                    "give the seconds since 1970, `context`, or the name of a named context or of a stage",
+                ),
+            );
         }
+    }
+
+    /// SOURCE_DATE_EPOCH, where it is known.
+    pub(super) fn seconds(&self) -> Option<i64> {
+        match self.epoch {
+            Some(Epoch::Seconds(seconds)) => Some(seconds),
+            _ => None,
+        }
+    }
+
+    fn epoch_of(&self, value: &str, options: &Options) -> Option<Epoch> {
+        if let Ok(seconds) = value.parse() {
+            return Some(Epoch::Seconds(seconds));
+        }
+        if value == "context" {
+            return Some(Epoch::Context);
+        }
+        if let Some(source) = named_context(value, options) {
+            return Some(Epoch::Source(source));
+        }
+        let named = |stage: &PlannedStage<'_>| {
+            let name = stage.name.as_deref();
+            name.is_some_and(|name| name.eq_ignore_ascii_case(value))
+        };
+        self.stages.iter().position(named).map(Epoch::Stage)
     }
 }
 

@@ -101,6 +101,10 @@ pub struct HttpSource {
     pub url: String,
     /// What it must be: `sha256:<hex>`.
     pub checksum: Option<String>,
+    /// The name of the file.
+    pub name: String,
+    /// Whether it makes a tree of its own, of this one file: a named context. Else it is a file that ADD takes.
+    pub is_tree: bool,
 }
 
 /// RUN.

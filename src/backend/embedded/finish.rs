@@ -70,6 +70,55 @@ pub(super) fn from_cache(
     Ok(Some(outcome))
 }
 
+/// The work with all that has to be known before its Dockerfile can be lowered, as far as the store remembers it.
+///
+/// # Errors
+/// If the input is wrong.
+pub(super) fn settled(
+    work: &Work,
+    store: &Path,
+    events: &dyn EventSink,
+) -> Result<Option<Work>, Vec<Failure>> {
+    let store = open(store)?;
+    let said = Held::default();
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), &said);
+    let settled = session.settled(None)?;
+    if settled.is_some() {
+        said.release(events);
+    }
+    Ok(settled)
+}
+
+/// The same, in the engine child: what is not there is fetched.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn settle(
+    work: &Work,
+    store: &Path,
+    events: &dyn EventSink,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
+) -> Result<Work, Vec<Failure>> {
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
+    raise_open_files();
+    let settled = session.settled(Some(&workshop))?;
+    workshop
+        .snapshots
+        .flush()
+        .map_err(|error| failures(&error))?;
+    settled.ok_or_else(|| {
+        vec![Failure::new(
+            FailureKind::Bug,
+            "finish::unsettled",
+            "the build context was fetched and is not there",
+        )]
+    })
+}
+
 /// What a build would do, phase by phase.
 ///
 /// # Errors

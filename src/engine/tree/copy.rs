@@ -19,7 +19,7 @@ use super::select::{Entry, Owners, Parents, Pick, Tree, Wanted};
 use super::transfer::{
     Dress, Links, NewOwner, Place, copy_entry, dress_dir, dress_dir_times, has_changed,
 };
-use super::{owner, unpack};
+use super::{archive, owner};
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::graph::{Copy, CopySource, InlineFile};
@@ -484,12 +484,12 @@ impl Run<'_> {
     }
 
     /// Unpacks an archive into the destination; false if it is none.
-    fn unpack(&self, archive: File, name: &str) -> Result<bool, TreeError> {
-        let Some(stream) = unpack::open(archive, name)? else {
+    fn unpack(&self, file: File, name: &str) -> Result<bool, TreeError> {
+        let Some(stream) = archive::open(file, name)? else {
             return Ok(false);
         };
         let real = make_dirs(self.root, self.dest(), self.owner_or_root(), MODE_DIR)?;
-        unpack::unpack(stream, name, self.root, &real, self.owner)?;
+        archive::unpack(stream, name, self.root, &real, self.owner)?;
         Ok(true)
     }
 }

@@ -74,7 +74,8 @@ impl Place {
             mirrors,
             proxies: Proxies::default(),
             ca_file: None,
-            ssh_agent: None,
+            ssh: Ssh::default(),
+            credentials: Vec::new(),
         })
     }
 
