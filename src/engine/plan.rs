@@ -181,7 +181,11 @@ fn absence(file: &ContextFile, contexts: &Contexts<'_>) -> Option<Absence> {
     Some(Absence {
         code,
         message: error.to_string(),
-        help: miette::Diagnostic::help(&error).map(|help| help.to_string()),
+        help: match error {
+            TreeError::Missing { .. } => contexts.having(&file.path, &file.context),
+            _ => None,
+        }
+        .or_else(|| miette::Diagnostic::help(&error).map(|help| help.to_string())),
     })
 }
 
