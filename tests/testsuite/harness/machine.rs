@@ -23,6 +23,7 @@ pub(crate) enum Capability {
     DebianArchive,
     Busybox,
     Git,
+    Ssh,
     Fixtures,
     Tun,
 }
@@ -41,6 +42,7 @@ impl Capability {
             Self::DebianArchive => "debian-archive",
             Self::Busybox => "busybox",
             Self::Git => "git",
+            Self::Ssh => "ssh",
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
         }
