@@ -17,6 +17,7 @@ use crate::engine::work::{
 use crate::event::EventSink;
 use crate::frontend;
 use crate::graph::{DebianSource, HttpSource, OciLayoutSource, Source};
+use crate::image::Name;
 use crate::ship::export::{Destination, Output};
 
 /// How long a remembered answer serves.
@@ -318,14 +319,10 @@ pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
 
 /// A context's name as an image of that name is called: `docker.io/library/alpine:latest` is `alpine`.
 fn context_name(name: &str) -> String {
-    let Ok(full) = frontend::normalised_name(name) else {
-        return name.to_owned();
-    };
-    let familiar = frontend::familiar_name(&full);
-    familiar
-        .strip_suffix(":latest")
-        .unwrap_or(familiar)
-        .to_owned()
+    match name.parse::<Name>() {
+        Ok(full) => Name::familiar(&full.to_string()).to_owned(),
+        Err(_) => name.to_owned(),
+    }
 }
 
 /// What a context's place is.
@@ -350,13 +347,15 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
         return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
-        let name = frontend::normalised_name(name).map_err(|error| {
+        let name: Name = name.parse().map_err(|error| {
             Stop::usage(
                 format!("`{place}` names no image: {error}"),
                 "it is docker-image://NAME[:TAG]",
             )
         })?;
-        return Ok(Place::Source(Source::StoredImage { name }));
+        return Ok(Place::Source(Source::StoredImage {
+            name: name.to_string(),
+        }));
     }
     let path = Path::new(place);
     if !path.is_dir() {

@@ -32,8 +32,6 @@ use crate::image::ImageConfig;
 
 pub use epoch::{TimeSource, epoch_source};
 pub use git::git_context;
-pub use epoch::{TimeSource, epoch_source};
-pub use git::git_context;
 
 /// What the person who builds has asked for.
 #[derive(Debug, Clone, Default)]
