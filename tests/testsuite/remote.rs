@@ -6,10 +6,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::conformance::same_image;
 use crate::harness::bench::Bench;
+use crate::harness::layout::Layout;
 use crate::harness::machine::{self, Capability, Lack, need};
 use crate::harness::processes::wait_until;
 use crate::harness::site::{self, DATED_S, KEY, Site};
+use crate::peers::buildkit::{Request, buildkit};
 
 /// A server that ends with its test.
 struct Server(Child);
@@ -513,4 +516,80 @@ fn a_repository_is_reached_by_ssh_with_the_callers_agent() {
     drop(server);
     let _server = ssh.server("changed");
     build("--pull .").expect(5, &["Host key verification failed"]);
+}
+
+/// An archive with owners, modes, links and an ignore file; what is copied of it, and what is added beside it.
+const FETCHED: &str = "\
+FROM scratch
+COPY . /all/
+COPY dir /dir
+COPY --chown=3:4 dir/file /owned/
+COPY --chmod=600 link /file-of-link
+ADD inner.tar /unpacked/
+ADD SITE/plain /plain/
+ADD SITE/ SITE/dated/plain?a=/b /several/
+ADD --chmod=751 --chown=9:8 SITE/plain /other/name
+ADD --unpack --chown=2:2 SITE/inner.tar /fetched/
+ADD SITE/one/.git#v1 /git/
+ADD --chown=5:6 SITE/one/.git?branch=feature&subdir=sub /sub/
+COPY --from=page context /page/
+COPY --from=repository . /repository/
+";
+
+#[test]
+fn what_is_fetched_is_the_same_on_buildkit() {
+    let user = need!(machine::plain_user());
+    need!(machine::program(Capability::Git, "git"));
+    let buildkit = need!(buildkit());
+    let bench = Bench::new(&user, "fetched-by-buildkit");
+    site::repository(&bench, "one", "");
+    bench
+        .file("site/plain", "content\n")
+        .file("site/dated/plain", "dated\n")
+        .file("site/index", "at the top\n")
+        .file("in/dir/file", "content\n")
+        .file("in/dir/.hidden", "")
+        .executable("in/run", "#!/bin/sh\n")
+        .file("in/.dockerignore", "dir\n")
+        .link("in/link", "dir/file")
+        .file("x/inner", "inner\n");
+    let site = Site::new(&bench.path("site"));
+    let dockerfile = FETCHED.replace("SITE", site.url("").trim_end_matches('/'));
+    bench.file("in/Dockerfile", dockerfile);
+    bench.sh(
+        "chmod 2750 in/dir; ln in/dir/file in/dir/hard; mkfifo in/pipe; tar --owner=7 --group=7 -C x -cf in/inner.tar inner
+         cp in/inner.tar site/inner.tar; tar --owner=1000 --group=1001 -C in -czf site/context.tgz .",
+    );
+    let (page, repository) = (site.url("plain"), site.url("one/.git#feature"));
+    for context in [
+        site.url("context.tgz"),
+        bench.path("in").display().to_string(),
+    ] {
+        if !context.starts_with("http") {
+            // Of a directory it counts.
+            bench.file("in/.dockerignore", "nothing\n");
+        }
+        bench.ok(&format!(
+            "build --build-context page={page} --build-context repository={repository} -o type=oci,dest=ours.tar {context}"
+        ));
+        let ours = std::fs::read(bench.path("ours.tar")).expect("it was written");
+        let mut options = vec![
+            format!("context:page={page}"),
+            format!("context:repository={repository}"),
+        ];
+        options.extend(
+            context
+                .starts_with("http")
+                .then(|| format!("context={context}")),
+        );
+        let theirs = buildkit
+            .build(&Request {
+                context: &bench.path("in"),
+                dockerfile: "Dockerfile",
+                contexts: Vec::new(),
+                options,
+            })
+            .unwrap_or_else(|log| panic!("{log}"));
+        same_image(&Layout::of_archive(&ours), &theirs, &[]);
+    }
 }
