@@ -24,9 +24,6 @@ impl Verb {
     }
 }
 
-/// The mode of a download that `--chmod` says nothing of.
-const DOWNLOAD_MODE: u32 = 0o600;
-
 /// The sources and what the history calls them.
 #[derive(Default)]
 struct Sources {
@@ -97,13 +94,6 @@ impl Lowerer<'_> {
                 work,
                 problem.help("write one ADD for the downloads and another for the rest"),
             );
-        }
-        if mode.is_none()
-            && !unpack
-            && sources.downloads > 0
-            && sources.downloads == sources.taken.len()
-        {
-            mode = Some(FileMode::Octal(DOWNLOAD_MODE));
         }
         let dest_path = destination(work.state.workdir(), &dest);
         if self.problems.len() > failed {
