@@ -1,7 +1,7 @@
 //! The same Dockerfile by a plain user, by root and by BuildKit: the same files, modes, owners, links, attributes and
 //! configuration.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::debian;
 use crate::harness::bench::Bench;
@@ -162,39 +162,58 @@ fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
     }
 }
 
-/// Tree and configuration. What containers are given at run time is apart: BuildKit leaves the mount points it made.
+/// Fails the test where [`differences`] finds some.
 pub(crate) fn same_image(ours: &Layout, theirs: &Layout, apart: &[&str]) {
+    let found = differences(ours, theirs, apart);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// In what two images differ: tree and configuration. What containers are given at run time is apart: BuildKit leaves the
+/// mount points it made.
+pub(crate) fn differences(ours: &Layout, theirs: &Layout, apart: &[&str]) -> Vec<String> {
     let given = ["proc", "dev", "sys", "etc/hosts", "etc/resolv.conf"];
     let apart: Vec<&str> = apart.iter().chain(&given).copied().collect();
     let tree = |image: &Layout| without(&with_links_resolved(&listing::tree(image)), &apart);
-    assert_same("shmocker", &tree(ours), "BuildKit", &tree(theirs));
+    let mut found = listing::differences("shmocker", &tree(ours), "BuildKit", &tree(theirs));
 
     let (ours, theirs) = (ours.config(), theirs.config());
-    assert_eq!(without_phases(&ours["config"]), theirs["config"]);
-    assert_eq!(
-        [&ours["os"], &ours["architecture"]],
-        [&theirs["os"], &theirs["architecture"]]
+    let mut compare = |what: &str, ours: Value, theirs: Value| {
+        if ours != theirs {
+            found.push(format!("{what}:\n  shmocker: {ours}\n  BuildKit: {theirs}"));
+        }
+    };
+    compare(
+        "config",
+        without_phases(&ours["config"]),
+        theirs["config"].clone(),
     );
-    let history = |config: &serde_json::Value| -> Vec<(String, bool)> {
+    for field in ["os", "architecture", "variant", "author"] {
+        compare(field, ours[field].clone(), theirs[field].clone());
+    }
+    let history = |config: &Value| -> Value {
         config["history"]
             .as_array()
             .expect("a history")
             .iter()
             .map(|entry| {
-                let created_by = entry["created_by"].as_str().unwrap_or_default().to_owned();
-                (created_by, entry["empty_layer"] == json!(true))
+                json!([
+                    entry["created_by"].as_str().unwrap_or_default(),
+                    entry["empty_layer"] == json!(true),
+                    entry["comment"].as_str().unwrap_or_default(),
+                ])
             })
             .collect()
     };
-    assert_eq!(history(&ours), history(&theirs));
+    compare("history", history(&ours), history(&theirs));
+    found
 }
 
 /// The hashes of a habitat's phases are known to who builds them, so no Dockerfile has those labels.
-fn without_phases(config: &serde_json::Value) -> serde_json::Value {
+fn without_phases(config: &Value) -> Value {
     let mut config = config.clone();
     if let Some(labels) = config
         .get_mut("Labels")
-        .and_then(serde_json::Value::as_object_mut)
+        .and_then(Value::as_object_mut)
     {
         labels.retain(|name, _| !name.starts_with("io.shmocker.habitat.phase."));
     }
