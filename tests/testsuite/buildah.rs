@@ -4,19 +4,15 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-use crate::conformance;
 use crate::debian;
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
-use crate::harness::layout::Layout;
-use crate::harness::machine::{self, fixture, need};
-use crate::peers::buildkit::{BuildKit, Request, buildkit, image_of};
+use crate::harness::machine::{self, Lack, fixture, need};
+use crate::peers::buildkit::buildkit;
+use crate::peers::pairs::{Case, Listed, build, judge};
 
 /// What those images are here, which their Dockerfiles take from a registry.
 const BUSYBOXES: &[&str] = &[
@@ -30,25 +26,21 @@ const BUSYBOXES: &[&str] = &[
 /// Those that must have a Debian's or another large distribution's programs.
 const DEBIANS: &[&str] = &["ubuntu", "fedora", "quay.io/libpod/centos:7"];
 
-/// A Dockerfile with its context.
-#[derive(Debug)]
-struct Case {
-    name: String,
-    /// The context, and the Dockerfile in it.
-    context: PathBuf,
-    dockerfile: String,
-    args: Vec<(String, String)>,
-}
+/// What is to be said of the conformance cases.
+const CONFORMANCE: Listed = Listed {
+    not_built: &[],
+    fail_on_both: &[],
+    differ: &[],
+    by_chance: &[],
+};
 
-/// How the two went.
-#[derive(Debug)]
-enum Outcome {
-    Same,
-    Differ(Vec<String>),
-    BothFail { ours: String, theirs: String },
-    OnlyWeFail(String),
-    OnlyTheyFail(String),
-}
+/// What is to be said of the other Dockerfiles.
+const BUD: Listed = Listed {
+    not_built: &[],
+    fail_on_both: &[],
+    differ: &[],
+    by_chance: &[],
+};
 
 #[test]
 fn the_cases_on_which_buildah_agrees_with_docker() {
@@ -76,7 +68,7 @@ fn the_cases_on_which_buildah_agrees_with_docker() {
             made
         })
         .collect();
-    judge(&bench, &cases);
+    build_and_judge(&bench, cases, &CONFORMANCE);
 }
 
 #[test]
@@ -85,7 +77,7 @@ fn the_dockerfiles_that_buildahs_tests_build() {
     let fixtures = need!(fixture("buildah/bud"));
     need!(buildkit());
     let bench = Bench::new(&user, "buildah-bud");
-    bench.tree(&fixtures, "bud");
+    writable_tree(&bench, &fixtures, "bud");
     let mut files = Vec::new();
     find(&bench.path("bud"), &mut files);
     let is_dockerfile = |path: &&PathBuf| {
@@ -110,10 +102,10 @@ fn the_dockerfiles_that_buildahs_tests_build() {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
-            args: Vec::new(),
+            ..Case::default()
         })
         .collect();
-    judge(&bench, &cases);
+    build_and_judge(&bench, cases, &BUD);
 }
 
 fn find(dir: &Path, files: &mut Vec<PathBuf>) {
@@ -132,6 +124,12 @@ fn find(dir: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+/// Copies a tree of the fixtures, which are kept read-only.
+fn writable_tree(bench: &Bench, from: &Path, to: &str) {
+    bench.tree(from, to);
+    bench.sh(&format!("chmod -R u+w {to}"));
+}
+
 /// Lays out the context of a case.
 fn conformance_case(bench: &Bench, testdata: &Path, number: usize, case: &Value) -> Case {
     let text = |field: &str| case[field].as_str().unwrap_or_default();
@@ -142,7 +140,7 @@ fn conformance_case(bench: &Bench, testdata: &Path, number: usize, case: &Value)
             bench.sh(&format!("mkdir {place}"));
         }
         dir => {
-            bench.tree(&testdata.join(dir), &place);
+            writable_tree(bench, &testdata.join(dir), &place);
         }
     }
     let mut dockerfile = text("dockerfile").to_owned();
@@ -170,6 +168,7 @@ fn conformance_case(bench: &Bench, testdata: &Path, number: usize, case: &Value)
             .flatten()
             .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
             .collect(),
+        ..Case::default()
     }
 }
 
@@ -177,10 +176,14 @@ fn conformance_case(bench: &Bench, testdata: &Path, number: usize, case: &Value)
 fn bits_of(name: &str) -> u32 {
     let name = name.rsplit('/').next().unwrap_or_default();
     let name = name.strip_prefix("should-be-").unwrap_or(name);
-    [("setuid-", 0o4000), ("setgid-", 0o2000), ("sticky-", 0o1000)]
-        .iter()
-        .find(|(prefix, _)| name.starts_with(prefix))
-        .map_or(0, |(_, bit)| *bit)
+    [
+        ("setuid-", 0o4000),
+        ("setgid-", 0o2000),
+        ("sticky-", 0o1000),
+    ]
+    .iter()
+    .find(|(prefix, _)| name.starts_with(prefix))
+    .map_or(0, |(_, bit)| *bit)
 }
 
 /// One of the things that a case does to its context. Owners are left as they are: a context has none.
@@ -200,16 +203,15 @@ fn change(bench: &Bench, place: &str, op: &Value) {
     match op["op"].as_str() {
         Some("write") => {
             bench.file(&path, op["content"].as_str().unwrap_or_default());
-            set_mode(mode(&op["mode"], 0o644));
+            // The cases were made to be read by root.
+            set_mode(mode(&op["mode"], 0o644) | 0o400);
         }
         Some("mkdir") => {
             bench.sh(&format!("mkdir -p '{path}'"));
             set_mode(mode(&op["mode"], 0o755));
         }
-        Some("chtimes") => {
-            let time = op["mtime"].as_str().expect("a time");
-            bench.sh(&format!("touch -d @{time} '{path}'"));
-        }
+        // Two of one size and time, in contexts one after the other, are the same file to BuildKit.
+        Some("chtimes") => {}
         Some("lsetxattrs") => {
             let path = bench.path(&path);
             rustix::fs::lsetxattr(&path, "user.a", b"test", rustix::fs::XattrFlags::empty())
@@ -240,122 +242,56 @@ fn change(bench: &Bench, place: &str, op: &Value) {
     }
 }
 
-/// Builds every case twice and judges the outcomes.
-fn judge(bench: &Bench, cases: &[Case]) {
-    let buildkit = buildkit().expect("it was there");
-    let busybox = need!(busybox::layout());
-    let debian = debian::base();
-    let works: Vec<(&Case, Mutex<(Command, Command)>)> = cases
+/// The images that a case names.
+fn bases(case: &Case) -> Result<Vec<(String, PathBuf)>, Lack> {
+    let layout = busybox::layout()?;
+    let mut bases: Vec<(String, PathBuf)> = BUSYBOXES
         .iter()
-        .filter_map(|case| {
-            let text = std::fs::read_to_string(case.context.join(&case.dockerfile)).ok()?;
-            let mut bases: Vec<(&str, &Path)> =
-                BUSYBOXES.iter().map(|name| (*name, busybox)).collect();
-            if DEBIANS.iter().any(|name| text.contains(name)) {
-                match &debian {
-                    Ok(debian) => bases.extend(DEBIANS.iter().map(|name| (*name, *debian))),
-                    Err(_) => return None,
-                }
-            }
-            let work = (ours(bench, case, &bases), theirs(buildkit, case, &bases));
-            Some((case, Mutex::new(work)))
-        })
+        .map(|name| ((*name).to_owned(), layout.to_owned()))
         .collect();
-    if works.len() < cases.len()
-        && let Err(lack) = debian
-    {
-        lack.skip();
+    let text = std::fs::read(case.context.join(&case.dockerfile)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    if DEBIANS.iter().any(|name| text.contains(name)) {
+        let debian = debian::base()?;
+        bases.extend(
+            DEBIANS
+                .iter()
+                .map(|name| ((*name).to_owned(), debian.to_owned())),
+        );
     }
+    Ok(bases)
+}
 
-    let next = AtomicUsize::new(0);
-    let outcomes = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while let Some((case, work)) = works.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
-                    let (ours, theirs) = &mut *work;
-                    let start = std::time::Instant::now();
-                    let outcome = outcome(ours, theirs);
-                    if std::env::var_os("SHMOCKER_TEST_TRACE").is_some() {
-                        println!("{:?} {} {outcome:?}", start.elapsed(), case.name);
-                    }
-                    outcomes
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(case.name.as_str(), outcome);
-                }
-            });
+/// A frontend by its name would be an image of a registry: both have it built in.
+fn without_frontend(bench: &Bench, case: &Case) {
+    let file = case.context.join(&case.dockerfile);
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        return;
+    };
+    if let Some(rest) = text.strip_prefix("# syntax=") {
+        let path = file.strip_prefix(bench.project());
+        let path = path.expect("it lies there").display().to_string();
+        bench.file(&path, format!("# frontend {rest}"));
+    }
+}
+
+fn build_and_judge(bench: &Bench, mut cases: Vec<Case>, listed: &Listed) {
+    for case in &cases {
+        without_frontend(bench, case);
+    }
+    let mut lack = None;
+    cases.retain_mut(|case| match bases(case) {
+        Ok(bases) => {
+            case.bases = bases;
+            true
+        }
+        Err(why) => {
+            lack = Some(why);
+            false
         }
     });
-    let outcomes = outcomes
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for outcome in outcomes.values() {
-        let word = match outcome {
-            Outcome::Same => "the same",
-            Outcome::Differ(_) => "different",
-            Outcome::BothFail { .. } => "an error on both",
-            Outcome::OnlyWeFail(_) => "an error here",
-            Outcome::OnlyTheyFail(_) => "an error there",
-        };
-        *counts.entry(word).or_default() += 1;
+    if let Some(lack) = lack {
+        lack.skip();
     }
-    println!("{counts:?}");
-}
-
-fn ours(bench: &Bench, case: &Case, bases: &[(&str, &Path)]) -> Command {
-    let mut command = bench.shmocker_command("build --progress plain -o type=oci,dest=-");
-    for (name, layout) in bases {
-        command
-            .arg("--build-context")
-            .arg(format!("{name}=oci-layout://{}", layout.display()));
-    }
-    for (name, value) in &case.args {
-        command.arg("--build-arg").arg(format!("{name}={value}"));
-    }
-    command
-        .arg("-f")
-        .arg(case.context.join(&case.dockerfile))
-        .arg(&case.context);
-    command
-}
-
-fn theirs(buildkit: &BuildKit, case: &Case, bases: &[(&str, &Path)]) -> Command {
-    buildkit.command(&Request {
-        context: &case.context,
-        dockerfile: &case.dockerfile,
-        contexts: bases
-            .iter()
-            .map(|(name, layout)| (*name, (*layout).to_owned()))
-            .collect(),
-        options: case
-            .args
-            .iter()
-            .map(|(name, value)| format!("build-arg:{name}={value}"))
-            .collect(),
-    })
-}
-
-fn outcome(ours: &mut Command, theirs: &mut Command) -> Outcome {
-    let here = ours.output().expect("shmocker can be started");
-    let said = || String::from_utf8_lossy(&here.stderr).into_owned();
-    match (here.status.success(), image_of(theirs)) {
-        (true, Ok(theirs)) => {
-            let ours = Layout::of_archive(&here.stdout);
-            let found = conformance::differences(&ours, &theirs, &[]);
-            if found.is_empty() {
-                Outcome::Same
-            } else {
-                Outcome::Differ(found)
-            }
-        }
-        (true, Err(theirs)) => Outcome::OnlyTheyFail(theirs),
-        (false, Ok(_)) => Outcome::OnlyWeFail(said()),
-        (false, Err(theirs)) => Outcome::BothFail {
-            ours: said(),
-            theirs,
-        },
-    }
+    judge(&build(bench, &cases, listed), listed);
 }

@@ -188,7 +188,7 @@ impl Session<'_> {
             let message = format!("the cache `{}` cannot be used", cache.id);
             Failure::caused(FailureKind::Machine, "exec::cache", message, error)
         };
-        let mut name = Key::of(cache.id.as_bytes()).to_string();
+        let mut name = cache_name(cache, made);
         match cache.sharing {
             CacheSharing::Shared => {}
             CacheSharing::Locked => {
@@ -267,9 +267,14 @@ impl Session<'_> {
             let from = root.dir(source.path.trim_start_matches('/'))?;
             let to = crate::sys::dir::Dir::open_trusted(&temporary)?;
             snapshot::copy::copy_tree(&from, &to)?;
+            // It is the source's directory, with the source's owner and mode.
+            let seen = from.own_metadata()?;
+            to.set_own_owner(seen.uid, seen.gid)?;
+            to.set_own_mode(seen.mode)?;
+        } else {
+            std::os::unix::fs::chown(&temporary, Some(cache.uid), Some(cache.gid))?;
+            std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(cache.mode))?;
         }
-        std::os::unix::fs::chown(&temporary, Some(cache.uid), Some(cache.gid))?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(cache.mode))?;
         std::fs::rename(&temporary, directory)
     }
 
@@ -351,6 +356,23 @@ impl Held {
         }
         text
     }
+}
+
+/// What names a cache among all of them: its id, and what it starts with. One id with another owner, mode or source is
+/// another cache.
+fn cache_name(cache: &CacheMount, made: Option<&Made>) -> String {
+    let mut fields = Fields::new();
+    fields.put("cache", cache.id.as_str());
+    if let (Some(Made::Tree(tree)), Some(source)) = (made, &cache.source) {
+        fields.put("path", source.path.as_str());
+        for layer in tree.layers() {
+            fields.put("layer", layer.to_string());
+        }
+    } else {
+        fields.put("owner", format!("{}:{}", cache.uid, cache.gid));
+        fields.put("mode", format!("{:o}", cache.mode));
+    }
+    fields.key().to_string()
 }
 
 /// A file or directory of a tree, held open; links are followed inside of the tree.
