@@ -591,10 +591,6 @@ fn what_is_wrong_is_said_with_all_its_places() {
         ("FROM scratch\nENV A=${B:?missing}\n", "frontend::expand"),
         ("FROM scratch\nEXPOSE no\n", "frontend::expose"),
         ("FROM scratch\nRUN []\n", "frontend::no_command"),
-        (
-            "FROM scratch\nADD a https://example.com/b /\n",
-            "frontend::mixed_add",
-        ),
         ("FROM scratch\nSTOPSIGNAL no\n", "frontend::signal"),
         (
             "# syntax=example.com/other\nFROM scratch\n",
