@@ -129,7 +129,7 @@ impl Lowerer<'_> {
             if let Some(value) = value.as_ref().filter(|_| !NO_VARIABLES.contains(&key)) {
                 work.state.env.insert(key.to_owned(), value.clone());
             }
-            work.state.args.push((key.to_owned(), value));
+            work.state.args.insert(key.to_owned(), value);
         }
         work.state.record(format!("ARG {}", said.join(" ")));
     }
