@@ -65,7 +65,7 @@ fn large() -> String {
                  build-essential \\\n        \
                  ca-certificates && \\\n    \
                  rm -rf /var/lib/apt/lists/*\n\
-             WORKDIR /work/{stage}\n\
+             WORKDIR /srv/{stage}\n\
              COPY {from}--chown=1000:1000 --chmod=u=rwX,go=rX src/{stage}/ ${{STAGE_{stage}:-x}}/*.c ./src/\n\
              COPY --link <<EOF /etc/stage-{stage}\nversion = ${{VERSION%%.*}}\nstage = {stage}\nEOF\n\
              RUN <<EOF\nset -eu\nmake -C src \"STAGE={stage}\"\nEOF\n\
