@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::call::Call;
 use super::steps::StepArguments;
 
 /// Builds container images and development habitats without root and without a daemon.
@@ -29,6 +30,10 @@ pub(super) enum Command {
     /// Turn a habitat (YAML) into an image
     #[command(subcommand)]
     Habitat(HabitatCommand),
+    /// Report what is wrong with Dockerfiles, and what could be better
+    Lint(LintArguments),
+    /// Lay Dockerfiles out evenly; what they mean stays the same
+    Fmt(FormatArguments),
     /// List the images of the local store
     Images(ListArguments),
     /// Images of the local store
@@ -138,10 +143,12 @@ pub(super) struct CommonBuildArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArguments {
-    /// The directory whose files COPY and ADD can take
+    /// What COPY and ADD can take files of: a directory, the URL of a git repository or of an archive, or - for an archive or
+    /// a Dockerfile on standard input
     #[arg(value_name = "CONTEXT")]
     pub(super) context: PathBuf,
-    /// The Dockerfile [default: CONTEXT/Dockerfile]; - is standard input
+    /// The Dockerfile [default: CONTEXT/Dockerfile]: a path (in a context that is fetched, one of its files, unless it is
+    /// absolute), a URL, or - for standard input
     #[arg(short, long, value_name = "PATH")]
     pub(super) file: Option<PathBuf>,
     /// Stop after this stage
@@ -150,9 +157,16 @@ pub(super) struct BuildArguments {
     /// Set an ARG; without a value, from the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(super) build_args: Vec<String>,
-    /// A further context: NAME=DIR, NAME=oci-layout://PATH, NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
+    /// A further context: NAME=DIR, NAME=URL (git or http), NAME=oci-layout://PATH[:TAG][@DIGEST],
+    /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]
     pub(super) build_contexts: Vec<String>,
+    /// Look through the Dockerfile and build nothing: the same as --call=check
+    #[arg(long, conflicts_with = "call")]
+    pub(super) check: bool,
+    /// What to do: build, check, outline, targets or describe[,format=json][,ignorestatus=true]
+    #[arg(long, value_name = "WHAT", value_parser = super::call::parse)]
+    pub(super) call: Option<Call>,
     /// Take no step from the cache
     #[arg(long)]
     pub(super) no_cache: bool,
@@ -164,6 +178,35 @@ pub(super) struct BuildArguments {
     // Last, because its heading would go on above what follows.
     #[command(flatten)]
     pub(super) steps: StepArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LintArguments {
+    /// The Dockerfiles; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value = "pretty")]
+    pub(super) format: LintFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LintFormat {
+    /// With the lines that are meant
+    Pretty,
+    /// FILE:LINE:COLUMN: message
+    Short,
+    /// An array of objects
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FormatArguments {
+    /// The Dockerfiles, written in place; - is standard input, which goes to standard output
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Write nothing; name the files that would change, and end with 1 if there are any
+    #[arg(long)]
+    pub(super) check: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,15 +1,19 @@
 //! `shmocker build`: a Dockerfile and a context become a request.
 
-use std::io::Read as _;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use super::args::BuildArguments;
+use super::call::{Call, What};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::report::Stop;
 use super::request::{self, Common};
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{NoCache, Place, Text};
+use crate::engine::solve::context::{DOCKERFILE_NAMES, dockerfile_names, keep_archive};
+use crate::engine::tree::archive;
+use crate::engine::work::{NoCache, Place, RemoteContext, RemoteDockerfile, Text, Work};
+use crate::frontend;
 
 /// Builds, and prints the digest of what was built.
 pub(super) fn run(
@@ -17,30 +21,7 @@ pub(super) fn run(
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let context = request::absolute(&arguments.context)?;
-    if !context.is_dir() {
-        let message = format!(
-            "the build context `{}` is not a directory",
-            arguments.context.display()
-        );
-        return Err(Failure::new(FailureKind::Input, "cli::context", message)
-            .with_help("name a directory of this machine; `.` is the one you are in")
-            .into());
-    }
-    let dockerfile = read_dockerfile(&arguments, &context)?;
-    let ignore = read_ignore_file(dockerfile.path.as_deref(), &context)?;
     let mut common = Common::new(arguments.common, environment)?;
-    common.work.project = dockerfile
-        .path
-        .as_deref()
-        .unwrap_or(&context)
-        .display()
-        .to_string();
-    common.work.dockerfile = dockerfile.text.clone();
-    common.work.context = Some(Place::Directory {
-        path: context,
-        ignore,
-    });
     for spec in &arguments.build_contexts {
         common.work.contexts.push(request::named_context(spec)?);
     }
@@ -64,97 +45,253 @@ pub(super) fn run(
     } else if !arguments.no_cache_filter.is_empty() {
         common.work.no_cache = NoCache::Stages(arguments.no_cache_filter);
     }
-    let text = dockerfile.text;
+    let file = arguments.file.as_deref();
+    match Context::of(&arguments.context)? {
+        Context::Directory(directory) => take_directory(&mut common.work, directory, file)?,
+        Context::Remote(remote) => take_remote(&mut common.work, remote, file)?,
+        Context::Stdin => take_stdin(&mut common.work, file, &store)?,
+    }
+    let text = common.work.dockerfile.clone();
+    let call = arguments.call.or(arguments.check.then(Call::check));
+    if let Some(call) = call.filter(|call| call.what != What::Build) {
+        return call
+            .answer(&common.work, &store)
+            .map_err(|stop| stop.with_text(&text.file, &text.text));
+    }
     common
         .build(store, environment)
         .map_err(|stop| stop.with_text(&text.file, &text.text))
 }
 
-struct Dockerfile {
-    path: Option<PathBuf>,
-    text: Text,
+/// What the command line names as the build context.
+enum Context {
+    /// A directory of this machine, absolute.
+    Directory(PathBuf),
+    /// Something that has to be fetched.
+    Remote(RemoteContext),
+    /// `-`: an archive, or a Dockerfile alone.
+    Stdin,
 }
 
-fn read_dockerfile(arguments: &BuildArguments, context: &Path) -> Result<Dockerfile, Stop> {
-    if arguments.file.as_deref() == Some(Path::new("-")) {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .map_err(|error| {
-                Failure::caused(
-                    FailureKind::Input,
-                    "cli::dockerfile",
-                    "the Dockerfile cannot be read from standard input",
-                    &error,
+impl Context {
+    fn of(given: &Path) -> Result<Self, Stop> {
+        if given == Path::new("-") {
+            return Ok(Self::Stdin);
+        }
+        let is_directory = given.is_dir();
+        if let (Some(text), false) = (given.to_str(), is_directory) {
+            let git = frontend::git_context(text).map_err(|reason| {
+                Stop::usage(
+                    format!("the build context `{text}` cannot be read: {reason}"),
+                    "it is URL.git#REFERENCE:DIRECTORY or URL.git?branch=…&subdir=…",
                 )
             })?;
-        return Ok(Dockerfile {
-            path: None,
-            text: Text {
-                file: "Dockerfile".to_owned(),
-                text,
-            },
+            if let Some(git) = git {
+                return Ok(Self::Remote(RemoteContext::Git(git)));
+            }
+            if is_http(text) {
+                return Ok(Self::Remote(RemoteContext::Http(text.to_owned())));
+            }
+        }
+        if !is_directory {
+            let message = format!("the build context `{}` is not a directory", given.display());
+            return Err(Failure::new(FailureKind::Input, "cli::context", message)
+                .with_help(
+                    "name a directory of this machine (`.` is the one you are in), the URL of a git repository or of an \
+                     archive, or `-` for an archive or a Dockerfile on standard input",
+                )
+                .into());
+        }
+        request::absolute(given).map(Self::Directory)
+    }
+}
+
+fn is_http(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// What `-f` names.
+enum File<'a> {
+    Stdin,
+    Http(&'a str),
+    Path(&'a Path),
+}
+
+impl<'a> File<'a> {
+    fn of(given: &'a Path) -> Self {
+        match given.to_str() {
+            Some("-") => Self::Stdin,
+            Some(url) if is_http(url) => Self::Http(url),
+            _ => Self::Path(given),
+        }
+    }
+}
+
+fn take_directory(work: &mut Work, directory: PathBuf, file: Option<&Path>) -> Result<(), Stop> {
+    let mut beside = None;
+    match file.map(File::of) {
+        Some(File::Stdin) => work.dockerfile = dockerfile_of_stdin()?,
+        Some(File::Http(url)) => {
+            work.unsettled.dockerfile = Some(RemoteDockerfile::Http(url.to_owned()));
+            work.project = url.to_owned();
+        }
+        Some(File::Path(path)) => {
+            let names = dockerfile_names(&path.display().to_string());
+            let candidates = names.iter().map(PathBuf::from);
+            beside = Some(read_dockerfile(work, candidates.collect(), Path::new(""))?);
+        }
+        None => {
+            let candidates = DOCKERFILE_NAMES.iter().map(|name| directory.join(name));
+            beside = Some(read_dockerfile(work, candidates.collect(), &directory)?);
+        }
+    }
+    if work.project.is_empty() {
+        work.project = directory.display().to_string();
+    }
+    let ignore = read_ignore_file(beside.as_deref(), &directory)?;
+    work.context = Some(Place::Directory {
+        path: directory,
+        ignore,
+    });
+    Ok(())
+}
+
+fn take_remote(
+    work: &mut Work,
+    mut remote: RemoteContext,
+    file: Option<&Path>,
+) -> Result<(), Stop> {
+    if let RemoteContext::Git(git) = &mut remote {
+        let keep = work
+            .build_args
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        git.keep_git_dir |= keep.is_some_and(|(_, value)| {
+            matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")
         });
     }
-    let candidates = match &arguments.file {
-        Some(file) => vec![file.clone()],
-        None => ["Dockerfile", "dockerfile", "Containerfile"]
-            .iter()
-            .map(|name| context.join(name))
-            .collect(),
+    work.project = match &remote {
+        RemoteContext::Git(git) => crate::net::redacted(&git.url),
+        RemoteContext::Http(url) => crate::net::redacted(url),
+        RemoteContext::Archive(_) => "-".to_owned(),
     };
+    match file.map(File::of) {
+        Some(File::Stdin) => work.dockerfile = dockerfile_of_stdin()?,
+        Some(File::Http(url)) => {
+            work.unsettled.dockerfile = Some(RemoteDockerfile::Http(url.to_owned()));
+        }
+        Some(File::Path(path)) if path.is_absolute() => {
+            read_dockerfile(work, vec![path.to_owned()], Path::new(""))?;
+        }
+        Some(File::Path(path)) => {
+            let path = path.display().to_string();
+            work.project.push_str(&format!("#{path}"));
+            work.unsettled.dockerfile = Some(RemoteDockerfile::InContext(Some(path)));
+        }
+        None => work.unsettled.dockerfile = Some(RemoteDockerfile::InContext(None)),
+    }
+    work.unsettled.context = Some(remote);
+    Ok(())
+}
+
+/// Standard input is an archive, or else a Dockerfile that has no context.
+fn take_stdin(work: &mut Work, file: Option<&Path>, store: &Path) -> Result<(), Stop> {
+    let twice = |what: &str| {
+        Stop::usage(
+            format!("standard input is {what}, and `-f` names a Dockerfile as well"),
+            "leave `-f` away, or name a directory as the context",
+        )
+    };
+    if matches!(file.map(File::of), Some(File::Stdin)) {
+        return Err(twice("the context"));
+    }
+    let mut stdin = std::io::stdin().lock();
+    let mut head = Vec::new();
+    stdin
+        .by_ref()
+        .take(archive::HEAD_BYTES)
+        .read_to_end(&mut head)
+        .map_err(|error| stdin_unreadable("the build context", &error))?;
+    if head.is_empty() {
+        return Err(Failure::new(
+            FailureKind::Input,
+            "cli::stdin",
+            "there is nothing on standard input, which should be the build context",
+        )
+        .with_help("give it an archive (`tar c . | shmocker build -`) or a Dockerfile (`shmocker build - < Dockerfile`)")
+        .into());
+    }
+    if archive::is_head(&head) {
+        let digest = keep_archive(store, Cursor::new(head).chain(stdin))?;
+        return take_remote(work, RemoteContext::Archive(digest), file);
+    }
+    if file.is_some() {
+        return Err(twice("no archive, so it has to be a Dockerfile"));
+    }
+    work.dockerfile = dockerfile_text(Cursor::new(head).chain(stdin))?;
+    work.project = "-".to_owned();
+    Ok(())
+}
+
+fn dockerfile_of_stdin() -> Result<Text, Stop> {
+    dockerfile_text(std::io::stdin().lock())
+}
+
+fn dockerfile_text(mut from: impl Read) -> Result<Text, Stop> {
+    let mut text = String::new();
+    from.read_to_string(&mut text)
+        .map_err(|error| stdin_unreadable("the Dockerfile", &error))?;
+    Ok(Text {
+        file: "Dockerfile".to_owned(),
+        text,
+    })
+}
+
+fn stdin_unreadable(what: &str, error: &std::io::Error) -> Stop {
+    let message = format!("{what} cannot be read from standard input");
+    Failure::caused(FailureKind::Input, "cli::stdin", message, error).into()
+}
+
+/// Reads the first of these that is there. In messages its name is the part below `shown_from`. Returns its path as it was
+/// given, made absolute: a link may have an ignore file of its own beside it.
+fn read_dockerfile(
+    work: &mut Work,
+    candidates: Vec<PathBuf>,
+    shown_from: &Path,
+) -> Result<PathBuf, Stop> {
     let found = candidates
         .iter()
         .find(|path| path.exists())
         .unwrap_or(&candidates[0]);
-    let shown = match &arguments.file {
-        Some(file) => file.clone(),
-        None => found
-            .file_name()
-            .map_or_else(|| found.clone(), PathBuf::from),
-    };
+    let shown = found.strip_prefix(shown_from).unwrap_or(found);
     let text = std::fs::read_to_string(found).map_err(|error| {
         let message = format!("the Dockerfile `{}` cannot be read", shown.display());
         Failure::caused(FailureKind::Input, "cli::dockerfile", message, &error)
             .with_help("`-f PATH` names another one; without it, CONTEXT/Dockerfile is read")
     })?;
-    let path = request::absolute(found)?;
-    Ok(Dockerfile {
-        path: Some(path),
-        text: Text {
-            file: shown.display().to_string(),
-            text,
-        },
-    })
+    work.dockerfile = Text {
+        file: shown.display().to_string(),
+        text,
+    };
+    let path = std::path::absolute(found).unwrap_or_else(|_| found.clone());
+    work.project = path.display().to_string();
+    Ok(path)
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` at the context's root.
-fn read_ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Text>, Stop> {
+pub(super) fn read_ignore_file(
+    dockerfile: Option<&Path>,
+    context: &Path,
+) -> Result<Option<Text>, Stop> {
     let beside = dockerfile.and_then(|path| {
         let name = format!("{}.dockerignore", path.file_name()?.to_str()?);
-        Some(path.with_file_name(name))
+        Some((path.with_file_name(&name), name))
     });
-    for path in beside.into_iter().chain([context.join(".dockerignore")]) {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let name = path
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                return Ok(Some(Text { file: name, text }));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                let message = format!("the ignore file `{}` cannot be read", path.display());
-                return Err(Failure::caused(
-                    FailureKind::Input,
-                    "cli::ignore_file",
-                    message,
-                    &error,
-                )
-                .into());
-            }
+    let top = (context.join(".dockerignore"), ".dockerignore".to_owned());
+    for (path, name) in beside.into_iter().chain([top]) {
+        if let Some(text) = request::ignore_file(&path, name)? {
+            return Ok(Some(text));
         }
     }
     Ok(None)

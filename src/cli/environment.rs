@@ -26,6 +26,8 @@ pub(super) struct Environment {
     pub(super) source_date_epoch: Option<String>,
     /// SSL_CERT_FILE
     pub(super) ca_file: Option<PathBuf>,
+    /// SSH_AUTH_SOCK
+    pub(super) ssh_agent: Option<PathBuf>,
     /// SHELL
     pub(super) shell: Option<String>,
     /// BUILDKIT_STEP_LOG_MAX_SIZE and BUILDKIT_STEP_LOG_MAX_SPEED
@@ -61,6 +63,7 @@ impl Environment {
             no_color: variable("NO_COLOR").is_some(),
             source_date_epoch: variable("SOURCE_DATE_EPOCH"),
             ca_file: path("SSL_CERT_FILE"),
+            ssh_agent: path("SSH_AUTH_SOCK"),
             shell: variable("SHELL"),
             log_limits: LogLimits {
                 bytes_max: limit("BUILDKIT_STEP_LOG_MAX_SIZE", LogLimits::default().bytes_max),

@@ -116,7 +116,7 @@ impl<'a> Shown<'a> {
         let mut source = None;
         let mut span = None;
         if let Some(place) = &failure.place
-            && let Some(text) = texts.get(&place.file)
+            && let Some(text) = texts.get(&place.file).or(failure.text.as_ref())
         {
             let (offset, length) = place.span.unwrap_or_else(|| line_span(text, place.line));
             if offset <= text.len() {

@@ -12,10 +12,13 @@ use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{
-    DebianMirrors, Entitlement, Freshness, NoCache, Place, Resources, Secret, Text, Work,
+    DebianMirrors, Entitlement, Freshness, NoCache, Place, Resources, Secret, Ssh, Text, Unsettled,
+    Work,
 };
 use crate::event::EventSink;
-use crate::graph::{DebianSource, GitSource, OciLayoutSource, RunDefaults, Source};
+use crate::frontend;
+use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
+use crate::image::Name;
 use crate::ship::export::{Destination, Output};
 
 /// How long a remembered answer serves.
@@ -99,14 +102,25 @@ impl Common {
             },
             origins: Vec::new(),
             context: None,
+            unsettled: Unsettled::default(),
             contexts: Vec::new(),
             target: None,
-            build_args: Vec::new(),
+            build_args: epoch_by_name(environment),
             labels,
             platform: platform(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
-            source_date_epoch: source_date_epoch(environment)?,
+            ssh: Ssh {
+                agent: environment.ssh_agent.clone(),
+                known_hosts: environment
+                    .home
+                    .as_ref()
+                    .map(|home| home.join(".ssh/known_hosts")),
+            },
+            source_date_epoch: environment
+                .source_date_epoch
+                .as_deref()
+                .and_then(|epoch| epoch.parse().ok()),
             secrets,
             agents: Vec::new(),
             run: RunDefaults::default(),
@@ -232,17 +246,16 @@ pub(super) fn platform() -> String {
     format!("linux/{architecture}")
 }
 
-fn source_date_epoch(environment: &Environment) -> Result<Option<i64>, Stop> {
-    let Some(text) = &environment.source_date_epoch else {
-        return Ok(None);
-    };
-    let epoch = text.parse().map_err(|_| {
-        Stop::usage(
-            format!("SOURCE_DATE_EPOCH is `{text}`"),
-            "it is a number of seconds since 1970",
-        )
-    })?;
-    Ok(Some(epoch))
+/// SOURCE_DATE_EPOCH of the environment where it is no number but names something: an argument, as buildx has it.
+fn epoch_by_name(environment: &Environment) -> Vec<(String, String)> {
+    let named = environment
+        .source_date_epoch
+        .clone()
+        .filter(|epoch| epoch.parse::<i64>().is_err());
+    named
+        .into_iter()
+        .map(|name| ("SOURCE_DATE_EPOCH".to_owned(), name))
+        .collect()
 }
 
 /// `id=NAME[,type=file|env][,src=PATH|env=VARIABLE]`
@@ -309,10 +322,23 @@ pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
     let Some((name, place)) = spec.split_once('=') else {
         return Err(Stop::usage(
             format!("`--build-context {spec}` has no place"),
-            "it is NAME=DIR, NAME=oci-layout://PATH, NAME=debian://SUITE or NAME=docker-image://NAME",
+            "it is NAME=DIR, NAME=URL, NAME=oci-layout://PATH, NAME=debian://SUITE or NAME=docker-image://NAME",
         ));
     };
-    Ok((name.to_owned(), context_place(place)?))
+    let mut found = context_place(place)?;
+    if let Place::Directory { path, ignore } = &mut found {
+        let shown = Path::new(place).join(".dockerignore").display().to_string();
+        *ignore = ignore_file(&path.join(".dockerignore"), shown)?;
+    }
+    Ok((context_name(name), found))
+}
+
+/// A context's name as an image of that name is called: `docker.io/library/alpine:latest` is `alpine`.
+fn context_name(name: &str) -> String {
+    match name.parse::<Name>() {
+        Ok(full) => Name::familiar(&full.to_string()).to_owned(),
+        Err(_) => name.to_owned(),
+    }
 }
 
 /// What a context's place is.
@@ -331,42 +357,47 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
             path,
             tag,
             digest,
+            platform: None,
         })));
     }
     if let Some(rest) = place.strip_prefix("debian://") {
         return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
-        return Ok(Place::Source(Source::StoredImage {
-            name: name.to_owned(),
-        }));
+        let name = name.parse::<Name>().map_err(|error| {
+            Stop::usage(
+                format!("`{place}` names no image: {error}"),
+                "it is docker-image://NAME[:TAG]",
+            )
+        })?;
+        let name = name.to_string();
+        return Ok(Place::Source(Source::StoredImage { name }));
     }
-    if is_git(place) {
-        let (url, fragment) = match place.split_once('#') {
-            Some((url, fragment)) => (url, Some(fragment)),
-            None => (place, None),
-        };
-        let (reference, subdir) =
-            match fragment.map(|fragment| fragment.split_once(':').unwrap_or((fragment, ""))) {
-                Some((reference, subdir)) => (reference, subdir),
-                None => ("", ""),
-            };
-        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        return Ok(Place::Source(Source::Git(GitSource {
-            url: url.to_owned(),
-            reference: some(reference),
-            subdir: some(subdir),
-            depth: Some(1),
-            submodules: true,
-            keep_git_dir: false,
-            remote: None,
-            read_only: false,
+    let path = Path::new(place);
+    if !path.is_dir() {
+        let git = frontend::git_context(place).map_err(|reason| {
+            Stop::usage(
+                format!("the context `{place}` cannot be read: {reason}"),
+                "it is URL.git#REFERENCE:DIRECTORY or URL.git?branch=…&subdir=…",
+            )
+        })?;
+        if let Some(git) = git {
+            return Ok(Place::Source(Source::Git(git)));
+        }
+    }
+    if place.starts_with("http://") || place.starts_with("https://") {
+        return Ok(Place::Source(Source::Http(HttpSource {
+            url: place.to_owned(),
+            checksum: None,
+            // As BuildKit has it: a tree with a file of this name in it, whatever that is.
+            name: "context".to_owned(),
+            is_tree: true,
         })));
     }
     if place.contains("://") {
         return Err(Stop::usage(
             format!("a context from `{place}` is not to be had yet"),
-            "what there is: a directory, oci-layout://, debian://, docker-image:// (of the local store) and git URLs",
+            "what there is: a directory, oci-layout://, debian://, docker-image:// (of the local store), http(s) and git URLs",
         ));
     }
     Ok(Place::Directory {
@@ -375,14 +406,20 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
     })
 }
 
-fn is_git(place: &str) -> bool {
-    let url = place.split_once('#').map_or(place, |(url, _)| url);
-    place.starts_with("git://")
-        || place.starts_with("git@")
-        || ((url.starts_with("https://")
-            || url.starts_with("http://")
-            || url.starts_with("ssh://"))
-            && url.ends_with(".git"))
+/// An ignore file, if it is there; `name` is for messages.
+pub(super) fn ignore_file(path: &Path, name: String) -> Result<Option<Text>, Stop> {
+    match std::fs::read(path) {
+        // As Docker reads it: bytes that are no text match nothing.
+        Ok(bytes) => Ok(Some(Text {
+            file: name,
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        })),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let message = format!("the ignore file `{}` cannot be read", path.display());
+            Err(Failure::caused(FailureKind::Input, "cli::ignore_file", message, &error).into())
+        }
+    }
 }
 
 /// `SUITE?packages=a,b&mirror=URL&arch=amd64`

@@ -1,4 +1,5 @@
-//! The directories of this machine that a build may read: the build context and the named ones, each opened once.
+//! The contexts that a build may read: the build context and the named ones, directories of this machine for the most
+//! part, each opened once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,10 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::failure::{self, Failure, FailureKind};
 use super::tree::{Ignore, Tree};
 use super::work::{Place, Text, Work};
+use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
 
 /// The code of a failure that says that no context has this name.
 pub const NO_CONTEXT: &str = "solve::no_context";
+
+/// What a context turns out to be.
+#[derive(Debug, Clone)]
+pub enum Context {
+    /// A directory of this machine, read in place.
+    Directory(Arc<Tree>),
+    /// A snapshot of the store; it may be gone.
+    Fetched(Key),
+    /// Nothing: no context was given.
+    Empty,
+}
 
 /// The contexts of one build.
 #[derive(Debug)]
@@ -32,10 +45,10 @@ impl<'a> Contexts<'a> {
     ///
     /// # Errors
     /// If there is none, or its directory or ignore file cannot be read.
-    pub fn open(&self, name: &str) -> Result<Arc<Tree>, Failure> {
+    pub fn open(&self, name: &str) -> Result<Context, Failure> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(context) = opened.get(name) {
-            return Ok(Arc::clone(context));
+            return Ok(Context::Directory(Arc::clone(context)));
         }
         let named = self
             .work
@@ -48,19 +61,29 @@ impl<'a> Contexts<'a> {
             (None, context) if name == "context" => context.as_ref(),
             (None, _) => None,
         };
-        let Some(Place::Directory { path, ignore }) = place else {
-            let message = format!("there is no context `{name}` to copy from");
-            return Err(Failure::new(FailureKind::Input, NO_CONTEXT, message)
-                .with_help(format!("name one with `--build-context {name}=DIR`")));
+        let (path, ignore) = match place {
+            Some(Place::Directory { path, ignore }) => (path, ignore),
+            Some(Place::Fetched { snapshot, .. }) => return Ok(Context::Fetched(*snapshot)),
+            None if name == "context" => return Ok(Context::Empty),
+            Some(Place::Source(_)) | None => {
+                let message = format!("there is no context `{name}` to copy from");
+                return Err(Failure::new(FailureKind::Input, NO_CONTEXT, message)
+                    .with_help(format!("name one with `--build-context {name}=DIR`")));
+            }
         };
         let ignore = ignore.as_ref().map(read_ignore_file).transpose()?;
         let shown = match name {
             "context" => "the build context".to_owned(),
             name => format!("the context `{name}`"),
         };
+        if !path.is_dir() {
+            let message = format!("{shown} is not a directory: `{}`", path.display());
+            return Err(Failure::new(FailureKind::Input, NO_CONTEXT, message)
+                .with_help("name a directory of this machine"));
+        }
         let context = Arc::new(Tree::context(path, ignore, &shown)?);
         opened.insert(name.to_owned(), Arc::clone(&context));
-        Ok(context)
+        Ok(Context::Directory(context))
     }
 }
 
@@ -75,6 +98,7 @@ fn read_ignore_file(text: &Text) -> Result<Ignore, Failure> {
             let mut failure =
                 Failure::new(FailureKind::Input, problem.code, problem.message.clone());
             failure.help = problem.help.as_deref().map(str::to_owned);
+            failure.text = Some(text.text.clone());
             Err(failure.at(failure::Place {
                 file: text.file.clone(),
                 line: problem.span.map_or(1, |span| span.line),

@@ -65,6 +65,8 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// Where in the input.
     pub place: Option<Place>,
+    /// The text that the place is in, where the reader may not have it.
+    pub text: Option<String>,
     /// What the mark at that place says.
     pub label: Option<String>,
     /// The way out.
@@ -84,6 +86,7 @@ impl Failure {
             message: message.into(),
             causes: Vec::new(),
             place: None,
+            text: None,
             label: None,
             help: None,
             exit_status: None,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::contexts::{Contexts, NO_CONTEXT};
+use super::contexts::{Context, Contexts, NO_CONTEXT};
 use super::failure::{Failure, FailureKind, Place};
 use super::images;
 use super::source::{debian, oci_layout};
@@ -14,7 +14,9 @@ use crate::digest::{Digest, Fields, Key, NotADigest};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{self, Dockerfile, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
-use crate::frontend::{self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved};
+use crate::frontend::{
+    self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved, Review,
+};
 use crate::graph::{OciLayoutSource, Source};
 use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform};
 use crate::store::Store;
@@ -150,7 +152,19 @@ fn lowered(
 /// Why a file of a context cannot be had. What else may be wrong is for the step to find.
 fn absence(file: &ContextFile, contexts: &Contexts<'_>) -> Option<Absence> {
     let context = match contexts.open(&file.context) {
-        Ok(context) => context,
+        Ok(Context::Directory(context)) => context,
+        // Only a step opens what is in the store.
+        Ok(Context::Fetched(_)) => return None,
+        Ok(Context::Empty) => {
+            return Some(Absence {
+                code: "copy::missing",
+                message: format!(
+                    "`{}` is not in the build context, which is empty",
+                    file.path
+                ),
+                help: Some("name a directory as the build context".to_owned()),
+            });
+        }
         Err(failure) if failure.code == NO_CONTEXT => {
             return Some(Absence {
                 code: NO_CONTEXT,
@@ -218,6 +232,7 @@ fn oci_layout_image(layout: &OciLayoutSource, platform: &str) -> Result<BaseImag
         (None, Some(tag)) => oci_layout::Wanted::Tag(tag),
         (None, None) => oci_layout::Wanted::Only,
     };
+    let platform = layout.platform.as_deref().unwrap_or(platform);
     let platform = platform
         .parse::<Platform>()
         .map_err(|error| in_full(&error))?;
@@ -311,9 +326,11 @@ fn in_full(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn options(work: &Work) -> Options {
+pub(super) fn options(work: &Work) -> Options {
     let source = |name: &String, place: &work::Place| match place {
-        work::Place::Directory { .. } => Source::Local { name: name.clone() },
+        work::Place::Directory { .. } | work::Place::Fetched { .. } => {
+            Source::Local { name: name.clone() }
+        }
         work::Place::Source(source) => source.clone(),
     };
     let mut parts = work.platform.splitn(3, '/').map(str::to_owned);
@@ -330,6 +347,7 @@ fn options(work: &Work) -> Options {
     });
     Options {
         target: work.target.clone(),
+        scope: frontend::Scope::Target,
         build_args: work.build_args.iter().cloned().collect(),
         contexts: work
             .contexts
@@ -359,24 +377,52 @@ fn ignore_file(work: &Work) -> IgnoreFile {
     IgnoreFile::parse(&text.text).unwrap_or_default()
 }
 
-fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
+/// Looks through the Dockerfile of a build that is not started. An image that is not on this machine is not asked for: it
+/// may set what it likes.
+pub fn review(work: &Work, store: Option<&Store>, scope: frontend::Scope) -> Review {
+    let options = Options {
+        scope,
+        ..options(work)
+    };
+    frontend::review(&work.dockerfile.text, &options, |source| {
+        let is_here = match (source, store) {
+            (Source::StoredImage { name }, Some(store)) => {
+                images::find(store, name).is_ok_and(|image| image.is_some())
+            }
+            (Source::StoredImage { .. }, None) => false,
+            _ => true,
+        };
+        let found = match (is_here, store) {
+            (true, Some(store)) => find(source, store, &work.platform),
+            _ => return None,
+        };
+        Some(found.map(|found| match found {
+            Found::Image(image) => image.config,
+            Found::Config(config) => *config,
+        }))
+    })
+}
+
+pub(super) fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
     let errors = problems
         .iter()
         .filter(|problem| problem.severity == Severity::Error);
     errors
-        .map(|problem| {
-            let mut failure =
-                Failure::new(FailureKind::Input, problem.code, problem.message.clone());
-            failure.label = problem.label.as_deref().map(str::to_owned);
-            failure.help = problem.help.as_deref().map(str::to_owned);
-            failure.place = problem.span.map(|span| Place {
-                file: work.dockerfile.file.clone(),
-                line: span.line,
-                span: Some((span.start, span.end.saturating_sub(span.start))),
-            });
-            failure
-        })
+        .map(|problem| failure(&work.dockerfile.file, problem))
         .collect()
+}
+
+/// A problem of a file, as what ends a command.
+pub fn failure(file: &str, problem: &Problem) -> Failure {
+    let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+    failure.label = problem.label.as_deref().map(str::to_owned);
+    failure.help = problem.help.as_deref().map(str::to_owned);
+    failure.place = problem.span.map(|span| Place {
+        file: file.to_owned(),
+        line: span.line,
+        span: Some((span.start, span.end.saturating_sub(span.start))),
+    });
+    failure
 }
 
 fn warning(work: &Work, problem: &Problem) -> BuildEvent {

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{RunDefaults, Source};
+use crate::digest::{Digest, Key};
+use crate::graph::{GitSource, RunDefaults, Source};
 
 /// A text and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,42 @@ pub enum Place {
     },
     /// Anything else that makes a tree.
     Source(Source),
+    /// A tree that was fetched before the Dockerfile was read, as one snapshot of the store.
+    Fetched {
+        /// The snapshot.
+        snapshot: Key,
+        /// Where it came from, for people.
+        name: String,
+    },
+}
+
+/// What has to be fetched before the Dockerfile is known. Nothing, for most builds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsettled {
+    /// The build context; what it turns out to be takes the place of [`Work::context`].
+    pub context: Option<RemoteContext>,
+    /// The Dockerfile; it takes the place of [`Work::dockerfile`].
+    pub dockerfile: Option<RemoteDockerfile>,
+}
+
+/// A build context that is no directory of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RemoteContext {
+    /// A commit of a repository.
+    Git(GitSource),
+    /// `http://` or `https://`: an archive, or a Dockerfile alone.
+    Http(String),
+    /// An archive that came over standard input and is a blob of the store.
+    Archive(Digest),
+}
+
+/// A Dockerfile that is no file of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RemoteDockerfile {
+    /// A file of the context, by its path in it; `None`: the one that has a usual name.
+    InContext(Option<String>),
+    /// `http://` or `https://`.
+    Http(String),
 }
 
 /// A line of a Dockerfile that was made from something else, and what a person should look at instead.
@@ -56,6 +93,8 @@ pub struct Work {
     pub origins: Vec<Origin>,
     /// The build context; `None`: an empty one.
     pub context: Option<Place>,
+    /// What is not known yet of context and Dockerfile.
+    pub unsettled: Unsettled,
     /// Named contexts.
     pub contexts: Vec<(String, Place)>,
     /// The stage to build; `None`: the last.
@@ -70,6 +109,8 @@ pub struct Work {
     pub proxies: Vec<(String, String)>,
     /// Extra certificate authorities.
     pub ca_file: Option<PathBuf>,
+    /// How git's ssh gets in.
+    pub ssh: Ssh,
     /// Every time in the image is this one, in seconds since 1970.
     pub source_date_epoch: Option<i64>,
     /// Secrets, by id.
@@ -92,6 +133,15 @@ pub struct Work {
     pub allow: Vec<Entitlement>,
     /// The habitat's phases, where the Dockerfile was made from one: their hashes become labels of the image.
     pub phases: Vec<PhaseStages>,
+}
+
+/// How git's ssh gets in where an address asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ssh {
+    /// The socket of an agent.
+    pub agent: Option<PathBuf>,
+    /// The keys of hosts that the user trusts: `~/.ssh/known_hosts`.
+    pub known_hosts: Option<PathBuf>,
 }
 
 /// The stages that make up one phase of a habitat.

@@ -2,11 +2,13 @@
 
 use super::git;
 use super::lint;
-use super::path::destination;
+use super::path::{destination, download_name};
 use super::stage::{Lowerer, Work};
 use crate::dockerfile::expand::Keep;
 use crate::dockerfile::{Instruction, Problem, Transfer, TransferSource, Word};
-use crate::graph::{Copy, CopySource, FileMode, HttpSource, InlineFile, NodeId, Op, Source};
+use crate::graph::{
+    Copy, CopySource, FileMode, HttpSource, InlineFile, NodeId, Op, Source, Unpack,
+};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,22 +86,13 @@ impl Lowerer<'_> {
                 problem.help("give the numbers, `--chown=1000:1000`, or take --link away"),
             );
         }
-        let unpack = transfer
-            .unpack
-            .unwrap_or(verb == Verb::Add && sources.local > 0 && sources.downloads == 0);
-        if sources.downloads > 0 && sources.local > 0 && transfer.unpack.is_none() {
-            let problem = Problem::error(
-                "frontend::mixed_add",
-                "downloads and other sources in one ADD are not available yet",
-                instruction.span,
-            );
-            self.fail(
-                work,
-                problem.help("write one ADD for the downloads and another for the rest"),
-            );
-        }
+        let unpack = match transfer.unpack {
+            Some(true) => Unpack::Everything,
+            None if verb == Verb::Add && sources.local > 0 => Unpack::Files,
+            _ => Unpack::Nothing,
+        };
         if mode.is_none()
-            && !unpack
+            && unpack == Unpack::Nothing
             && sources.downloads > 0
             && sources.downloads == sources.taken.len()
         {
@@ -197,15 +190,14 @@ impl Lowerer<'_> {
         sources: &mut Sources,
         (word, path, from, checksum): (&Word, String, NodeId, &Option<String>),
     ) -> bool {
-        let git = match git::reference(&path) {
-            Ok(git) => git,
+        let remote = match remote_source(&path, transfer.keep_git_dir, checksum.as_deref()) {
+            Ok(remote) => remote,
             Err(reason) => {
                 self.fail(work, Problem::error("frontend::git", reason, word.span));
                 return false;
             }
         };
-        let is_url = path.starts_with("http://") || path.starts_with("https://");
-        if (git.is_some() || is_url) && verb == Verb::Copy {
+        if remote.is_some() && verb == Verb::Copy {
             let message = format!("COPY cannot take `{path}`: it is no path of the context");
             self.fail(
                 work,
@@ -213,28 +205,17 @@ impl Lowerer<'_> {
             );
             return false;
         }
-        let taken = if let Some(git) = git {
-            match git.source(transfer.keep_git_dir, checksum.as_deref()) {
-                Ok(source) => {
-                    let from = self.graph.add(Op::Source(Source::Git(source)), None);
-                    CopySource::Path {
-                        from,
-                        path: "/".to_owned(),
-                    }
+        let taken = if let Some(remote) = remote {
+            let is_download = matches!(remote, Source::Http(_));
+            let from = self.graph.add(Op::Source(remote), None);
+            if is_download {
+                sources.downloads += 1;
+                CopySource::Download { from }
+            } else {
+                CopySource::Path {
+                    from,
+                    path: "/".to_owned(),
                 }
-                Err(reason) => {
-                    self.fail(work, Problem::error("frontend::git", reason, word.span));
-                    return false;
-                }
-            }
-        } else if is_url {
-            sources.downloads += 1;
-            let source = Source::Http(HttpSource {
-                url: path.clone(),
-                checksum: checksum.clone(),
-            });
-            CopySource::Download {
-                from: self.graph.add(Op::Source(source), None),
             }
         } else {
             sources.local += 1;
@@ -285,6 +266,26 @@ impl Lowerer<'_> {
         );
         None
     }
+}
+
+/// What ADD takes from outside: a git repository or a download; `None` if it is a path.
+pub(super) fn remote_source(
+    path: &str,
+    keep_git_dir: Option<bool>,
+    checksum: Option<&str>,
+) -> Result<Option<Source>, String> {
+    if let Some(git) = git::reference(path)? {
+        return Ok(Some(Source::Git(git.source(keep_git_dir, checksum)?)));
+    }
+    let is_url = path.starts_with("http://") || path.starts_with("https://");
+    Ok(is_url.then(|| {
+        Source::Http(HttpSource {
+            url: path.to_owned(),
+            checksum: checksum.map(str::to_owned),
+            name: download_name(path),
+            is_tree: false,
+        })
+    }))
 }
 
 fn is_digest(text: &str) -> bool {

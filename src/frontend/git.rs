@@ -12,7 +12,20 @@ pub(super) struct Reference {
     pub(super) commit: Option<String>,
     keep_git_dir: Option<bool>,
     submodules: Option<bool>,
-    commit_times: bool,
+    fetch_by_commit: bool,
+}
+
+/// Reads a git repository that is named as a context, `github.com/user/repository` among them; `None` if it is none.
+///
+/// # Errors
+/// If it is one, and what it says makes no sense.
+pub fn git_context(text: &str) -> Result<Option<GitSource>, String> {
+    let found = if text.starts_with("github.com/") {
+        Some(read(&format!("https://{text}"))?)
+    } else {
+        reference(text)?
+    };
+    found.map(|found| found.source(None, None)).transpose()
 }
 
 /// Reads what ADD was given; `None` if it is no git repository.
@@ -20,8 +33,7 @@ pub(super) fn reference(text: &str) -> Result<Option<Reference>, String> {
     if text.starts_with("./") || text.starts_with("../") {
         return Ok(None);
     }
-    let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
-    let (url, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let url = text.split(['?', '#']).next().unwrap_or(text);
     let is_git = match url.split_once("://") {
         Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
             "http" | "https" => rest
@@ -32,9 +44,16 @@ pub(super) fn reference(text: &str) -> Result<Option<Reference>, String> {
         },
         None => is_scp_style(url),
     };
-    if !is_git {
-        return Ok(None);
+    if is_git {
+        read(text).map(Some)
+    } else {
+        Ok(None)
     }
+}
+
+fn read(text: &str) -> Result<Reference, String> {
+    let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let (url, query) = rest.split_once('?').unwrap_or((rest, ""));
     let mut found = Reference {
         url: url.to_owned(),
         ..Reference::default()
@@ -42,11 +61,16 @@ pub(super) fn reference(text: &str) -> Result<Option<Reference>, String> {
     let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
     found.reference = Some(percent_decoded(reference)).filter(|reference| !reference.is_empty());
     found.set_subdir(&percent_decoded(subdir))?;
+    let mut keys: Vec<&str> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if keys.contains(&key) {
+            return Err(format!("`{key}` of a git URL is given twice"));
+        }
+        keys.push(key);
         found.set(key, &percent_decoded(&value.replace('+', " ")))?;
     }
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// `user@host:path`
@@ -81,12 +105,9 @@ impl Reference {
             }
             "keep-git-dir" => truth(key, value).map(|keep| self.keep_git_dir = Some(keep)),
             "submodules" => truth(key, value).map(|fetch| self.submodules = Some(fetch)),
-            "fetch-by-commit" => truth(key, value).map(drop),
-            "mtime" if value == "checkout" => Ok(()),
-            "mtime" if value == "commit" => {
-                self.commit_times = true;
-                Ok(())
-            }
+            "fetch-by-commit" => truth(key, value).map(|fetch| self.fetch_by_commit = fetch),
+            // Files have the time of their commit in either case: a clock would reach the layer otherwise.
+            "mtime" if matches!(value, "checkout" | "commit") => Ok(()),
             "mtime" => Err(format!(
                 "`mtime` of a git URL is `checkout` or `commit`, not `{value}`"
             )),
@@ -135,37 +156,44 @@ impl Reference {
                 "--keep-git-dir and `keep-git-dir` of the URL contradict each other".to_owned(),
             );
         }
-        if self.commit_times {
-            return Err("`mtime=commit` of a git URL is not available yet".to_owned());
-        }
-        let commit = match (checksum, self.commit.as_deref()) {
+        let checksum = match (checksum, self.commit.as_deref()) {
             (Some(flag), Some(url)) if flag != url => {
                 return Err(format!("--checksum is `{flag}`, but the URL says `{url}`"));
             }
-            (flag, url) => flag.or(url).map(str::to_owned),
+            (flag, url) => flag.or(url).map(str::to_ascii_lowercase),
         };
-        if let Some(commit) = &commit {
-            if !matches!(commit.len(), 40 | 64) || !commit.chars().all(|c| c.is_ascii_hexdigit()) {
-                return Err(format!(
-                    "a commit in part (`{commit}`) is not available yet; give all 40 digits"
-                ));
-            }
-            if self
-                .reference
-                .as_ref()
-                .is_some_and(|reference| reference != commit)
-            {
-                return Err(
-                    "a reference together with the commit that it must be is not available yet; \
-                            name the commit alone"
-                        .to_owned(),
-                );
-            }
+        if let Some(checksum) = checksum.as_ref().filter(|checksum| !is_hex(checksum)) {
+            return Err(format!(
+                "`{checksum}` is no commit: one is 40 or 64 hex digits, or the first of them"
+            ));
+        }
+        if let (Some(checksum), Some(commit)) = (&checksum, &self.reference)
+            && is_commit(commit)
+            && !commit.to_ascii_lowercase().starts_with(checksum.as_str())
+        {
+            return Err(format!(
+                "the commit has to be `{checksum}`, but the URL names `{commit}`"
+            ));
+        }
+        let named = |name: &Option<String>| name.as_deref().is_some_and(is_commit);
+        if self.fetch_by_commit && !named(&checksum) && !named(&self.reference) {
+            return Err(
+                "`fetch-by-commit` of a git URL needs the commit, `checksum=` with all its digits"
+                    .to_owned(),
+            );
         }
         let keep_git_dir = keep_git_dir.or(self.keep_git_dir).unwrap_or(false);
+        // A commit that nothing else is said of is the reference itself.
+        let (reference, checksum) = match self.reference {
+            None if named(&checksum) => (checksum, None),
+            Some(commit) if is_commit(&commit) => (Some(commit.to_ascii_lowercase()), None),
+            reference => (reference, checksum),
+        };
         Ok(GitSource {
             url: self.url,
-            reference: commit.or(self.reference),
+            fetch_by_commit: self.fetch_by_commit && checksum.is_some(),
+            reference,
+            checksum,
             subdir: self.subdir,
             depth: Some(1),
             submodules: self.submodules.unwrap_or(true),
@@ -174,6 +202,14 @@ impl Reference {
             read_only: false,
         })
     }
+}
+
+fn is_hex(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && is_hex(text)
 }
 
 fn prefixed(prefix: &str, name: &str) -> String {
@@ -226,7 +262,64 @@ mod tests {
                 .map(|found| (found.reference.as_deref(), found.subdir.as_deref()));
             assert_eq!(found, expected, "{text}");
         }
-        assert!(reference("https://example.com/a.git?x=1").is_err());
-        assert!(reference("https://example.com/a.git?tag=a&branch=b").is_err());
+        for (text, said) in [
+            ("https://example.com/a.git?x=1", "unknown key"),
+            ("https://example.com/a.git?tag=a&branch=b", "two references"),
+            ("https://example.com/a.git?branch=b#c", "two references"),
+            ("https://example.com/a.git?subdir=b#c:d", "two directories"),
+            ("https://example.com/a.git?ref=a&ref=a", "given twice"),
+            ("https://example.com/a.git?ref=", "no value"),
+            (
+                "https://example.com/a.git?mtime=now",
+                "`checkout` or `commit`",
+            ),
+            ("https://example.com/a.git?submodules=x", "true or false"),
+        ] {
+            let error = reference(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_git_url_says_which_commit_it_has_to_be() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let url = "https://example.com/a.git";
+        let source = |text: &str| git_context(text).map(Option::unwrap);
+
+        let pinned = source(&format!("{url}?branch=main&checksum=0123AB&submodules=0")).unwrap();
+        assert_eq!(pinned.reference.as_deref(), Some("refs/heads/main"));
+        assert_eq!(pinned.checksum.as_deref(), Some("0123ab"));
+        assert!(!pinned.submodules && !pinned.fetch_by_commit);
+
+        let alone = source(&format!("{url}?commit={commit}")).unwrap();
+        assert_eq!(alone.reference.as_deref(), Some(commit));
+        assert_eq!(alone.checksum, None);
+
+        let direct = source(&format!("{url}?tag=v1&commit={commit}&fetch-by-commit")).unwrap();
+        assert_eq!(direct.reference.as_deref(), Some("refs/tags/v1"));
+        assert_eq!(direct.checksum.as_deref(), Some(commit));
+        assert!(direct.fetch_by_commit);
+
+        let named = source(&format!("{url}?checksum=0123#{commit}")).unwrap();
+        assert_eq!(named.reference.as_deref(), Some(commit));
+        assert_eq!(named.checksum, None);
+
+        let github = source("github.com/user/repository#main:dir").unwrap();
+        assert_eq!(github.url, "https://github.com/user/repository");
+        assert_eq!(github.subdir.as_deref(), Some("dir"));
+
+        for (query, said) in [
+            ("?checksum=xyz", "no commit"),
+            (
+                "?checksum=99#0123456789abcdef0123456789abcdef01234567",
+                "has to be",
+            ),
+            ("?fetch-by-commit=true&branch=main", "needs the commit"),
+            ("?fetch-by-commit=true&checksum=0123", "needs the commit"),
+        ] {
+            let error = source(&format!("{url}{query}")).unwrap_err();
+            assert!(error.contains(said), "{query}: {error}");
+        }
+        assert_eq!(git_context("https://example.com/a.tar"), Ok(None));
     }
 }

@@ -4,12 +4,16 @@ use super::history::{plain_list, quoted_list};
 use super::path::absolute;
 use super::run::in_shell;
 use super::stage::{Lowerer, Work};
-use super::{lint, ports};
+use super::{epoch, lint, ports};
+use crate::dockerfile::expand::{Keep, expand};
 use crate::dockerfile::{
     Argument, Command, Healthcheck, Instruction, Kind, Pair, PairForm, Problem, Word, duration,
 };
 use crate::graph::{Mkdir, Op};
 use crate::image::{Empty, Healthcheck as ConfigHealthcheck};
+
+/// Arguments that say something to the builder and that no instruction sees.
+const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 impl Lowerer<'_> {
     pub(super) fn metadata(&mut self, work: &mut Work<'_>, instruction: &Instruction) {
@@ -22,7 +26,7 @@ impl Lowerer<'_> {
                 self.legacy(work, instruction, pairs);
                 self.label(work, pairs);
             }
-            Kind::Arg(arguments) => self.arg(work, arguments),
+            Kind::Arg(arguments) => self.arg(work, instruction, arguments),
             Kind::Workdir(path) => self.workdir(work, instruction, path),
             Kind::User(user) => self.user(work, user),
             Kind::Cmd(command) => self.cmd(work, instruction, command),
@@ -98,7 +102,7 @@ impl Lowerer<'_> {
         work.state.record(said);
     }
 
-    fn arg(&mut self, work: &mut Work<'_>, arguments: &[Argument]) {
+    fn arg(&mut self, work: &mut Work<'_>, instruction: &Instruction, arguments: &[Argument]) {
         let mut said = Vec::new();
         for Argument { name, default } in arguments {
             let key = name.text.as_str();
@@ -110,13 +114,19 @@ impl Lowerer<'_> {
                     Some(value) => Some(value),
                     None => continue,
                 },
-                (None, None) => self.plan.globals.get(key).cloned(),
+                (None, None) => self.taken(key),
             };
             said.push(match &value {
                 Some(value) => format!("{key}={value}"),
                 None => key.to_owned(),
             });
-            if let Some(value) = &value {
+            let is_taken = default.is_none() && self.given(key).is_none() && value.is_some();
+            if is_taken {
+                self.asked.taken(work.index, key);
+            } else {
+                self.asked.arg(work.index, instruction, key, value.as_ref());
+            }
+            if let Some(value) = value.as_ref().filter(|_| !NO_VARIABLES.contains(&key)) {
                 work.state.env.insert(key.to_owned(), value.clone());
             }
             work.state.args.push((key.to_owned(), value));
@@ -124,13 +134,22 @@ impl Lowerer<'_> {
         work.state.record(format!("ARG {}", said.join(" ")));
     }
 
+    /// What the head of the file says of an argument.
+    fn taken(&self, name: &str) -> Option<String> {
+        let value = self.plan.globals.get(name)?;
+        if name == epoch::NAME {
+            return self.plan.seconds().map(|epoch| epoch.to_string());
+        }
+        Some(value.clone())
+    }
+
     /// What was given for an argument from outside.
     fn given(&self, name: &str) -> Option<String> {
-        if name == "SOURCE_DATE_EPOCH"
+        if name == epoch::NAME
             && (self.options.build_args.contains_key(name)
                 || self.options.source_date_epoch.is_some())
         {
-            return self.plan.source_date_epoch.map(|epoch| epoch.to_string());
+            return self.plan.seconds().map(|epoch| epoch.to_string());
         }
         self.options
             .build_args
@@ -209,13 +228,15 @@ impl Lowerer<'_> {
         sorted.sort_by(|a, b| a.text.cmp(&b.text));
         let mut ports = Vec::new();
         for word in sorted {
-            let expanded = self.expand_as(
-                work,
-                &word.text,
-                word.span,
-                crate::dockerfile::expand::Keep::Nothing,
-            );
-            let Some(expansion) = expanded else { return };
+            // As in BuildKit, nothing is said of a variable that nothing sets: it is no port.
+            let expanded = expand(&word.text, self.escape, &work.state.env, Keep::Nothing);
+            let expansion = match expanded {
+                Ok(expansion) => expansion,
+                Err(error) => {
+                    let problem = Problem::error("frontend::expand", error.to_string(), word.span);
+                    return self.fail(work, problem);
+                }
+            };
             for text in expansion.words {
                 match ports::parse(&text) {
                     Ok(found) => {
@@ -324,8 +345,9 @@ const SIGNALS: [&str; 35] = [
 
 /// Linux's signals, by name or number.
 fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<u32>() {
-        return (1..=64).contains(&number);
+    // A container's kernel may have other numbers than this one.
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -349,7 +371,7 @@ mod tests {
             ("9", true),
             ("SIGRTMIN+3", true),
             ("0", false),
-            ("65", false),
+            ("99", true),
             ("SIGNOPE", false),
         ] {
             assert_eq!(is_signal(text), known, "{text}");

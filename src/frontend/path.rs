@@ -37,16 +37,16 @@ pub(super) fn base_name(path: &str) -> &str {
 }
 
 /// The name that a download has where its destination is a directory: the last component of the URL's path.
-#[must_use]
-pub fn download_name(url: &str) -> String {
+pub(super) fn download_name(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
     let path = rest.split_once('/').map_or("", |(_, path)| path);
-    let name = percent_decoded(base_name(path));
-    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+    let path = percent_decoded(path);
+    let name = base_name(&path);
+    if matches!(name, "" | "." | "..") || name.len() > 255 || name.contains(char::is_control) {
         return "__unnamed__".to_owned();
     }
-    name
+    name.to_owned()
 }
 
 /// `%20` to a blank; what is no such escape, or makes no text, stays as it is.
@@ -94,6 +94,10 @@ mod tests {
             ("https://example.com/a/b.tar.gz?x=1#y", "b.tar.gz"),
             ("https://example.com/", "__unnamed__"),
             ("https://example.com", "__unnamed__"),
+            ("https://example.com/a/..", "__unnamed__"),
+            ("https://example.com/a/b/", "b"),
+            ("https://example.com/..%2f..%2fetc", "etc"),
+            ("https://example.com/a%0ab", "__unnamed__"),
             ("http://example.com/a%20b", "a b"),
         ] {
             assert_eq!(download_name(url), name, "{url}");

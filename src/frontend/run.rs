@@ -2,6 +2,7 @@
 
 use super::NeededSecret;
 use super::lint::undefined;
+use super::outline::Mounted;
 use super::path::{absolute, base_name};
 use super::stage::{Lowerer, Work};
 use crate::dockerfile::expand::{Keep, expand};
@@ -173,6 +174,7 @@ impl Lowerer<'_> {
             let Some(read) = self.read_mount(work, flag) else {
                 continue;
             };
+            self.outline_mount(work, instruction, &read);
             let agents = mounts.iter().filter(|mount| matches!(mount, Mount::Ssh(_)));
             let agents = agents.count();
             let Some(mount) = self.mount(work, instruction, flag, read, agents) else {
@@ -204,6 +206,29 @@ impl Lowerer<'_> {
         });
         undefined(self, work, &unset, flag.span);
         read.map_err(|problem| self.fail(work, *problem)).ok()
+    }
+
+    fn outline_mount(&mut self, work: &Work<'_>, instruction: &Instruction, read: &Flag) {
+        let target = read.target.as_deref().unwrap_or_default();
+        let named = read.source.as_ref().or(read.id.as_ref());
+        let named = named.filter(|id| !id.is_empty()).cloned();
+        let (what, id) = match read.kind {
+            MountKind::Secret => {
+                let id = named.unwrap_or_else(|| base_name(target).to_owned());
+                (Mounted::Secret, id)
+            }
+            MountKind::Ssh => {
+                let id = named.unwrap_or_else(|| "default".to_owned());
+                (Mounted::Ssh, id)
+            }
+            MountKind::Cache => {
+                let id = read.id.clone().unwrap_or_else(|| cache_id(target));
+                (Mounted::Cache, id)
+            }
+            MountKind::Bind | MountKind::Tmpfs => return,
+        };
+        let span = work.place(instruction.span);
+        self.asked.mount(work.index, what, &id, read.required, span);
     }
 
     fn mount(

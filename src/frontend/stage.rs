@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
+use super::outline::{Asked, Outline};
 use super::stages::{Plan, PlannedStage, Tree};
 use super::{
     Base, ContextFile, Lowered, LoweredHistory, Lowering, Need, NeededSecret, Options, Resolved,
@@ -41,6 +42,7 @@ pub(super) fn lower_all(
         secrets: Vec::new(),
         agents: Vec::new(),
         used_args: plan.declared.clone(),
+        asked: Asked::default(),
     };
     for index in &plan.needed {
         lowerer.stage(*index);
@@ -65,7 +67,8 @@ pub(super) fn lower_all(
     {
         return Err(found);
     }
-    Ok(lowerer.finish(found))
+    let outline = lowerer.asked.outline(plan, dockerfile, options);
+    Ok(lowerer.finish(found, outline))
 }
 
 /// Everything that the lowering of stages shares.
@@ -83,6 +86,7 @@ pub(super) struct Lowerer<'a> {
     pub(super) secrets: Vec<NeededSecret>,
     pub(super) agents: Vec<NeededSecret>,
     pub(super) used_args: BTreeSet<String>,
+    pub(super) asked: Asked,
 }
 
 #[derive(Debug)]
@@ -100,6 +104,8 @@ pub(super) struct State {
     pub(super) image: ImageConfig,
     /// What expansion and RUN see: ENV of the image, and ARGs.
     pub(super) env: IndexMap<String, String>,
+    /// Whether all that the base sets is known.
+    pub(super) env_known: bool,
     /// The ARGs, for the history of RUN.
     pub(super) args: Vec<(String, Option<String>)>,
     /// The history since the base.
@@ -180,6 +186,7 @@ impl<'a> Lowerer<'a> {
                 if has_config(source)
                     && let Some(config) = self.config(source, planned.from.span)
                 {
+                    state.env_known = self.resolved.is_known(source);
                     lint::base_platform(self, planned, &config);
                     state.base = Some(Base {
                         config: config.clone(),
@@ -224,6 +231,7 @@ impl<'a> Lowerer<'a> {
             node: self.graph.add(op, None),
             image,
             env: IndexMap::new(),
+            env_known: true,
             args: Vec::new(),
             history: Vec::new(),
             base: None,
@@ -475,7 +483,7 @@ impl<'a> Lowerer<'a> {
         work.nodes.push(work.state.node);
     }
 
-    fn finish(self, warnings: Vec<Problem>) -> Lowering {
+    fn finish(self, warnings: Vec<Problem>, outline: Outline) -> Lowering {
         let mut stages = Vec::new();
         let mut target = None;
         for (index, finished) in self.stages.iter().enumerate() {
@@ -511,7 +519,8 @@ impl<'a> Lowerer<'a> {
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
             agents: self.agents,
-            source_date_epoch: self.plan.source_date_epoch,
+            outline,
+            source_date_epoch: self.plan.seconds(),
         }))
     }
 }

@@ -52,6 +52,9 @@ pub struct OciLayoutSource {
     pub tag: Option<String>,
     /// The manifest, if it is pinned.
     pub digest: Option<String>,
+    /// Which of its images, where it has one for several platforms; `None`: the one that is built for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 /// `debian://SUITE?packages=a,b&mirror=URL&arch=amd64`.
@@ -74,6 +77,12 @@ pub struct GitSource {
     pub url: String,
     /// Branch, tag or commit; `None`: the remote's default branch.
     pub reference: Option<String>,
+    /// The commit, or object of a tag, that the reference has to mean: its name, or the first digits of it, in lower
+    /// case. Anything else is an error.
+    pub checksum: Option<String>,
+    /// Whether `checksum`, a whole name here, is fetched without asking what the reference means now; the reference is
+    /// then only what a kept `.git` calls it, a branch where it is no full `refs/…` name.
+    pub fetch_by_commit: bool,
     /// The directory of the tree that is taken; `None`: all of it.
     pub subdir: Option<String>,
     /// `Some(n)`: that many commits of history; `None`: all.
@@ -95,6 +104,10 @@ pub struct HttpSource {
     pub url: String,
     /// What it must be: `sha256:<hex>`.
     pub checksum: Option<String>,
+    /// The name of the file.
+    pub name: String,
+    /// Whether it makes a tree of its own, of this one file: a named context. Else it is a file that ADD takes.
+    pub is_tree: bool,
 }
 
 /// RUN.
@@ -346,8 +359,20 @@ pub struct Copy {
     pub parents: bool,
     /// `--exclude` patterns.
     pub exclude: Vec<String>,
-    /// Whether archives are unpacked: ADD of a local file, or `--unpack`.
-    pub unpack: bool,
+    /// Which archives are unpacked.
+    pub unpack: Unpack,
+}
+
+/// Which archives COPY or ADD unpacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unpack {
+    /// None.
+    Nothing,
+    /// Files, but no downloads: ADD.
+    Files,
+    /// Downloads too: `--unpack`.
+    Everything,
 }
 
 /// One thing that COPY or ADD takes.
@@ -562,7 +587,7 @@ impl Copy {
         fields.put(
             "flags",
             format!(
-                "link={} parents={} unpack={}",
+                "link={} parents={} unpack={:?}",
                 self.link, self.parents, self.unpack
             ),
         );

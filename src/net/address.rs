@@ -35,6 +35,12 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
+/// The host that an address names.
+#[must_use]
+pub fn host(url: &str) -> Option<String> {
+    Url::parse(url).ok()?.host_str().map(str::to_owned)
+}
+
 pub(super) fn parse(url: &str) -> Result<Url> {
     let wrong = |why: &str| Error::Address {
         url: redacted(url),

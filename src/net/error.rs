@@ -17,6 +17,20 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// What should be said to the server cannot stand in a header.
+    #[error(
+        "the secret for {url} cannot be sent: it has a line break or another control character in it"
+    )]
+    #[diagnostic(
+        code(net::authorization),
+        help(
+            "see that HTTP_AUTH_TOKEN_HOST holds the token alone, or HTTP_AUTH_HEADER_HOST the header's value"
+        )
+    )]
+    Authorization {
+        /// What was asked.
+        url: String,
+    },
     /// A proxy setting is unusable.
     #[error("`{url}` is not a proxy that can be used")]
     #[diagnostic(

@@ -4,14 +4,14 @@
 //!
 //! ```text
 //! Client::download(&Download, &mut dyn Sink)      one body, checked, retried, resumed
-//! Client::head(url)                               only the head
 //! fetch_all(jobs, parallel, one)                  many at once, ends with the first failure
 //! ```
 //!
 //! A connection is made only when the first request is: a [`Client`] costs nothing until then. Redirects are followed ten
-//! times at most, never from https to http, never to another scheme, and never from a public host to this machine.
+//! times at most, never from https to http, never to another scheme, and never from a public host to this machine; what
+//! [`Authorization`] says goes to the host that was named, and to no other.
 //!
-//! Leaves out what the bytes mean, where they are kept, and credentials other than those written in a URL.
+//! Leaves out what the bytes mean and where they are kept.
 
 mod address;
 mod error;
@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 
-pub use address::redacted;
+pub use address::{host, redacted};
 pub use error::{Error, Result};
 pub use parallel::fetch_all;
 pub use sink::Sink;
@@ -105,6 +105,47 @@ pub struct Download<'a> {
     pub limit_bytes: Option<u64>,
     /// What is at hand already: the server may say that it still holds.
     pub known: Validators,
+    /// What the server wants to see.
+    pub authorization: Option<&'a Authorization>,
+}
+
+/// The value of an `Authorization` header. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authorization(String);
+
+impl Authorization {
+    /// The header as it is: `Basic …`.
+    #[must_use]
+    pub fn header(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value. Whoever asks for it must neither print nor store it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// A user's name and password, or what stands for one.
+    #[must_use]
+    pub fn basic(user: &str, password: &str) -> Self {
+        use base64::Engine as _;
+        let encoded =
+            base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        Self(format!("Basic {encoded}"))
+    }
+
+    /// A token that gives its bearer access.
+    #[must_use]
+    pub fn bearer(token: &str) -> Self {
+        Self(format!("Bearer {token}"))
+    }
+}
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorization(redacted)")
+    }
 }
 
 /// The most that a download may have if nothing else is said: 64 GiB.
@@ -128,10 +169,6 @@ pub struct Head {
     pub validators: Validators,
     /// `Content-Length`.
     pub length: Option<u64>,
-    /// `Content-Type`.
-    pub content_type: Option<String>,
-    /// `Content-Disposition`.
-    pub content_disposition: Option<String>,
 }
 
 /// What came of a download.
@@ -210,14 +247,6 @@ impl Client {
                 reason: "Not Modified".to_owned(),
             }),
         }
-    }
-
-    /// Asks for the head alone.
-    ///
-    /// # Errors
-    /// As [`Client::download`].
-    pub fn head(&self, url: &str) -> Result<Head> {
-        transfer::head(self, url)
     }
 
     fn connections(&self) -> Result<&reqwest::blocking::Client> {

@@ -7,15 +7,16 @@
 //!  └── pause ◀── no connection, broken off, 408, 429, 5xx      (bounded: attempts without a new byte)
 //! ```
 //!
+//! What is known already is asked after by HEAD first: there are servers that give an ETag and do not listen to one.
 //! The rest is asked for with `If-Range`, so that a resource that changed in between starts over rather than being
 //! patched together; without a validator it always starts over.
 
 use std::io::Read;
 use std::time::Duration;
 
-use reqwest::StatusCode;
-use reqwest::blocking::Response;
-use reqwest::header::{self, HeaderMap, HeaderName};
+use reqwest::blocking::{RequestBuilder, Response};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{StatusCode, Url};
 
 use super::address::{self, NotFollowed, redacted};
 use super::error::{Error, Result, chain};
@@ -25,18 +26,55 @@ use crate::digest::Hasher;
 /// How much is read at once.
 const PIECE_BYTES: usize = 128 << 10;
 
-pub(super) fn head(client: &Client, url: &str) -> Result<Head> {
-    let address = address::parse(url)?;
-    let connections = client.connections()?;
-    let mut patience = Patience::new(client);
-    loop {
-        let trouble = match connections.head(address.clone()).send() {
-            Ok(answer) if answer.status().is_success() => return Ok(read_head(&answer)),
-            Ok(answer) => Trouble::of_status(url, &answer)?,
-            Err(error) => Trouble::of_error(url, &error)?,
-        };
-        patience.pause(trouble, url, 0)?;
+/// Whether the head of what is there now has the ETag that is known. No answer, or one that says nothing, is no.
+fn still_holds(
+    connections: &reqwest::blocking::Client,
+    address: &Url,
+    what: &Download<'_>,
+) -> Result<Option<Head>> {
+    let Some(etag) = &what.known.etag else {
+        return Ok(None);
+    };
+    let request = connections
+        .head(address.clone())
+        .header(header::IF_NONE_MATCH, etag);
+    let Ok(answer) = with_common_headers(request, what)?.send() else {
+        return Ok(None);
+    };
+    let head = read_head(&answer);
+    let same = match answer.status() {
+        // Some leave it out where they say that nothing has changed.
+        StatusCode::NOT_MODIFIED => head
+            .validators
+            .etag
+            .as_ref()
+            .is_none_or(|now| opaque(now) == opaque(etag)),
+        StatusCode::OK => head
+            .validators
+            .etag
+            .as_ref()
+            .is_some_and(|now| opaque(now) == opaque(etag)),
+        _ => false,
+    };
+    Ok(same.then_some(head))
+}
+
+/// An ETag without the mark of a weak one.
+fn opaque(etag: &str) -> &str {
+    etag.strip_prefix("W/").unwrap_or(etag)
+}
+
+fn with_common_headers(request: RequestBuilder, what: &Download<'_>) -> Result<RequestBuilder> {
+    let mut request = request.header(header::ACCEPT_ENCODING, "identity");
+    if let Some(authorization) = what.authorization {
+        let mut value =
+            HeaderValue::from_str(authorization.0.trim()).map_err(|_| Error::Authorization {
+                url: redacted(what.url),
+            })?;
+        value.set_sensitive(true);
+        request = request.header(header::AUTHORIZATION, value);
     }
+    Ok(request)
 }
 
 pub(super) fn download(
@@ -47,12 +85,13 @@ pub(super) fn download(
 ) -> Result<Outcome> {
     let address = address::parse(what.url)?;
     let connections = client.connections()?;
+    if let Some(head) = still_holds(connections, &address, what)? {
+        return Ok(Outcome::NotModified(head));
+    }
     let mut patience = Patience::new(client);
     let mut taken = Taken::default();
     loop {
-        let mut request = connections
-            .get(address.clone())
-            .header(header::ACCEPT_ENCODING, "identity");
+        let mut request = with_common_headers(connections.get(address.clone()), what)?;
         if let (true, Some(validator)) = (taken.bytes > 0, &taken.strong_validator) {
             request = request
                 .header(header::RANGE, format!("bytes={}-", taken.bytes))
@@ -212,8 +251,6 @@ impl Taken {
             url: redacted(what.url),
             validators: Validators::default(),
             length: None,
-            content_type: None,
-            content_disposition: None,
         });
         Ok(Outcome::Fetched(Fetched {
             head,
@@ -340,8 +377,6 @@ fn read_head(answer: &Response) -> Head {
         },
         length: text(headers, &header::CONTENT_LENGTH)
             .and_then(|length| length.trim().parse().ok()),
-        content_type: text(headers, &header::CONTENT_TYPE),
-        content_disposition: text(headers, &header::CONTENT_DISPOSITION),
     }
 }
 

@@ -12,6 +12,7 @@
 mod architecture;
 mod build;
 mod cases;
+mod checks;
 mod conformance;
 mod crash;
 mod debian;

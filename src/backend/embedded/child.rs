@@ -93,18 +93,24 @@ fn carry_out(
         Order::Build { request, groups } => {
             let stdout = files.into_iter().next();
             let sink = Sink(Arc::clone(socket));
-            let warnings = sink.clone();
-            let warn = move |code: &'static str, message: String| {
-                warnings.emit(BuildEvent::Warning {
-                    code: code.to_owned(),
-                    message,
-                    file: None,
-                    line: None,
-                });
-            };
             let surroundings = Surroundings { cancel, groups };
-            finish::build(&request, stdout, &sink, surroundings, warn)
-                .map(|outcome| Report::Built(Box::new(outcome)))
+            finish::build(
+                &request,
+                stdout,
+                &sink,
+                surroundings,
+                sink.clone().warnings(),
+            )
+            .map(|outcome| Report::Built(Box::new(outcome)))
+        }
+        Order::Settle { store, work } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            finish::settle(&work, &store, &sink, surroundings, sink.clone().warnings())
+                .map(|work| Report::Settled(Box::new(work)))
         }
         Order::Launch(launch) => launch::run(&launch, files, resizes)
             .map(|status| Report::Ended { status })
@@ -169,6 +175,20 @@ fn delete_store(path: &Path) -> Result<Report, Vec<Failure>> {
 /// Sends events up. One that cannot be sent is dropped: the connection is gone, and so is this process in a moment.
 #[derive(Clone)]
 struct Sink(Arc<Socket>);
+
+impl Sink {
+    /// Says what this machine lacks.
+    fn warnings(self) -> impl Fn(&'static str, String) + Send + Sync + 'static {
+        move |code, message| {
+            self.emit(BuildEvent::Warning {
+                code: code.to_owned(),
+                message,
+                file: None,
+                line: None,
+            });
+        }
+    }
+}
 
 impl EventSink for Sink {
     fn emit(&self, event: BuildEvent) {

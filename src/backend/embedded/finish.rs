@@ -71,6 +71,56 @@ pub(super) fn from_cache(
     Ok(Some(outcome))
 }
 
+/// The work with all that has to be known before its Dockerfile can be lowered, as far as the store remembers it.
+///
+/// # Errors
+/// If the input is wrong.
+pub(super) fn settled(
+    work: &Work,
+    store: &Path,
+    events: &dyn EventSink,
+) -> Result<Option<Work>, Vec<Failure>> {
+    let store = open(store)?;
+    let said = Held::default();
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), &said);
+    let settled = session.settled(None)?;
+    if settled.is_some() {
+        said.release(events);
+    }
+    Ok(settled)
+}
+
+/// The same, in the engine child: what is not there is fetched.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn settle(
+    work: &Work,
+    store: &Path,
+    events: &dyn EventSink,
+    surroundings: Surroundings,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
+) -> Result<Work, Vec<Failure>> {
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
+    raise_open_files();
+    let settled = session.settled(Some(&workshop))?;
+    workshop
+        .snapshots
+        .flush()
+        .map_err(|error| failures(&error))?;
+    settled.ok_or_else(|| {
+        vec![Failure::new(
+            FailureKind::Bug,
+            "finish::unsettled",
+            "the build context was fetched and is not there",
+        )]
+    })
+}
+
 /// Plans a build, if all that it asks for is allowed.
 fn allowed(
     work: &Work,
@@ -121,7 +171,7 @@ pub(super) fn build(
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
-    store.sweep_tmp().map_err(store_failures)?;
+    let swept = store.sweep_tmp().map_err(store_failures)?;
     let contexts = Contexts::of(&request.work);
     let planned = allowed(&request.work, &store, &contexts, events)?;
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
@@ -159,6 +209,10 @@ pub(super) fn build(
         // What left is what was asked for; the store's own manifest names uncompressed layers.
         outcome.manifest = described(&shipped.manifest);
         outcome.config_digest = shipped.config;
+    }
+    if swept.in_use > 0 {
+        // Whoever was still dying when this build began is gone now, and what it held can go as well.
+        store.sweep_tmp().map_err(store_failures)?;
     }
     Ok(outcome)
 }

@@ -7,6 +7,7 @@ mod export;
 mod finish;
 mod protocol;
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -63,11 +64,16 @@ impl Embedded {
             platforms: vec![request.work.platform.clone()],
         });
         let counting = Counting::new(events);
-        let built = match finish::from_cache(request, &counting) {
-            Ok(Some(outcome)) => Ok(outcome),
-            Ok(None) => in_child(request, &counting),
-            Err(failures) => Err(failures),
-        };
+        let built = self
+            .settled_request(request, &counting)
+            .and_then(|request| {
+                let built = match finish::from_cache(&request, &counting) {
+                    Ok(Some(outcome)) => Ok(outcome),
+                    Ok(None) => in_child(&request, &counting),
+                    Err(failures) => Err(failures),
+                };
+                built.map_err(|failures| with_text(failures, &request.work))
+            });
         let (steps_run, steps_cached) = counting.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
@@ -93,6 +99,47 @@ impl Embedded {
             duration_ms: started.elapsed().as_millis() as u64,
         });
         built
+    }
+
+    /// The work with all that has to be known before its Dockerfile can be lowered: a build context that is not on this
+    /// machine is fetched, and the Dockerfile in it read. Work of which all is known comes back as it is.
+    ///
+    /// # Errors
+    /// If something cannot be had.
+    pub fn settled<'a>(
+        self,
+        work: &'a Work,
+        store: &Path,
+        events: &dyn EventSink,
+    ) -> Result<Cow<'a, Work>, Vec<Failure>> {
+        if work.is_settled() {
+            return Ok(Cow::Borrowed(work));
+        }
+        if let Some(settled) = finish::settled(work, store, events)? {
+            return Ok(Cow::Owned(settled));
+        }
+        let order = Order::Settle {
+            store: store.to_owned(),
+            work: Box::new(work.clone()),
+        };
+        match listen(&order, &[], events)? {
+            Report::Settled(settled) => Ok(Cow::Owned(*settled)),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
+    fn settled_request<'a>(
+        self,
+        request: &'a BuildRequest,
+        events: &dyn EventSink,
+    ) -> Result<Cow<'a, BuildRequest>, Vec<Failure>> {
+        Ok(match self.settled(&request.work, &request.store, events)? {
+            Cow::Borrowed(_) => Cow::Borrowed(request),
+            Cow::Owned(work) => Cow::Owned(BuildRequest {
+                work,
+                ..request.clone()
+            }),
+        })
     }
 
     /// What a build of a habitat would do, phase by phase. Builds nothing, and asks nothing.
@@ -152,15 +199,6 @@ impl Embedded {
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
-    let endings = Endings::hold().map_err(|error| {
-        let message = "signals cannot be waited for";
-        vec![Failure::caused(
-            FailureKind::Machine,
-            "engine::signals",
-            message,
-            &error,
-        )]
-    })?;
     let stdout = io::stdout();
     let work = &request.work;
     // Taken apart when the engine child is gone.
@@ -180,7 +218,28 @@ fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, V
         request: Box::new(request.clone()),
         groups: groups.as_ref().map(|groups| groups.path().to_owned()),
     };
-    let engine = start(&order, &[stdout.as_fd()])?;
+    match listen(&order, &[stdout.as_fd()], events)? {
+        Report::Built(outcome) => Ok(*outcome),
+        other => Err(vec![unexpected(&other)]),
+    }
+}
+
+/// Starts an engine child and relays what it says, until it says something else than an event.
+fn listen(
+    order: &Order,
+    files: &[BorrowedFd<'_>],
+    events: &dyn EventSink,
+) -> Result<Report, Vec<Failure>> {
+    let endings = Endings::hold().map_err(|error| {
+        let message = "signals cannot be waited for";
+        vec![Failure::caused(
+            FailureKind::Machine,
+            "engine::signals",
+            message,
+            &error,
+        )]
+    })?;
+    let engine = start(order, files)?;
     loop {
         if let Err(failure) = await_message(&engine, &endings) {
             stop(&engine, &endings, events);
@@ -188,11 +247,22 @@ fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, V
         }
         match next(&engine)? {
             Report::Event(event) => events.emit(event),
-            Report::Built(outcome) => return Ok(*outcome),
             Report::Failed(failures) => return Err(failures),
-            other => return Err(vec![unexpected(&other)]),
+            report => return Ok(report),
         }
     }
+}
+
+/// A Dockerfile that was fetched is known to nobody else: what is wrong with it is shown in its text.
+fn with_text(mut failures: Vec<Failure>, work: &Work) -> Vec<Failure> {
+    for failure in &mut failures {
+        if let Some(place) = &failure.place
+            && place.file == work.dockerfile.file
+        {
+            failure.text = Some(work.dockerfile.text.clone());
+        }
+    }
+    failures
 }
 
 /// Lets the engine end its steps. Whoever asks again, or waits too long, has it ended at once.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
+use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::sys::socket::{Message, Socket};
 
@@ -21,6 +22,13 @@ pub(super) enum Order {
         request: Box<BuildRequest>,
         /// Where control groups for steps are made, if it limits them.
         groups: Option<PathBuf>,
+    },
+    /// Fetch what has to be known before the Dockerfile can be lowered.
+    Settle {
+        /// The store's directory.
+        store: PathBuf,
+        /// The build.
+        work: Box<Work>,
     },
     /// Run a command in an image. Comes with the three standard streams.
     Launch(Box<Launch>),
@@ -48,6 +56,8 @@ pub(super) const STOP: &[u8] = b"stop";
 pub(super) enum Report {
     /// Something happened.
     Event(BuildEvent),
+    /// All that has to be known before the Dockerfile can be lowered is.
+    Settled(Box<Work>),
     /// The build is done.
     Built(Box<Outcome>),
     /// The command has ended with this status (128 and the signal's number where a signal ended it).

@@ -269,6 +269,7 @@ impl Ready {
                 path: beside(path),
                 tag: tag.clone(),
                 digest: None,
+                platform: None,
             }),
             ContextKind::Repository {
                 url,
@@ -281,6 +282,8 @@ impl Ready {
             } => Source::Git(GitSource {
                 url: if *is_beside { beside(url) } else { url.clone() },
                 reference: reference.clone(),
+                checksum: None,
+                fetch_by_commit: false,
                 subdir: None,
                 depth: *depth,
                 submodules: *submodules,

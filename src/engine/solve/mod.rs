@@ -2,6 +2,7 @@
 //! process and between processes: whoever holds the lock of a key makes its result, the others wait and find it.
 //!
 //! ```text
+//! context.rs   what has to be fetched before the Dockerfile is known
 //! inputs.rs    what a node turns out to be: a tree, a directory, a download
 //! look.rs      the keys of a node, from its own fields and what its inputs are; hit, or miss and why
 //! session.rs   what one build has at hand
@@ -14,6 +15,7 @@
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
 //! computes (copying, unpacking) is bound by the number of cores.
 
+pub mod context;
 pub mod inputs;
 mod log;
 pub mod look;

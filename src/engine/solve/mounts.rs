@@ -16,7 +16,7 @@ use crate::engine::tree::copy;
 use crate::engine::work::NoCache;
 use crate::graph::{
     self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, MountSource, SecretMount,
-    SshMount,
+    SshMount, Unpack,
 };
 use crate::store::Lease;
 use crate::sys::root::{Root, Scope};
@@ -141,7 +141,7 @@ impl Session<'_> {
                     link: false,
                     parents: false,
                     exclude: Vec::new(),
-                    unpack: false,
+                    unpack: Unpack::Nothing,
                 };
                 (copy, copy::Input::Tree(context))
             }

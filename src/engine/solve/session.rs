@@ -26,7 +26,7 @@ use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin};
 use crate::graph::NodeId;
 use crate::image::layer::Limits;
-use crate::net::{Client, Proxies, Settings};
+use crate::net::{Authorization, Client, Proxies, Settings};
 use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError, TmpDir};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
@@ -303,6 +303,41 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The secrets that are for git servers: `GIT_AUTH_HEADER` and `GIT_AUTH_TOKEN`, of one host with its name behind a dot.
+fn git_credentials(work: &Work) -> Vec<git::Credential> {
+    let named = |prefix: &'static str, of_host: bool| {
+        work.secrets.iter().filter_map(move |secret| {
+            let rest = secret.id.strip_prefix(prefix)?;
+            let host = rest.strip_prefix('.').filter(|host| !host.is_empty());
+            let fits = if of_host {
+                host.is_some()
+            } else {
+                rest.is_empty()
+            };
+            let value = std::str::from_utf8(secret.expose()).ok()?.trim();
+            fits.then(|| (host.map(str::to_owned), value.to_owned()))
+        })
+    };
+    let mut credentials = Vec::new();
+    for of_host in [true, false] {
+        for (host, header) in named("GIT_AUTH_HEADER", of_host) {
+            let authorization = Authorization::header(header);
+            credentials.push(git::Credential {
+                host,
+                authorization,
+            });
+        }
+        for (host, token) in named("GIT_AUTH_TOKEN", of_host) {
+            let authorization = Authorization::basic("x-access-token", &token);
+            credentials.push(git::Credential {
+                host,
+                authorization,
+            });
+        }
+    }
+    credentials
+}
+
 impl Workshop {
     /// Sets up what the engine child makes things with.
     ///
@@ -347,7 +382,8 @@ impl Workshop {
             mirrors: session.store.path().join("git"),
             proxies,
             ca_file: work.ca_file.clone(),
-            ssh_agent: None,
+            ssh: work.ssh.clone(),
+            credentials: git_credentials(work),
         });
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {

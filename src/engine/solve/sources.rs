@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::inputs::{Made, Tree};
 use super::session::{Session, Workshop, store_failure};
 use crate::digest::{Digest, Fields, Key};
+use crate::engine::contexts::Context;
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::plan::{BaseImage, Planned};
@@ -19,18 +20,19 @@ use crate::engine::source::{Fault, git, http};
 use crate::engine::work::Freshness;
 use crate::event::BuildEvent;
 use crate::graph::{GitSource, HttpSource, NodeId, Source};
+use crate::net::{self, Authorization};
 use crate::store::Answer;
 
 /// A remembered answer and how old it is.
-struct Recalled<T> {
-    answer: T,
+pub(super) struct Recalled<T> {
+    pub(super) answer: T,
     age_ms: u64,
 }
 
 /// What a repository's reference meant, and for which state of a local repository.
 #[derive(Debug, Serialize, Deserialize)]
-struct GitAnswer {
-    resolved: git::Resolved,
+pub(super) struct GitAnswer {
+    pub(super) resolved: git::Resolved,
     fingerprint: Option<Key>,
 }
 
@@ -43,7 +45,7 @@ pub(in crate::engine) struct DebianAnswer {
 }
 
 impl Session<'_> {
-    /// What a source is, as far as the store remembers it and what it remembers is fresh and here.
+    /// What the source at a node is, as far as the store remembers it and what it remembers is fresh and here.
     ///
     /// # Errors
     /// If the store, or a directory of this machine, cannot be read.
@@ -53,17 +55,31 @@ impl Session<'_> {
         id: NodeId,
         source: &Source,
     ) -> Result<Option<Made>, Failure> {
+        let note = |own| self.note_own(id, own);
+        self.recall_source(source, planned.images.get(source), &note)
+    }
+
+    /// The same for a source of no graph; `note` hears what it depends on.
+    pub(super) fn recall_source(
+        &self,
+        source: &Source,
+        image: Option<&BaseImage>,
+        note: &dyn Fn(Fields),
+    ) -> Result<Option<Made>, Failure> {
         let whole = |layers: &[Key]| layers.iter().all(|layer| self.store.has_snapshot(layer));
         match source {
-            Source::Local { name } => self
-                .contexts
-                .open(name)
-                .map(|context| Some(Made::Local(context))),
+            Source::Local { name } => Ok(match self.contexts.open(name)? {
+                Context::Directory(tree) => Some(Made::Local(tree)),
+                Context::Fetched(snapshot) => {
+                    whole(&[snapshot]).then(|| Made::Tree(Tree::new(vec![snapshot])))
+                }
+                Context::Empty => Some(Made::Tree(Tree::new(Vec::new()))),
+            }),
             Source::StoredImage { .. } | Source::OciLayout(_) => {
-                let Some(image) = planned.images.get(source) else {
+                let Some(image) = image else {
                     return Ok(None);
                 };
-                self.note_own(id, named("image", &image.digest.to_string()));
+                note(named("image", &image.digest.to_string()));
                 let layers: Vec<Key> = image.layers.iter().map(|layer| layer.snapshot).collect();
                 Ok(whole(&layers).then(|| Made::Tree(Tree::new(layers))))
             }
@@ -71,7 +87,7 @@ impl Session<'_> {
                 let Some(recalled) = self.remembered::<DebianAnswer>(&reference(source))? else {
                     return Ok(None);
                 };
-                self.note_own(id, named("debian", &recalled.answer.key.to_string()));
+                note(named("debian", &recalled.answer.key.to_string()));
                 if !whole(&recalled.answer.layers) {
                     return Ok(None);
                 }
@@ -83,27 +99,38 @@ impl Session<'_> {
                     return Ok(None);
                 };
                 let resolved = &recalled.answer.resolved;
-                self.note_own(id, resolved.fields(git_source));
+                note(resolved.fields(git_source));
                 let snapshot = resolved.key(git_source);
                 if !whole(&[snapshot]) {
                     return Ok(None);
                 }
-                // A repository on this machine was compared with what it is now; its answer has no age.
-                match recalled.answer.fingerprint {
-                    Some(_) => self.say_found(source, &resolved.commit, 0),
-                    None => self.say_recalled(source, &resolved.commit, recalled.age_ms / 1000),
+                // A repository on this machine was compared with what it is now; its answer has no age. Neither has a
+                // commit that was asked for by its own name.
+                if recalled.answer.fingerprint.is_some() || git::is_pinned(git_source) {
+                    self.say_found(source, &resolved.commit, 0);
+                } else {
+                    self.say_recalled(source, &resolved.commit, recalled.age_ms / 1000);
                 }
                 Ok(Some(Made::Tree(Tree::new(vec![snapshot]))))
             }
             Source::Http(http_source) => {
-                let Some(recalled) = self.remembered::<http::Remembered>(&reference(source))?
-                else {
+                let recalled = match http_source.checksum {
+                    // What has to be one thing never gets old.
+                    Some(_) => self.answer::<http::Remembered>(&reference(source))?,
+                    None => self.remembered::<http::Remembered>(&reference(source))?,
+                };
+                let Some(recalled) = recalled else {
                     return Ok(None);
                 };
-                if !self.download_path(&recalled.answer.digest).is_file() {
+                note(recalled.answer.fields());
+                let tree = recalled.answer.tree_key();
+                let is_here = match http_source.is_tree {
+                    true => whole(&[tree]),
+                    false => self.download_path(&recalled.answer.digest).is_file(),
+                };
+                if !is_here {
                     return Ok(None);
                 }
-                self.note_own(id, recalled.answer.fields());
                 match http_source.checksum {
                     Some(_) => self.say_found(source, &recalled.answer.digest.to_string(), 0),
                     None => self.say_recalled(
@@ -112,12 +139,15 @@ impl Session<'_> {
                         recalled.age_ms / 1000,
                     ),
                 }
-                Ok(Some(Made::Download(Arc::new(recalled.answer))))
+                Ok(Some(match http_source.is_tree {
+                    true => Made::Tree(Tree::new(vec![tree])),
+                    false => Made::Download(Arc::new(recalled.answer)),
+                }))
             }
         }
     }
 
-    /// What a source is, whatever it takes.
+    /// What the source at a node is, whatever it takes.
     ///
     /// # Errors
     /// If it cannot be had.
@@ -128,7 +158,19 @@ impl Session<'_> {
         id: NodeId,
         source: &Source,
     ) -> Result<Made, Failure> {
-        if let Some(made) = self.recall(planned, id, source)? {
+        let note = |own| self.note_own(id, own);
+        self.obtain_source(workshop, source, planned.images.get(source), &note)
+    }
+
+    /// The same for a source of no graph; `note` hears what it depends on.
+    pub(super) fn obtain_source(
+        &self,
+        workshop: &Workshop,
+        source: &Source,
+        image: Option<&BaseImage>,
+        note: &dyn Fn(Fields),
+    ) -> Result<Made, Failure> {
+        if let Some(made) = self.recall_source(source, image, note)? {
             return Ok(made);
         }
         // Of several processes that need the same, one fetches it, and the others find it.
@@ -137,7 +179,7 @@ impl Session<'_> {
             .lock(&format!("source {}", reference(source)))
             .map_err(store_failure)?;
         if !matches!(self.work.freshness, Freshness::Now)
-            && let Some(made) = self.recall(planned, id, source)?
+            && let Some(made) = self.recall_source(source, image, note)?
         {
             return Ok(made);
         }
@@ -147,8 +189,14 @@ impl Session<'_> {
         });
         let started = Instant::now();
         let obtained = match source {
-            Source::Local { .. } | Source::StoredImage { .. } | Source::OciLayout(_) => {
-                self.unpack_image(workshop, planned.images.get(source), &name)
+            Source::Local { .. } => Err(Failure::new(
+                FailureKind::Source,
+                "solve::context_gone",
+                format!("the context `{name}` was deleted from the store while it was in use"),
+            )
+            .with_help("build again: it is fetched anew")),
+            Source::StoredImage { .. } | Source::OciLayout(_) => {
+                self.unpack_image(workshop, image, &name)
             }
             Source::Debian(_) | Source::Git(_) | Source::Http(_)
                 if self.work.freshness == Freshness::Never =>
@@ -169,15 +217,15 @@ impl Session<'_> {
             .obtain(started)
             .and_then(|answer| {
                 self.remember(&reference(source), &answer)?;
-                self.note_own(id, named("debian", &answer.key.to_string()));
+                note(named("debian", &answer.key.to_string()));
                 Ok(Obtained {
                     made: Made::Tree(Tree::new(answer.layers)),
                     resolved: answer.resolved,
                     bytes: 0,
                 })
             }),
-            Source::Git(git_source) => self.obtain_git(workshop, id, git_source, source),
-            Source::Http(http_source) => self.obtain_download(workshop, id, http_source, source),
+            Source::Git(git_source) => self.obtain_git(workshop, git_source, source, note),
+            Source::Http(http_source) => self.obtain_download(workshop, http_source, source, note),
         };
         match obtained {
             Ok(obtained) => {
@@ -228,15 +276,15 @@ impl Session<'_> {
     fn obtain_git(
         &self,
         workshop: &Workshop,
-        id: NodeId,
         git_source: &GitSource,
         source: &Source,
+        note: &dyn Fn(Fields),
     ) -> Result<Obtained, Failure> {
         let failure = |error: git::Error| of_source(error.fault(), &error);
         let fingerprint = git::local_fingerprint(&git_source.url)
             .map_err(|error| unreadable_repository(git_source, &error))?;
         let resolved = workshop.git.resolve(git_source).map_err(failure)?;
-        self.note_own(id, resolved.fields(git_source));
+        note(resolved.fields(git_source));
         let snapshot = resolved.key(git_source);
         if !workshop.snapshots.has(&snapshot) {
             let settled = workshop.snapshots.prepare_layer(&[])?;
@@ -273,9 +321,9 @@ impl Session<'_> {
     fn obtain_download(
         &self,
         workshop: &Workshop,
-        id: NodeId,
         http_source: &HttpSource,
         source: &Source,
+        note: &dyn Fn(Fields),
     ) -> Result<Obtained, Failure> {
         let reference = reference(source);
         let name = shown(source);
@@ -291,6 +339,7 @@ impl Session<'_> {
         let answer = http::fetch(
             http_source,
             known,
+            self.authorization(&http_source.url).as_ref(),
             &self.shelf(workshop),
             &workshop.client,
             &progress,
@@ -304,13 +353,60 @@ impl Session<'_> {
             }
         };
         self.remember(&reference, &remembered)?;
-        self.note_own(id, remembered.fields());
+        note(remembered.fields());
         let resolved = remembered.digest.to_string();
+        let made = match http_source.is_tree {
+            true => Made::Tree(self.tree_of_download(workshop, &remembered, &name)?),
+            false => Made::Download(Arc::new(remembered)),
+        };
         Ok(Obtained {
-            made: Made::Download(Arc::new(remembered)),
+            made,
             resolved,
             bytes,
         })
+    }
+
+    /// A tree with nothing but a download in it.
+    pub(super) fn tree_of_download(
+        &self,
+        workshop: &Workshop,
+        remembered: &http::Remembered,
+        name: &str,
+    ) -> Result<Tree, Failure> {
+        let id = remembered.tree_key();
+        if !workshop.snapshots.has(&id) {
+            let settled = workshop.snapshots.prepare_layer(&[])?;
+            http::place(remembered, &self.shelf(workshop), &settled.upper_path())
+                .map_err(|error| of_source(error.fault(), &error))?;
+            let made = snapshot::Made {
+                id,
+                key: None,
+                fields: remembered.fields(),
+                created_ms: self.now_ms(),
+                duration_ms: 0,
+                what: name.to_owned(),
+            };
+            workshop.snapshots.commit(settled, made)?;
+        }
+        Ok(Tree::new(vec![id]))
+    }
+
+    /// What the server at an address wants to see: the secret `HTTP_AUTH_TOKEN_HOST`, else `HTTP_AUTH_HEADER_HOST`.
+    fn authorization(&self, url: &str) -> Option<Authorization> {
+        let host = net::host(url)?;
+        let secret = |prefix: &str| self.secret_text(&format!("{prefix}{host}"));
+        match secret("HTTP_AUTH_TOKEN_") {
+            Some(token) => Some(Authorization::bearer(token.trim())),
+            None => {
+                secret("HTTP_AUTH_HEADER_").map(|header| Authorization::header(header.to_owned()))
+            }
+        }
+    }
+
+    /// The value of a secret of the build, if it is text.
+    fn secret_text(&self, id: &str) -> Option<&str> {
+        let secret = self.work.secrets.iter().find(|secret| secret.id == id)?;
+        std::str::from_utf8(secret.expose()).ok()
     }
 
     /// Where a download is, or would be.
@@ -340,7 +436,9 @@ impl Session<'_> {
         let serves = match (&recalled.answer.fingerprint, now) {
             // A repository of this machine is never remembered unsoundly: what it is now decides.
             (Some(then), Some(now)) => *then == now,
-            (None, None) => self.work.freshness.accepts(recalled.age_ms),
+            (None, None) => {
+                git::is_pinned(git_source) || self.work.freshness.accepts(recalled.age_ms)
+            }
             _ => false,
         };
         Ok(serves.then_some(recalled))
@@ -356,7 +454,10 @@ impl Session<'_> {
     }
 
     /// What is remembered, however old it is.
-    fn answer<T: DeserializeOwned>(&self, reference: &str) -> Result<Option<Recalled<T>>, Failure> {
+    pub(super) fn answer<T: DeserializeOwned>(
+        &self,
+        reference: &str,
+    ) -> Result<Option<Recalled<T>>, Failure> {
         let Some(answer) = self.index()?.answer(reference).map_err(store_failure)? else {
             return Ok(None);
         };
@@ -367,7 +468,11 @@ impl Session<'_> {
             .map(|answer| Recalled { answer, age_ms }))
     }
 
-    fn remember<T: Serialize>(&self, reference: &str, answer: &T) -> Result<(), Failure> {
+    pub(super) fn remember<T: Serialize>(
+        &self,
+        reference: &str,
+        answer: &T,
+    ) -> Result<(), Failure> {
         let answer = serde_json::to_string(answer).unwrap_or_default();
         self.index()?
             .put_answer(
@@ -414,12 +519,12 @@ fn named(name: &str, value: &str) -> Fields {
 }
 
 /// A name under which a source's answer is remembered: everything that was asked for.
-fn reference(source: &Source) -> String {
+pub(super) fn reference(source: &Source) -> String {
     serde_json::to_string(source).unwrap_or_default()
 }
 
 /// A source as a person would write it.
-fn shown(source: &Source) -> String {
+pub(super) fn shown(source: &Source) -> String {
     match source {
         Source::StoredImage { name } => crate::image::Name::familiar(name).to_owned(),
         Source::OciLayout(layout) => format!("oci-layout://{}", layout.path),

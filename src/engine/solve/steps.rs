@@ -290,7 +290,7 @@ impl Session<'_> {
             let message = format!("the download `{}` cannot be read", path.display());
             Failure::caused(FailureKind::Machine, "solve::download", message, &error)
         })?;
-        let modified = (remembered.mtime_s > 0).then_some(Time {
+        let modified = Some(Time {
             seconds: remembered.mtime_s as i64,
             nanoseconds: 0,
         });

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::Fault;
 use crate::digest::{Digest, Fields, Key};
 use crate::graph::HttpSource;
-use crate::net::{self, Client, Download, Outcome, Validators};
+use crate::net::{self, Authorization, Client, Download, Outcome, Validators};
 
 /// A download that did not come about.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -71,7 +71,7 @@ pub struct Remembered {
     pub digest: Digest,
     /// Its length.
     pub size_bytes: u64,
-    /// The name that the file gets: `Content-Disposition`, else the last part of the address's path, else `download`.
+    /// The name that the file gets.
     pub name: String,
     /// Its time, in seconds since 1970: `Last-Modified`, else 0.
     pub mtime_s: u64,
@@ -91,10 +91,24 @@ impl Remembered {
         fields
     }
 
+    /// When it was last changed, in seconds since 1970, if the server said so.
+    #[must_use]
+    pub fn last_modified_s(&self) -> Option<u64> {
+        super::debian::date_seconds(self.validators.last_modified.as_deref()?)
+    }
+
     /// The key of [`Remembered::fields`].
     #[must_use]
     pub fn key(&self) -> Key {
         self.fields().key()
+    }
+
+    /// What names the tree of this one file.
+    #[must_use]
+    pub fn tree_key(&self) -> Key {
+        let mut fields = self.fields();
+        fields.put("form", "tree");
+        fields.key()
     }
 }
 
@@ -131,6 +145,7 @@ impl Shelf {
 pub fn fetch(
     source: &HttpSource,
     known: Option<&Remembered>,
+    authorization: Option<&Authorization>,
     shelf: &Shelf,
     client: &Client,
     progress: &dyn Fn(u64),
@@ -155,6 +170,7 @@ pub fn fetch(
         known: known
             .map(|known| known.validators.clone())
             .unwrap_or_default(),
+        authorization,
         ..Download::default()
     };
     let answer = client
@@ -183,7 +199,7 @@ pub fn fetch(
                 Ok(Answer::Fetched(Remembered {
                     digest: fetched.digest,
                     size_bytes: fetched.size_bytes,
-                    name: file_name(head.content_disposition.as_deref(), &head.url, &source.url),
+                    name: source.name.clone(),
                     mtime_s: head
                         .validators
                         .last_modified
@@ -201,8 +217,7 @@ pub fn fetch(
     answer
 }
 
-/// Makes the one-file tree of a download in `into`, an empty directory: the file with its name, mode 0600 and time, as
-/// BuildKit's ADD has it.
+/// Makes the one-file tree of a download in `into`, an empty directory: the file with its name, mode 0600 and time.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -232,69 +247,6 @@ fn temporary(tmp: &Path) -> Result<(File, PathBuf), Error> {
         path: tmp.to_owned(),
         source,
     })
-}
-
-/// The name for a file, from what the server says of it and where it came from.
-fn file_name(disposition: Option<&str>, final_url: &str, url: &str) -> String {
-    let named = disposition
-        .and_then(name_of_disposition)
-        .and_then(|name| sound(&name));
-    named
-        .or_else(|| last_part(url))
-        .or_else(|| last_part(final_url))
-        .unwrap_or_else(|| "download".to_owned())
-}
-
-/// `filename*=UTF-8''…` or `filename=…` (RFC 6266).
-fn name_of_disposition(value: &str) -> Option<String> {
-    let mut plain = None;
-    for parameter in split_outside_quotes(value).skip(1) {
-        let Some((name, value)) = parameter.split_once('=') else {
-            continue;
-        };
-        let value = value.trim();
-        match name.trim().to_ascii_lowercase().as_str() {
-            "filename*" => {
-                let encoded = value.splitn(3, '\'').nth(2)?;
-                return Some(percent_decoded(encoded));
-            }
-            "filename" => {
-                let bare = value
-                    .strip_prefix('"')
-                    .and_then(|value| value.strip_suffix('"'))
-                    .unwrap_or(value);
-                plain = Some(bare.replace("\\\"", "\"").replace("\\\\", "\\"));
-            }
-            _ => {}
-        }
-    }
-    plain
-}
-
-fn split_outside_quotes(value: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    value.split(move |c| {
-        if c == '"' {
-            quoted = !quoted;
-        }
-        c == ';' && !quoted
-    })
-}
-
-fn last_part(url: &str) -> Option<String> {
-    let path = url.split(['?', '#']).next().unwrap_or(url);
-    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    let (_, path) = path.split_once('/')?;
-    sound(&percent_decoded(path.rsplit('/').next()?))
-}
-
-/// A name that stays where it is put.
-fn sound(name: &str) -> Option<String> {
-    let name = name.rsplit('/').next().unwrap_or(name);
-    let usable = !matches!(name, "" | "." | "..")
-        && name.len() <= 255
-        && !name.contains(|c: char| c.is_control());
-    usable.then(|| name.to_owned())
 }
 
 pub(super) fn percent_decoded(text: &str) -> String {

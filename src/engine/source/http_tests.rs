@@ -1,40 +1,10 @@
-//! Names of downloads, and downloads that are asked for again.
+//! Downloads that are asked for again.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 
 use super::*;
 use crate::net::Settings;
-
-#[test]
-fn a_file_is_named_by_the_server_else_by_its_address() {
-    let check = |disposition: Option<&str>, url: &str, name: &str| {
-        assert_eq!(file_name(disposition, url, url), name)
-    };
-    check(None, "https://host/a/b.tar.gz?x=/y", "b.tar.gz");
-    check(None, "https://host/a%20b", "a b");
-    check(None, "https://host/", "download");
-    check(None, "https://host", "download");
-    check(None, "https://host/..%2f..%2fetc", "etc");
-    check(None, "https://host/a/..", "download");
-    check(
-        Some("attachment; filename=\"x; y.txt\""),
-        "https://host/z",
-        "x; y.txt",
-    );
-    check(
-        Some("attachment; filename=plain; filename*=UTF-8''na%C3%AFve"),
-        "https://host/z",
-        "naïve",
-    );
-    check(
-        Some("attachment; filename=\"../../etc/passwd\""),
-        "https://host/z",
-        "passwd",
-    );
-    check(Some("attachment; filename=\"..\""), "https://host/z", "z");
-    check(Some("inline"), "https://host/z", "z");
-}
 
 /// Answers with a file that has an ETag; 304 where it is asked with it.
 fn serve(requests: usize) -> (String, std::thread::JoinHandle<Vec<bool>>) {
@@ -77,15 +47,18 @@ fn a_download_is_asked_for_again_and_kept() {
     let source = HttpSource {
         url,
         checksum: None,
+        name: "file.txt".to_owned(),
+        is_tree: false,
     };
-    let Answer::Fetched(first) = fetch(&source, None, &shelf, &client, &|_| ()).unwrap() else {
+    let Answer::Fetched(first) = fetch(&source, None, None, &shelf, &client, &|_| ()).unwrap()
+    else {
         panic!("it was not here")
     };
     assert_eq!(
         (first.name.as_str(), first.mtime_s, first.digest),
         ("file.txt", 1_783_764_997, Digest::of(b"hello"))
     );
-    let again = fetch(&source, Some(&first), &shelf, &client, &|_| ()).unwrap();
+    let again = fetch(&source, Some(&first), None, &shelf, &client, &|_| ()).unwrap();
     assert_eq!(again, Answer::Unchanged(first.clone()));
     assert_eq!(server.join().unwrap(), [false, true]);
 
@@ -106,7 +79,7 @@ fn a_download_is_asked_for_again_and_kept() {
         ..source.clone()
     };
     assert!(matches!(
-        fetch(&pinned, Some(&first), &shelf, &client, &|_| ()),
+        fetch(&pinned, Some(&first), None, &shelf, &client, &|_| ()),
         Ok(Answer::Unchanged(_))
     ));
     let wrong = HttpSource {
@@ -114,7 +87,7 @@ fn a_download_is_asked_for_again_and_kept() {
         ..source
     };
     assert_eq!(
-        fetch(&wrong, None, &shelf, &client, &|_| ())
+        fetch(&wrong, None, None, &shelf, &client, &|_| ())
             .unwrap_err()
             .fault(),
         Fault::Input

@@ -19,10 +19,10 @@ use super::select::{Entry, Owners, Parents, Pick, Tree, Wanted};
 use super::transfer::{
     Dress, Links, NewOwner, Place, copy_entry, dress_dir, dress_dir_times, has_changed,
 };
-use super::{owner, unpack};
+use super::{archive, owner};
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::graph::{Copy, CopySource, InlineFile};
+use crate::graph::{Copy, CopySource, InlineFile, Unpack};
 use crate::sys::dir::{Dir, Metadata, Time};
 use crate::sys::root::Root;
 
@@ -322,7 +322,8 @@ impl Run<'_> {
             .root
             .parent_of(&pick.path)
             .map_err(reading(&pick.path))?;
-        if self.copy.unpack && file.metadata.kind == crate::sys::dir::Kind::File {
+        if self.copy.unpack != Unpack::Nothing && file.metadata.kind == crate::sys::dir::Kind::File
+        {
             let archive = from.open_file(&name).map_err(reading(&pick.path))?;
             if !Metadata::of_open(&archive)
                 .map_err(reading(&pick.path))?
@@ -432,7 +433,7 @@ impl Run<'_> {
         let mut file = download.file.try_clone().map_err(reading(&download.name))?;
         file.seek(SeekFrom::Start(0))
             .map_err(reading(&download.name))?;
-        if self.copy.unpack
+        if self.copy.unpack == Unpack::Everything
             && self.unpack(
                 file.try_clone().map_err(reading(&download.name))?,
                 &download.name,
@@ -481,12 +482,12 @@ impl Run<'_> {
     }
 
     /// Unpacks an archive into the destination; false if it is none.
-    fn unpack(&self, archive: File, name: &str) -> Result<bool, TreeError> {
-        let Some(stream) = unpack::open(archive, name)? else {
+    fn unpack(&self, file: File, name: &str) -> Result<bool, TreeError> {
+        let Some(stream) = archive::open(file, name)? else {
             return Ok(false);
         };
         let real = make_dirs(self.root, self.dest(), self.owner_or_root(), MODE_DIR)?;
-        unpack::unpack(stream, name, self.root, &real, self.owner)?;
+        archive::unpack(stream, name, self.root, &real, self.owner)?;
         Ok(true)
     }
 }

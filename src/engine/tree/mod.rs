@@ -12,6 +12,7 @@
 //! What was selected is what is hashed and what is copied; a file that changed in between is an error, never a wrong
 //! cache entry.
 
+pub mod archive;
 pub mod chmod;
 pub mod copy;
 pub mod error;
@@ -20,7 +21,6 @@ pub mod owner;
 pub mod select;
 mod stat_cache;
 pub mod transfer;
-mod unpack;
 
 pub use error::TreeError;
 pub use hash::Reading;

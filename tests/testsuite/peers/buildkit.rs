@@ -98,6 +98,28 @@ impl BuildKit {
         command
     }
 
+    /// What its frontend answers to a request that builds nothing, such as `frontend.lint`.
+    pub(crate) fn ask(&self, context: &Path, request: &str) -> String {
+        let mut command =
+            self.buildctl(&["build", "--progress=quiet", "--frontend", "dockerfile.v0"]);
+        for local in ["context", "dockerfile"] {
+            command
+                .arg("--local")
+                .arg(format!("{local}={}", context.display()));
+        }
+        let output = command
+            .arg("--opt")
+            .arg(format!("requestid={request}"))
+            .output()
+            .expect("buildctl can be started");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Builds, and gives the image; or what it said.
     pub(crate) fn build(&self, request: &Request<'_>) -> Result<Layout, String> {
         let mut command =

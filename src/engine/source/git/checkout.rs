@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use super::error::{Error, Result};
-use super::program::Program;
+use super::program::{Program, Reach};
 use super::reference;
 use super::{Git, Mirror, Resolved, recorded_url};
 use crate::graph::GitSource;
@@ -28,15 +28,7 @@ pub(super) fn checkout(
     into: &Path,
 ) -> Result<()> {
     put(git, source, resolved, into, SUBMODULE_DEPTH_MAX)?;
-    let mirror = git.mirror(source, source.depth)?;
-    let time = mirror.program.text(&[
-        "show",
-        "-s",
-        "--format=%ct",
-        "--end-of-options",
-        &resolved.commit,
-    ])?;
-    let time_s = time.trim().parse::<i64>().unwrap_or(0);
+    let time_s = git.commit_time_s(source, resolved)?;
     settle(
         into,
         Timespec {
@@ -48,7 +40,11 @@ pub(super) fn checkout(
 }
 
 fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: u32) -> Result<()> {
-    let mirror = git.mirror(source, source.depth)?;
+    let reach = match levels {
+        SUBMODULE_DEPTH_MAX => Reach::Named,
+        _ => Reach::Submodule,
+    };
+    let mirror = git.mirror(source, source.depth, reach, &resolved.commit)?;
     mirror.ensure(resolved)?;
     let tree = match source
         .subdir
@@ -67,7 +63,7 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
         Vec::new()
     };
     if source.keep_git_dir && whole {
-        let program = Program::new(&git.settings, "/")?;
+        let program = Program::local(&git.settings)?;
         GitDirectory {
             program: &program,
             path: into.join(".git"),
@@ -90,6 +86,8 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
         let inner = GitSource {
             url: module.url,
             reference: None,
+            checksum: None,
+            fetch_by_commit: false,
             subdir: None,
             depth: source.depth,
             submodules: true,

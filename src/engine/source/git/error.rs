@@ -54,6 +54,22 @@ pub enum Error {
         /// Whether it is a repository of this machine.
         local: bool,
     },
+    /// The reference means another commit than it has to.
+    #[error("expected checksum to match {wanted}, got {found} from {url}")]
+    #[diagnostic(
+        code(git::checksum),
+        help(
+            "if the change is expected, give the new commit; else find out who moved the reference"
+        )
+    )]
+    Checksum {
+        /// The repository.
+        url: String,
+        /// What it has to be.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
     /// A submodule whose address is not in `.gitmodules`, or that nests too deep.
     #[error("the submodule {path} of {url} cannot be checked out: {why}")]
     #[diagnostic(
@@ -118,9 +134,10 @@ impl Error {
             | Self::Reference { .. }
             | Self::Subdir { .. }
             | Self::NoReference { local: true, .. } => Fault::Input,
-            Self::NoReference { .. } | Self::Submodule { .. } | Self::Failed { .. } => {
-                Fault::Source
-            }
+            Self::NoReference { .. }
+            | Self::Checksum { .. }
+            | Self::Submodule { .. }
+            | Self::Failed { .. } => Fault::Source,
             Self::Missing { .. } | Self::Io { .. } => Fault::Machine,
         }
     }

@@ -20,16 +20,18 @@ mod reference;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Fields, Key};
+use crate::engine::work::Ssh;
 use crate::graph::GitSource;
-use crate::net::{self, Proxies};
+use crate::net::{self, Authorization, Proxies};
 
 pub use error::{Error, Result};
 pub use local::local_fingerprint;
-use program::Program;
+use program::{Program, Reach};
 use reference::Refs;
 
 /// Which way of making a tree this is. Any change that can change a byte of the result gets the next number.
@@ -46,8 +48,30 @@ pub struct Settings {
     pub proxies: Proxies,
     /// A file of certificate authorities instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The socket of an ssh agent.
-    pub ssh_agent: Option<PathBuf>,
+    /// How ssh gets in.
+    pub ssh: Ssh,
+    /// What servers want to see; the first that is for a server counts.
+    pub credentials: Vec<Credential>,
+}
+
+/// What is said to servers that are reached over http.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// The host, with its port if that is a special one; `None`: the repository that is asked for, wherever it is, but
+    /// none of its submodules.
+    pub host: Option<String>,
+    /// The header.
+    pub authorization: Authorization,
+}
+
+/// Whether a source names its commit, so that nothing has to be asked to know it.
+#[must_use]
+pub fn is_pinned(source: &GitSource) -> bool {
+    source.fetch_by_commit
+        || source
+            .reference
+            .as_deref()
+            .is_some_and(reference::is_commit)
 }
 
 /// What a reference of a repository means.
@@ -62,6 +86,13 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// Whether this is the name, or the first digits of the name, of the commit or of its tag's object.
+    fn is(&self, checksum: &str) -> bool {
+        std::iter::once(&self.commit)
+            .chain(&self.tag_object)
+            .any(|object| object.starts_with(checksum))
+    }
+
     /// The branch that is checked out.
     #[must_use]
     pub fn branch(&self) -> Option<&str> {
@@ -146,10 +177,17 @@ impl Git {
                 });
             }
         }
-        let program = Program::new(&self.settings, &source.url)?;
+        if let (true, Some(commit)) = (source.fetch_by_commit, &source.checksum) {
+            return Ok(Resolved {
+                commit: commit.clone(),
+                reference: source.reference.as_deref().map(reference::full_name),
+                tag_object: None,
+            });
+        }
+        let program = Program::new(&self.settings, source, Reach::Named)?;
         let listed = program.text(&["ls-remote", "--symref", "--end-of-options", url])?;
         let refs = Refs::read(&listed);
-        match source.reference.as_deref() {
+        let found = match source.reference.as_deref() {
             None => refs
                 .default_branch()
                 .ok_or_else(|| no_reference(source, "HEAD", &refs)),
@@ -160,11 +198,32 @@ impl Git {
                 }
                 None => Err(no_reference(source, wanted, &refs)),
             },
+        }?;
+        match &source.checksum {
+            Some(checksum) if !found.is(checksum) => Err(Error::Checksum {
+                url: net::redacted(&source.url),
+                wanted: checksum.clone(),
+                found: match &found.tag_object {
+                    Some(tag) => format!("{} (tag {tag})", found.commit),
+                    None => found.commit,
+                },
+            }),
+            _ => Ok(found),
         }
     }
 
+    /// When the commit was made, in seconds since 1970.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub fn commit_time_s(&self, source: &GitSource, resolved: &Resolved) -> Result<i64> {
+        let mirror = self.mirror(source, source.depth, Reach::Named, &resolved.commit)?;
+        mirror.ensure(resolved)?;
+        mirror.commit_time_s(&resolved.commit)
+    }
+
     fn resolve_short(&self, source: &GitSource, wanted: &str, refs: &Refs) -> Result<Resolved> {
-        let mirror = self.mirror(source, None)?;
+        let mirror = self.mirror(source, None, Reach::Named, refs.any_object())?;
         mirror.update_all()?;
         let commit = mirror.program.text(&[
             "rev-parse",
@@ -191,15 +250,25 @@ impl Git {
         checkout::checkout(self, source, resolved, into)
     }
 
-    /// The mirror of a source, locked.
-    fn mirror(&self, source: &GitSource, depth: Option<u32>) -> Result<Mirror> {
+    /// The mirror of a source, locked. `object` is any object's name: it tells in which way they are named.
+    fn mirror(
+        &self,
+        source: &GitSource,
+        depth: Option<u32>,
+        reach: Reach,
+        object: &str,
+    ) -> Result<Mirror> {
         let url = reference::check_url(&source.url)?.to_owned();
         // A shallow mirror is one of its own: in a whole one nothing may be missing.
         let suffix = depth
             .map(|depth| format!("-depth-{depth}"))
             .unwrap_or_default();
+        let (format, mark) = match object.len() {
+            64 => ("--object-format=sha256", "-sha256"),
+            _ => ("--object-format=sha1", ""),
+        };
         let name = format!(
-            "{}{suffix}",
+            "{}{mark}{suffix}",
             Key::of(reference::without_credentials(&url).as_bytes())
         );
         let mirrors = &self.settings.mirrors;
@@ -214,17 +283,12 @@ impl Git {
             .map_err(|source| Error::io("cannot open", &lock_path, source))?;
         lock.lock()
             .map_err(|source| Error::io("cannot lock", &lock_path, source))?;
-        let program = Program::new(&self.settings, &source.url)?;
+        let program = Program::new(&self.settings, source, reach)?;
         sweep(&directory).map_err(|source| Error::io("cannot tidy", &directory, source))?;
         // HEAD is what `git init` writes last but one; without it, a killed `init` is done again.
         if !directory.join("HEAD").is_file() {
             fs::create_dir_all(&directory)
                 .map_err(|source| Error::io("cannot make", &directory, source))?;
-            let format = if is_sha256(source) {
-                "--object-format=sha256"
-            } else {
-                "--object-format=sha1"
-            };
             program.text(&[
                 "init",
                 "--quiet",
@@ -241,7 +305,7 @@ impl Git {
             url,
             depth,
             program,
-            _lock: lock,
+            _lock: Arc::new(lock),
         })
     }
 }
@@ -268,13 +332,6 @@ fn sweep(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn is_sha256(source: &GitSource) -> bool {
-    source
-        .reference
-        .as_deref()
-        .is_some_and(|wanted| wanted.len() == 64 && reference::is_commit(wanted))
-}
-
 fn no_reference(source: &GitSource, wanted: &str, refs: &Refs) -> Error {
     let has = refs
         .names()
@@ -295,13 +352,13 @@ fn no_reference(source: &GitSource, wanted: &str, refs: &Refs) -> Error {
 }
 
 /// A bare repository that is kept, so that a commit is fetched once. One process works on it at a time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Mirror {
     directory: PathBuf,
     url: String,
     depth: Option<u32>,
     program: Program,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Mirror {
@@ -318,12 +375,12 @@ impl Mirror {
         if self.has(resolved) {
             return Ok(());
         }
+        let commit = &resolved.commit;
         if self.depth.is_some() {
-            let wanted = resolved.reference.as_deref().unwrap_or(&resolved.commit);
-            self.fetch(
-                &[&format!("+{wanted}:refs/kept/{}", resolved.commit)],
-                &["--no-tags"],
-            )?;
+            let wanted = resolved.reference.as_deref().unwrap_or(commit);
+            // What cannot be had alone (a server of plain files, a reference that is only a name for this commit) may
+            // be had with everything else.
+            let _ = self.fetch(&[&format!("+{wanted}:refs/kept/{commit}")], &["--no-tags"]);
         } else {
             self.update_all()?;
         }
@@ -331,8 +388,32 @@ impl Mirror {
             return Ok(());
         }
         // Moved since it was resolved, or on no branch: many servers give any commit by its name.
-        let kept = format!("+{}:refs/kept/{}", resolved.commit, resolved.commit);
-        self.fetch(&[&kept], &["--no-tags"])
+        let by_name = self.fetch(&[&format!("+{commit}:refs/kept/{commit}")], &["--no-tags"]);
+        if self.has(resolved) {
+            return Ok(());
+        }
+        let whole = Self {
+            depth: None,
+            ..self.clone()
+        };
+        whole.update_all()?;
+        if self.has(resolved) {
+            return Ok(());
+        }
+        by_name.and_then(|()| {
+            Err(Error::Failed {
+                verb: "fetch".to_owned(),
+                url: net::redacted(&self.url),
+                why: format!("the repository does not hand out {commit}"),
+            })
+        })
+    }
+
+    fn commit_time_s(&self, commit: &str) -> Result<i64> {
+        let time =
+            self.program
+                .text(&["show", "-s", "--format=%ct", "--end-of-options", commit])?;
+        Ok(time.trim().parse().unwrap_or(0))
     }
 
     fn has(&self, resolved: &Resolved) -> bool {

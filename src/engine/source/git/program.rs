@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use super::Settings;
 use super::error::{Error, Result};
 use super::reference;
+use crate::graph::GitSource;
 use crate::net;
 
 /// Settings that hold whatever a repository says. They are in a file rather than on the command line, since git does not
@@ -53,8 +54,46 @@ const CONFIGURATION: &str = "\
 /// How many of its last lines are shown.
 const TAIL_LINES: usize = 6;
 
+/// What ssh is run with, and nothing else: the system's own file may ask for anything, and within a user namespace ssh
+/// takes it for a stranger's. A host's key is taken when it is first seen, and has to be the same from then on.
+fn ssh_configuration(settings: &Settings) -> String {
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    let known = std::iter::once(quoted(&settings.mirrors.join("known_hosts")))
+        .chain(settings.ssh.known_hosts.as_deref().map(quoted));
+    format!(
+        "BatchMode yes\nStrictHostKeyChecking accept-new\nUserKnownHostsFile {}\n\
+         GlobalKnownHostsFile /etc/ssh/ssh_known_hosts\nIdentityFile none\nForwardAgent no\nForwardX11 no\n\
+         ConnectTimeout 20\nServerAliveInterval 20\nServerAliveCountMax 3\nLogLevel ERROR\n",
+        known.collect::<Vec<_>>().join(" ")
+    )
+}
+
+/// Sees that a file has a content.
+fn keep(path: &Path, content: &str) -> Result<()> {
+    if std::fs::read_to_string(path).ok().as_deref() == Some(content) {
+        return Ok(());
+    }
+    let directory = path.parent().unwrap_or(path);
+    let written = std::fs::create_dir_all(directory)
+        .and_then(|()| super::super::temporary(directory, "config"))
+        .and_then(|(mut file, temporary)| {
+            file.write_all(content.as_bytes())?;
+            std::fs::rename(temporary, path)
+        });
+    written.map_err(|source| Error::io("cannot write", path, source))
+}
+
+/// Who named a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The build itself.
+    Named,
+    /// A repository that has it as a submodule.
+    Submodule,
+}
+
 /// git, ready to be run.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Program {
     path: PathBuf,
     url: String,
@@ -62,23 +101,68 @@ pub(super) struct Program {
     repository: Option<PathBuf>,
 }
 
+/// The environment may hold a secret.
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Program {
-    /// For work on the repository at `url`; the configuration file is written if it is not there.
-    pub(super) fn new(settings: &Settings, url: &str) -> Result<Self> {
-        let configuration = settings.mirrors.join("config");
-        if std::fs::read_to_string(&configuration).ok().as_deref() != Some(CONFIGURATION) {
-            let written = std::fs::create_dir_all(&settings.mirrors)
-                .and_then(|()| super::super::temporary(&settings.mirrors, "config"))
-                .and_then(|(mut file, path)| {
-                    file.write_all(CONFIGURATION.as_bytes())?;
-                    std::fs::rename(path, &configuration)
+    /// For work on repositories of this machine.
+    pub(super) fn local(settings: &Settings) -> Result<Self> {
+        Self::at(settings, "/")
+    }
+
+    /// For work on a source's repository.
+    pub(super) fn new(settings: &Settings, source: &GitSource, reach: Reach) -> Result<Self> {
+        let mut program = Self::at(settings, &source.url)?;
+        let credential =
+            settings
+                .credentials
+                .iter()
+                .find(|credential| match (&credential.host, reach) {
+                    (Some(host), _) => reference::host(&source.url) == Some(host.as_str()),
+                    (None, reach) => reach == Reach::Named,
                 });
-            written.map_err(|source| Error::io("cannot write", &configuration, source))?;
+        if let (Some(credential), Some(scope)) = (credential, reference::scope(&source.url)) {
+            // Not on the command line, which everybody can read. A redirect may lead to another host, and git would tell
+            // it as well.
+            let set = [
+                ("GIT_CONFIG_COUNT", "2".to_owned()),
+                ("GIT_CONFIG_KEY_0", format!("http.{scope}.extraHeader")),
+                (
+                    "GIT_CONFIG_VALUE_0",
+                    format!("Authorization: {}", credential.authorization.expose()),
+                ),
+                ("GIT_CONFIG_KEY_1", "http.followRedirects".to_owned()),
+                ("GIT_CONFIG_VALUE_1", "false".to_owned()),
+            ];
+            program.environment.extend(set);
         }
+        Ok(program)
+    }
+
+    fn at(settings: &Settings, url: &str) -> Result<Self> {
+        let configuration = settings.mirrors.join("config");
+        keep(&configuration, CONFIGURATION)?;
         let protocols = if reference::is_local(url) {
             "file"
         } else {
-            "https:http:ssh"
+            "https:http:ssh:git"
+        };
+        let ssh = match reference::is_ssh(url) {
+            true => {
+                let path = settings.mirrors.join("ssh-config");
+                keep(&path, &ssh_configuration(settings))?;
+                format!(
+                    "ssh -F '{}'",
+                    path.display().to_string().replace('\'', "'\\''")
+                )
+            }
+            false => "/bin/false".to_owned(),
         };
         let nothing = || "/dev/null".to_owned();
         let mut environment = vec![
@@ -96,7 +180,8 @@ impl Program {
             ("GIT_TERMINAL_PROMPT", "0".to_owned()),
             ("GIT_ASKPASS", "/bin/false".to_owned()),
             ("SSH_ASKPASS", "/bin/false".to_owned()),
-            ("GIT_SSH_COMMAND", "ssh -oBatchMode=yes".to_owned()),
+            ("GIT_SSH_COMMAND", ssh),
+            ("GIT_SSH_VARIANT", "ssh".to_owned()),
             ("GIT_ALLOW_PROTOCOL", protocols.to_owned()),
             ("GIT_PROTOCOL_FROM_USER", "0".to_owned()),
             ("GIT_NO_REPLACE_OBJECTS", "1".to_owned()),
@@ -121,7 +206,8 @@ impl Program {
         );
         environment.extend(
             settings
-                .ssh_agent
+                .ssh
+                .agent
                 .as_ref()
                 .map(|socket| ("SSH_AUTH_SOCK", path(socket))),
         );

@@ -24,8 +24,8 @@ pub(super) fn check_url(url: &str) -> Result<&str> {
         return Ok(url);
     }
     let host = match url.split_once("://") {
-        Some(("https" | "http" | "ssh", rest)) => rest.split('/').next().unwrap_or(""),
-        Some(_) => return wrong("only https, http and ssh are taken"),
+        Some(("https" | "http" | "ssh" | "git", rest)) => rest.split('/').next().unwrap_or(""),
+        Some(_) => return wrong("only https, http, ssh and git are taken"),
         // user@host:path, but not helper::address.
         None => match url.split_once(':') {
             Some((host, path)) if !host.contains('/') && !path.starts_with(':') => host,
@@ -49,6 +49,28 @@ fn percent_escaped_control(url: &str) -> bool {
 /// Whether a repository or bundle of this machine is meant.
 pub(super) fn is_local(url: &str) -> bool {
     url.starts_with('/')
+}
+
+/// Whether ssh has to be asked.
+pub(super) fn is_ssh(url: &str) -> bool {
+    url.starts_with("ssh://") || (!url.contains("://") && !is_local(url))
+}
+
+/// The host that an address names, with its port.
+pub(super) fn host(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let host = rest.split('/').next().unwrap_or(rest);
+    Some(host.rsplit_once('@').map_or(host, |(_, host)| host))
+}
+
+/// The addresses that a credential for this one is for: this one alone, but all of GitHub where it is there.
+pub(super) fn scope(url: &str) -> Option<String> {
+    let (scheme, _) = url.split_once("://")?;
+    match (scheme, host(url)?) {
+        ("https", host @ ("github.com" | "www.github.com")) => Some(format!("https://{host}/")),
+        ("https" | "http", _) => Some(without_credentials(url)),
+        _ => None,
+    }
 }
 
 /// An address without user name and password; a local path as it is.
@@ -92,6 +114,15 @@ pub(super) fn check_reference(reference: &str) -> Result<()> {
 /// Whether this is a commit by its full name.
 pub(super) fn is_commit(name: &str) -> bool {
     matches!(name.len(), 40 | 64) && is_hex(name)
+}
+
+/// A name as a repository has it: that of a branch, unless it says more.
+pub(super) fn full_name(name: &str) -> String {
+    if name.starts_with("refs/") {
+        name.to_owned()
+    } else {
+        format!("refs/heads/{name}")
+    }
 }
 
 pub(super) fn may_be_short_commit(name: &str) -> bool {
@@ -179,6 +210,11 @@ impl Refs {
         .find_map(|name| self.get(name))
     }
 
+    /// The name of some object.
+    pub(super) fn any_object(&self) -> &str {
+        self.objects.values().next().map_or("", String::as_str)
+    }
+
     fn get(&self, name: &str) -> Option<Resolved> {
         let object = self.objects.get(name)?;
         let peeled = self.objects.get(&format!("{name}^{{}}"));
@@ -213,6 +249,7 @@ mod tests {
             "git@host:x/y.git",
             "/srv/x.bundle",
             "http://host/x",
+            "git://host/x",
         ] {
             assert!(check_url(url).is_ok(), "{url}");
         }
@@ -223,7 +260,7 @@ mod tests {
             "ext::sh -c x",
             "fd::17",
             "file:///etc",
-            "git://host/x",
+            "git://-x/y",
             "ssh://-oProxyCommand=x/y",
             "ssh://user@-oProxyCommand=x/y",
             "-oProxyCommand=x:y",

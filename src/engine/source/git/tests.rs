@@ -74,7 +74,8 @@ impl Place {
             mirrors,
             proxies: Proxies::default(),
             ca_file: None,
-            ssh_agent: None,
+            ssh: Ssh::default(),
+            credentials: Vec::new(),
         })
     }
 
@@ -82,6 +83,8 @@ impl Place {
         GitSource {
             url: self.repository.to_string_lossy().into_owned(),
             reference: None,
+            checksum: None,
+            fetch_by_commit: false,
             subdir: None,
             depth: None,
             submodules: false,

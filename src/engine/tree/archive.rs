@@ -1,5 +1,5 @@
-//! ADD's archives: recognised by their content, unpacked into an image's tree so that no name, link or link's target
-//! leads out of it.
+//! Archives: those of ADD, and build contexts. Recognised by their content, unpacked into a tree so that no name, link or
+//! link's target leads out of it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,6 +16,75 @@ use crate::sys::root::Root;
 
 /// The size of a block, and of a header.
 const BLOCK: usize = 512;
+/// How much of something [`is_head`] wants to see.
+pub const HEAD_BYTES: u64 = BLOCK as u64;
+
+/// Whether something begins as an archive does, compressed or not.
+#[must_use]
+pub fn is_head(head: &[u8]) -> bool {
+    let is_tar = head.first_chunk().is_some_and(is_header);
+    is_tar
+        || head
+            .first_chunk()
+            .copied()
+            .and_then(Compression::of)
+            .is_some()
+}
+
+/// In which way a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Gzip,
+    Bzip2,
+    Xz,
+    Zstd,
+}
+
+impl Compression {
+    /// What the first bytes say.
+    fn of(magic: [u8; 6]) -> Option<Self> {
+        match magic {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(Self::Bzip2),
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => Some(Self::Xz),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// Unpacks a whole archive as a tree of its own, with the owners that it names.
+///
+/// # Errors
+/// If it is none, or is broken, or cannot be written.
+pub fn unpack_all(file: File, name: &str, root: &Root) -> Result<(), TreeError> {
+    let stream = open(file, name)?.ok_or_else(|| wrong(name, "there is no tar archive in it"))?;
+    unpack(stream, name, root, Path::new(""), None)
+}
+
+/// The time of the newest file of an archive, in seconds since 1970; `None` if it is none or has no files.
+///
+/// # Errors
+/// If it is broken.
+pub fn newest(file: File) -> Result<Option<i64>, TreeError> {
+    let name = "archive";
+    let Some(stream) = open(file, name)? else {
+        return Ok(None);
+    };
+    let mut newest = None;
+    let mut archive = Archive::new(stream);
+    for entry in archive.entries().map_err(|error| wrong(name, error))? {
+        let mut entry = entry.map_err(|error| wrong(name, error))?;
+        let kind = entry.header().entry_type();
+        if matches!(
+            kind,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Link
+        ) {
+            newest = newest.max(Some(extensions(name, &mut entry)?.0.seconds));
+        }
+    }
+    Ok(newest)
+}
 
 fn wrong(path: &str, reason: impl ToString) -> TreeError {
     TreeError::Unpack {
@@ -51,21 +120,14 @@ fn decoder(mut file: File, name: &str) -> Result<Option<Box<dyn Read>>, TreeErro
     }
     file.seek(SeekFrom::Start(0)).map_err(reading(name))?;
     let file = BufReader::with_capacity(128 * 1024, file);
-    Ok(Some(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(file))
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(
+    Ok(Some(match Compression::of(magic) {
+        Some(Compression::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        Some(Compression::Bzip2) => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
+        Some(Compression::Xz) => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(file)),
+        Some(Compression::Zstd) => Box::new(
             zstd::stream::read::Decoder::with_buffer(file).map_err(|error| wrong(name, error))?,
         ),
-        [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A'] => {
-            return Err(wrong(
-                name,
-                "bzip2 is not supported; compress it with gzip, xz or zstd",
-            ));
-        }
-        _ => Box::new(file),
+        None => Box::new(file),
     }))
 }
 
@@ -191,7 +253,7 @@ impl Unpacking<'_> {
                 number(no_gid, entry.header().gid())?,
             ),
         };
-        let (modified, xattrs) = self.extensions(entry)?;
+        let (modified, xattrs) = extensions(self.archive, entry)?;
         let there = self.parent.find(self.base).map_err(writing(self.path))?;
         if there.is_some_and(|there| !(there.is_dir() && kind == EntryType::Directory)) {
             self.parent
@@ -274,44 +336,44 @@ impl Unpacking<'_> {
         let (dir, name) = self.root.parent_of(self.dest.join(target))?;
         self.parent.hard_link(&dir, name, self.base)
     }
+}
 
-    /// The time with its fraction, and the attributes that are content.
-    fn extensions(
-        &self,
-        entry: &mut Entry<'_, Box<dyn Read>>,
-    ) -> Result<(Time, Vec<Xattr>), TreeError> {
-        let seconds = entry
-            .header()
-            .mtime()
-            .map_err(|error| wrong(self.archive, error))?;
-        let mut modified = Time {
-            seconds: i64::try_from(seconds).unwrap_or(0),
-            nanoseconds: 0,
-        };
-        let mut xattrs = Vec::new();
-        if let Some(extensions) = entry
-            .pax_extensions()
-            .map_err(|error| wrong(self.archive, error))?
-        {
-            for extension in extensions {
-                let extension = extension.map_err(|error| wrong(self.archive, error))?;
-                if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
-                    let name = OsStr::from_bytes(name).to_owned();
-                    if is_content_xattr(&name) {
-                        xattrs.push(Xattr {
-                            name,
-                            value: extension.value_bytes().to_vec(),
-                        });
-                    }
-                } else if extension.key_bytes() == b"mtime"
-                    && let Some(time) = extension.value().ok().and_then(time_of)
-                {
-                    modified = time;
+/// The time with its fraction, and the attributes that are content.
+fn extensions(
+    archive: &str,
+    entry: &mut Entry<'_, Box<dyn Read>>,
+) -> Result<(Time, Vec<Xattr>), TreeError> {
+    let seconds = entry
+        .header()
+        .mtime()
+        .map_err(|error| wrong(archive, error))?;
+    let mut modified = Time {
+        seconds: i64::try_from(seconds).unwrap_or(0),
+        nanoseconds: 0,
+    };
+    let mut xattrs = Vec::new();
+    if let Some(extensions) = entry
+        .pax_extensions()
+        .map_err(|error| wrong(archive, error))?
+    {
+        for extension in extensions {
+            let extension = extension.map_err(|error| wrong(archive, error))?;
+            if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
+                let name = OsStr::from_bytes(name).to_owned();
+                if is_content_xattr(&name) {
+                    xattrs.push(Xattr {
+                        name,
+                        value: extension.value_bytes().to_vec(),
+                    });
                 }
+            } else if extension.key_bytes() == b"mtime"
+                && let Some(time) = extension.value().ok().and_then(time_of)
+            {
+                modified = time;
             }
         }
-        Ok((modified, xattrs))
     }
+    Ok((modified, xattrs))
 }
 
 /// A decimal number of seconds.
