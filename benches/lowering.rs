@@ -85,7 +85,6 @@ fn in_full(dockerfile: &Dockerfile, options: &Options) -> (Lowered, Resolved) {
                     match need {
                         Need::Config(source) => resolved.found(source, ImageConfig::default()),
                         Need::File(file) => resolved.file(file, None),
-                        Need::Time(source) => resolved.time(source, Ok(None)),
                     }
                 }
             }

@@ -87,6 +87,25 @@ impl<'a> Contexts<'a> {
     }
 }
 
+impl Contexts<'_> {
+    /// The way out for someone who wants a path that the context `but` has not: the directory that has it.
+    #[must_use]
+    pub fn having(&self, path: &str, but: &str) -> Option<String> {
+        let named = self.work.contexts.iter().map(|(name, _)| name.as_str());
+        let found = std::iter::once("context")
+            .chain(named)
+            .filter(|name| *name != but)
+            .find(|name| match self.open(name) {
+                Ok(Context::Directory(directory)) => directory.expect(path).is_ok(),
+                _ => false,
+            })?;
+        Some(match found {
+            "context" => "it is in the build context: leave `--from` away".to_owned(),
+            name => format!("it is in the context `{name}`: write `--from={name}`"),
+        })
+    }
+}
+
 fn read_ignore_file(text: &Text) -> Result<Ignore, Failure> {
     match IgnoreFile::parse(&text.text) {
         Ok(rules) => Ok(Ignore {

@@ -155,6 +155,7 @@ fn absence(file: &ContextFile, contexts: &Contexts<'_>) -> Option<Absence> {
         Ok(Context::Directory(context)) => context,
         // Only a step opens what is in the store.
         Ok(Context::Fetched(_)) => return None,
+        Ok(Context::Empty) if is_top(&file.path) => return None,
         Ok(Context::Empty) => {
             return Some(Absence {
                 code: "copy::missing",
@@ -183,8 +184,17 @@ fn absence(file: &ContextFile, contexts: &Contexts<'_>) -> Option<Absence> {
     Some(Absence {
         code,
         message: error.to_string(),
-        help: miette::Diagnostic::help(&error).map(|help| help.to_string()),
+        help: match error {
+            TreeError::Missing { .. } => contexts.having(&file.path, &file.context),
+            _ => None,
+        }
+        .or_else(|| miette::Diagnostic::help(&error).map(|help| help.to_string())),
     })
+}
+
+/// Whether a path means all of a tree.
+fn is_top(path: &str) -> bool {
+    path.split('/').all(|part| matches!(part, "" | "."))
 }
 
 /// Both, in the order of the file; of several at one line, the first.

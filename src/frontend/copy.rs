@@ -26,9 +26,6 @@ impl Verb {
     }
 }
 
-/// The mode of a download that `--chmod` says nothing of.
-const DOWNLOAD_MODE: u32 = 0o600;
-
 /// The sources and what the history calls them.
 #[derive(Default)]
 struct Sources {
@@ -91,13 +88,6 @@ impl Lowerer<'_> {
             None if verb == Verb::Add && sources.local > 0 => Unpack::Files,
             _ => Unpack::Nothing,
         };
-        if mode.is_none()
-            && unpack == Unpack::Nothing
-            && sources.downloads > 0
-            && sources.downloads == sources.taken.len()
-        {
-            mode = Some(FileMode::Octal(DOWNLOAD_MODE));
-        }
         let dest_path = destination(work.state.workdir(), &dest);
         if self.problems.len() > failed {
             return;

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use super::*;
-use crate::dockerfile::fixtures::{agree, fixture, folder};
-use crate::dockerfile::{Severity, parse, parse_with_checks};
+use crate::dockerfile::fixtures::{agree, fixture};
+use crate::dockerfile::{Severity, parse_with_checks};
 use crate::graph::Source;
 
 fn json(path: &str) -> Option<Value> {

@@ -103,7 +103,6 @@ fn lowered(text: &str) -> Option<Result<Lowered, Vec<Problem>>> {
                     match need {
                         Need::Config(source) => resolved.found(source, ImageConfig::default()),
                         Need::File(file) => resolved.file(file, None),
-                        Need::Time(source) => resolved.time(source, Ok(Some(1))),
                     }
                 }
             }

@@ -490,7 +490,7 @@ fn additions_unpack_what_is_local_and_nothing_else() {
     let download = lowered("FROM scratch\nADD https://example.com/a.tar /\n");
     let copy = last_copy(&download);
     assert_eq!(copy.unpack, Unpack::Nothing);
-    assert_eq!(copy.chmod, Some(FileMode::Octal(0o600)));
+    assert_eq!(copy.chmod, None);
     assert!(matches!(copy.sources[..], [CopySource::Download { .. }]));
     let git = lowered("FROM scratch\nADD --keep-git-dir https://example.com/a.git#v1:dir /a\n");
     let source = GitSource {

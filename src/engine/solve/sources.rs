@@ -107,7 +107,7 @@ impl Session<'_> {
                 // A repository on this machine was compared with what it is now; its answer has no age. Neither has a
                 // commit that was asked for by its own name.
                 if recalled.answer.fingerprint.is_some() || git::is_pinned(git_source) {
-                    self.say_found(source, &resolved.commit, 0);
+                    self.say_found(source, &resolved.commit);
                 } else {
                     self.say_recalled(source, &resolved.commit, recalled.age_ms / 1000);
                 }
@@ -132,7 +132,7 @@ impl Session<'_> {
                     return Ok(None);
                 }
                 match http_source.checksum {
-                    Some(_) => self.say_found(source, &recalled.answer.digest.to_string(), 0),
+                    Some(_) => self.say_found(source, &recalled.answer.digest.to_string()),
                     None => self.say_recalled(
                         source,
                         &recalled.answer.digest.to_string(),
@@ -222,6 +222,7 @@ impl Session<'_> {
                     made: Made::Tree(Tree::new(answer.layers)),
                     resolved: answer.resolved,
                     bytes: 0,
+                    is_new: false,
                 })
             }),
             Source::Git(git_source) => self.obtain_git(workshop, git_source, source, note),
@@ -229,7 +230,13 @@ impl Session<'_> {
         };
         match obtained {
             Ok(obtained) => {
-                self.say_found(source, &obtained.resolved, obtained.bytes);
+                self.events.emit(BuildEvent::SourceDone {
+                    source: name,
+                    cached: !obtained.is_new,
+                    bytes: obtained.bytes,
+                    resolved: Some(obtained.resolved),
+                    age_s: None,
+                });
                 Ok(obtained.made)
             }
             Err(failure) => {
@@ -270,6 +277,7 @@ impl Session<'_> {
             made: Made::Tree(Tree::new(below)),
             resolved: image.digest.to_string(),
             bytes,
+            is_new: bytes > 0,
         })
     }
 
@@ -286,7 +294,8 @@ impl Session<'_> {
         let resolved = workshop.git.resolve(git_source).map_err(failure)?;
         note(resolved.fields(git_source));
         let snapshot = resolved.key(git_source);
-        if !workshop.snapshots.has(&snapshot) {
+        let is_new = !workshop.snapshots.has(&snapshot);
+        if is_new {
             let settled = workshop.snapshots.prepare_layer(&[])?;
             let started = Instant::now();
             workshop
@@ -315,6 +324,7 @@ impl Session<'_> {
             made: Made::Tree(Tree::new(vec![snapshot])),
             resolved: commit,
             bytes: 0,
+            is_new,
         })
     }
 
@@ -363,6 +373,7 @@ impl Session<'_> {
             made,
             resolved,
             bytes,
+            is_new: bytes > 0,
         })
     }
 
@@ -495,11 +506,11 @@ impl Session<'_> {
         });
     }
 
-    fn say_found(&self, source: &Source, resolved: &str, bytes: u64) {
+    fn say_found(&self, source: &Source, resolved: &str) {
         self.events.emit(BuildEvent::SourceDone {
             source: shown(source),
-            cached: bytes == 0,
-            bytes,
+            cached: true,
+            bytes: 0,
             resolved: Some(resolved.to_owned()),
             age_s: None,
         });
@@ -510,6 +521,7 @@ struct Obtained {
     made: Made,
     resolved: String,
     bytes: u64,
+    is_new: bool,
 }
 
 fn named(name: &str, value: &str) -> Fields {

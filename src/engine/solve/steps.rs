@@ -57,6 +57,12 @@ impl Session<'_> {
             (_, Some(origin)) => {
                 self.step(workshop, &node.op, id, origin, inputs)
                     .map_err(|mut failure| {
+                        if failure.code == "copy::missing"
+                            && let Some(explained) =
+                                self.missing(workshop, planned, &node.op, inputs)
+                        {
+                            failure = explained;
+                        }
                         if failure.place.is_none() {
                             failure.place = Some(Place::of(origin));
                         }

@@ -22,7 +22,7 @@ use super::transfer::{
 use super::{archive, owner};
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::graph::{Copy, CopySource, InlineFile, Unpack};
+use crate::graph::{Copy, CopySource, FileMode, InlineFile, Unpack};
 use crate::sys::dir::{Dir, Metadata, Time};
 use crate::sys::root::Root;
 
@@ -249,6 +249,14 @@ impl Run<'_> {
         self.owner.unwrap_or((0, 0))
     }
 
+    /// The mode of directories that are made on the way: as BuildKit has it, that of `--chmod`, where it is a number.
+    fn mode_of_parents(&self) -> u32 {
+        match self.copy.chmod {
+            Some(FileMode::Octal(mode)) => mode & 0o777,
+            _ => MODE_DIR,
+        }
+    }
+
     fn dest(&self) -> &Path {
         Path::new(&self.copy.dest)
     }
@@ -260,10 +268,20 @@ impl Run<'_> {
     /// Makes the directories that must be there: all of the destination if it ends with a slash, else those above it.
     fn make_dest(&self) -> Result<PathBuf, TreeError> {
         if self.dest_is_dir() {
-            return make_dirs(self.root, self.dest(), self.owner_or_root(), MODE_DIR);
+            return make_dirs(
+                self.root,
+                self.dest(),
+                self.owner_or_root(),
+                self.mode_of_parents(),
+            );
         }
         if let Some(parent) = self.dest().parent() {
-            make_dirs(self.root, parent, self.owner_or_root(), MODE_DIR)?;
+            make_dirs(
+                self.root,
+                parent,
+                self.owner_or_root(),
+                self.mode_of_parents(),
+            )?;
         }
         let real = self
             .root
@@ -271,7 +289,12 @@ impl Run<'_> {
             .map_err(writing(self.dest()))?;
         // A dangling link leads to where nothing may be yet.
         if let Some(parent) = real.parent() {
-            open_made(self.root, parent, self.owner_or_root(), MODE_DIR)?;
+            open_made(
+                self.root,
+                parent,
+                self.owner_or_root(),
+                self.mode_of_parents(),
+            )?;
         }
         Ok(real)
     }

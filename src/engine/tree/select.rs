@@ -13,6 +13,9 @@ use crate::dockerfile::suggest::nearest;
 use crate::sys::dir::{Dir, DirEntry, Kind, Metadata};
 use crate::sys::root::{Root, Scope};
 
+/// How many names an error lists.
+const LISTED_MAX: usize = 8;
+
 /// An ignore file and what it is called.
 #[derive(Debug, Clone)]
 pub struct Ignore {
@@ -332,12 +335,12 @@ impl Tree {
         TreeError::Missing {
             path: written.to_owned(),
             tree: self.name.clone(),
-            help: self.near(&real),
+            help: self.hint(&real),
         }
     }
 
-    /// The first component that is missing, and what has nearly its name.
-    fn near(&self, path: &Path) -> Option<String> {
+    /// What has nearly the name of the first component that is missing, else what there is in its place.
+    fn hint(&self, path: &Path) -> Option<String> {
         let mut there = PathBuf::new();
         for part in path.iter() {
             let next = there.join(part);
@@ -357,10 +360,33 @@ impl Tree {
                 .iter()
                 .find(|name| name.eq_ignore_ascii_case(&part))
                 .map(String::as_str);
-            let near = near.or_else(|| nearest(&part, names.iter().map(String::as_str)))?;
-            return Some(format!("did you mean `{}`?", there.join(near).display()));
+            let near = near.or_else(|| nearest(&part, names.iter().map(String::as_str)));
+            return Some(match near {
+                Some(near) => format!("did you mean `{}`?", there.join(near).display()),
+                None => listed(&there, &names),
+            });
         }
         None
+    }
+}
+
+/// What a directory has in it, in a few words.
+fn listed(directory: &Path, names: &[String]) -> String {
+    let place = match directory.as_os_str().is_empty() {
+        true => "at its top".to_owned(),
+        false => format!("in `{}`", directory.display()),
+    };
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    match names.as_slice() {
+        [] => format!("there is nothing {place}"),
+        [one] => format!("{place} there is only `{one}`"),
+        all if all.len() <= LISTED_MAX => format!("{place} there are {}", all.join(", ")),
+        all => format!(
+            "{place} there are {} and {} more",
+            all[..LISTED_MAX].join(", "),
+            all.len() - LISTED_MAX
+        ),
     }
 }
 

@@ -342,7 +342,7 @@ fn a_missing_source_says_why() {
         ),
         (
             "nothing/at/all",
-            "`nothing/at/all` is not in the build context; ",
+            "`nothing/at/all` is not in the build context; at its top there are README.md, src",
         ),
         (
             "secret/key",

@@ -9,6 +9,7 @@ pub(crate) mod listing;
 pub(crate) mod machine;
 pub(crate) mod mask;
 pub(crate) mod processes;
+pub(crate) mod site;
 
 pub(crate) use bench::{Bench, Run};
 pub(crate) use machine::{Lack, User};
