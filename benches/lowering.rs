@@ -40,13 +40,17 @@ fn main() {
     });
 }
 
-/// 200 stages of 25 lines, each of which the next one needs.
+/// 200 stages of 25 lines: chains of ten, each of which takes files of the one before.
 fn large() -> String {
     let mut text = String::new();
     for stage in 0..STAGES {
-        let base = match stage {
+        let base = match stage % 10 {
             0 => "base".to_owned(),
             _ => format!("stage-{}", stage - 1),
+        };
+        let from = match stage / 10 {
+            0 => String::new(),
+            chain => format!("--from=stage-{} ", chain * 10 - 1),
         };
         let _ = write!(
             text,
@@ -61,8 +65,8 @@ fn large() -> String {
                  build-essential \\\n        \
                  ca-certificates && \\\n    \
                  rm -rf /var/lib/apt/lists/*\n\
-             WORKDIR /work/{stage}\n\
-             COPY --chown=1000:1000 --chmod=u=rwX,go=rX src/{stage}/ ${{STAGE_{stage}:-x}}/*.c ./src/\n\
+             WORKDIR /srv/{stage}\n\
+             COPY {from}--chown=1000:1000 --chmod=u=rwX,go=rX src/{stage}/ ${{STAGE_{stage}:-x}}/*.c ./src/\n\
              COPY --link <<EOF /etc/stage-{stage}\nversion = ${{VERSION%%.*}}\nstage = {stage}\nEOF\n\
              RUN <<EOF\nset -eu\nmake -C src \"STAGE={stage}\"\nEOF\n\
              LABEL org.example.stage=\"{stage}\" org.example.version=$VERSION\n\

@@ -61,7 +61,6 @@ fn lowered(text: &str, scope: Scope) -> Option<Lowered> {
                     match need {
                         Need::Config(source) => resolved.found(source, config.clone()),
                         Need::File(file) => resolved.file(file, None),
-                        Need::Time(source) => resolved.time(source, Ok(Some(1))),
                     }
                 }
             }

@@ -115,6 +115,15 @@ pub fn expand(
     variables: &dyn Variables,
     keep: Keep,
 ) -> Result<Expansion, ExpandError> {
+    // Most words say what is written.
+    let has_meaning = |c| matches!(c, '$' | '\'' | '"' | '<') || c == escape;
+    if !word.contains(has_meaning) {
+        return Ok(Expansion {
+            text: word.to_owned(),
+            words: word.split_whitespace().map(str::to_owned).collect(),
+            ..Expansion::default()
+        });
+    }
     let raw_escapes = keep == Keep::QuotesAndEscapes;
     let mut lexer = Lexer {
         input: word.chars().collect(),

@@ -129,7 +129,7 @@ impl Lowerer<'_> {
             if let Some(value) = value.as_ref().filter(|_| !NO_VARIABLES.contains(&key)) {
                 work.state.env.insert(key.to_owned(), value.clone());
             }
-            work.state.args.push((key.to_owned(), value));
+            work.state.args.insert(key.to_owned(), value);
         }
         work.state.record(format!("ARG {}", said.join(" ")));
     }
@@ -164,8 +164,14 @@ impl Lowerer<'_> {
         };
         lint::relative_workdir(self, work, &written, path.span);
         let absolute = absolute(work.state.workdir(), &written);
-        work.state.image.config.working_dir = absolute.clone();
-        let said = format!("WORKDIR {absolute}");
+        // An absolute one stays as it is written: a slash at its end, too.
+        let kept = if written.starts_with('/') {
+            written
+        } else {
+            absolute.clone()
+        };
+        let said = format!("WORKDIR {kept}");
+        work.state.image.config.working_dir = kept;
         if absolute == "/" {
             return work.state.record(said);
         }

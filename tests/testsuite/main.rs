@@ -11,6 +11,7 @@
 
 mod architecture;
 mod build;
+mod buildah;
 mod cases;
 mod checks;
 mod conformance;

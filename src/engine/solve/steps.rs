@@ -17,6 +17,7 @@ use crate::engine::exec::{ExecError, Exit, HOSTNAME, Run, Streams};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::plan::Planned;
 use crate::engine::snapshot::{self, Active};
+use crate::engine::tree::error::Remark;
 use crate::engine::tree::{copy, owner};
 use crate::event::{BuildEvent, StepOrigin, Stream};
 use crate::graph::{Copy, CopySource, Exec, Judge, Mkdir, NodeId, Op};
@@ -229,14 +230,27 @@ impl Session<'_> {
             Op::Exec(exec) => self.run(workshop, active, exec, origin, inputs),
             Op::Copy(copy) => {
                 let _core = workshop.cores.take();
-                self.copy(workshop, &active, copy, inputs)?;
+                let remarks = self.copy(workshop, &active, copy, inputs)?;
+                self.remark(origin, remarks);
                 Ok(active)
             }
             Op::Mkdir(mkdir) => {
-                make_directory(&active, mkdir)?;
+                let remarks = make_directory(&active, mkdir)?;
+                self.remark(origin, remarks);
                 Ok(active)
             }
             Op::Scratch | Op::Source(_) => Ok(active),
+        }
+    }
+
+    fn remark(&self, origin: &StepOrigin, remarks: Vec<Remark>) {
+        for remark in remarks {
+            self.events.emit(BuildEvent::Warning {
+                code: remark.code().to_owned(),
+                message: remark.to_string(),
+                file: Some(origin.file.clone()),
+                line: Some(origin.line),
+            });
         }
     }
 
@@ -246,7 +260,7 @@ impl Session<'_> {
         active: &Active,
         copy: &Copy,
         inputs: &[Made],
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Remark>, Failure> {
         let mut trees = Vec::new();
         let mut downloads = Vec::new();
         for made in inputs {
@@ -442,19 +456,20 @@ impl Session<'_> {
     }
 }
 
-fn make_directory(active: &Active, mkdir: &Mkdir) -> Result<(), Failure> {
+fn make_directory(active: &Active, mkdir: &Mkdir) -> Result<Vec<Remark>, Failure> {
     let root = active
         .mounted()
         .root()
         .map_err(|error| tree_unusable(&error))?;
-    let owner = owner::resolve(&mkdir.user, &root)?;
+    let mut remarks = Vec::new();
+    let owner = owner::resolve(&mkdir.user, &root, &mut remarks)?;
     copy::make_dirs(
         &root,
         mkdir.path.trim_start_matches('/').as_ref(),
         owner,
         mkdir.mode,
     )?;
-    Ok(())
+    Ok(remarks)
 }
 
 /// A step's name of itself is its whole script; an error shows its first line.
