@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::call::Call;
+use super::steps::StepArguments;
+
 /// Builds container images and development habitats without root and without a daemon.
 #[derive(Debug, Parser)]
 #[command(
@@ -27,6 +30,10 @@ pub(super) enum Command {
     /// Turn a habitat (YAML) into an image
     #[command(subcommand)]
     Habitat(HabitatCommand),
+    /// Report what is wrong with Dockerfiles, and what could be better
+    Lint(LintArguments),
+    /// Lay Dockerfiles out evenly; what they mean stays the same
+    Fmt(FormatArguments),
     /// List the images of the local store
     Images(ListArguments),
     /// Images of the local store
@@ -111,7 +118,7 @@ pub(super) struct CommonBuildArguments {
     /// Make a secret known: id=NAME[,src=PATH|env=VARIABLE]
     #[arg(long = "secret", value_name = "SPEC")]
     pub(super) secrets: Vec<String>,
-    /// Allow what is refused otherwise: network.host, home
+    /// Allow what is refused otherwise: network.host, security.insecure, home
     #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
     pub(super) allow: Vec<String>,
     /// Ask again what base, branch or suite means now
@@ -154,6 +161,12 @@ pub(super) struct BuildArguments {
     /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]
     pub(super) build_contexts: Vec<String>,
+    /// Look through the Dockerfile and build nothing: the same as --call=check
+    #[arg(long, conflicts_with = "call")]
+    pub(super) check: bool,
+    /// What to do: build, check, outline, targets or describe[,format=json][,ignorestatus=true]
+    #[arg(long, value_name = "WHAT", value_parser = super::call::parse)]
+    pub(super) call: Option<Call>,
     /// Take no step from the cache
     #[arg(long)]
     pub(super) no_cache: bool,
@@ -161,7 +174,38 @@ pub(super) struct BuildArguments {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(super) no_cache_filter: Vec<String>,
     #[command(flatten)]
+    pub(super) steps: StepArguments,
+    #[command(flatten)]
     pub(super) common: CommonBuildArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LintArguments {
+    /// The Dockerfiles; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value = "pretty")]
+    pub(super) format: LintFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LintFormat {
+    /// With the lines that are meant
+    Pretty,
+    /// FILE:LINE:COLUMN: message
+    Short,
+    /// An array of objects
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FormatArguments {
+    /// The Dockerfiles, written in place; - is standard input, which goes to standard output
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Write nothing; name the files that would change, and end with 1 if there are any
+    #[arg(long)]
+    pub(super) check: bool,
 }
 
 #[derive(Debug, Subcommand)]

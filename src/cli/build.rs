@@ -4,10 +4,12 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use super::args::BuildArguments;
+use super::call::{Call, What};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::report::Stop;
 use super::request::{self, Common};
+use crate::backend::embedded::Embedded;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::solve::context::{DOCKERFILE_NAMES, dockerfile_names, keep_archive};
 use crate::engine::tree::archive;
@@ -25,6 +27,7 @@ pub(super) fn run(
         common.work.contexts.push(request::named_context(spec)?);
     }
     common.work.target = arguments.target;
+    arguments.steps.apply(&mut common.work)?;
     for spec in arguments.build_args {
         match spec.split_once('=') {
             Some((name, value)) => common
@@ -50,6 +53,15 @@ pub(super) fn run(
         Context::Stdin => take_stdin(&mut common.work, file, &store)?,
     }
     let text = common.work.dockerfile.clone();
+    let call = arguments.call.or(arguments.check.then(Call::check));
+    if let Some(call) = call.filter(|call| call.what != What::Build) {
+        let events = common.events(environment);
+        let work = Embedded.settled(&common.work, &store, events.as_ref())?;
+        let text = &work.dockerfile;
+        return call
+            .answer(&work, &store)
+            .map_err(|stop| stop.with_text(&text.file, &text.text));
+    }
     common
         .build(store, environment)
         .map_err(|stop| stop.with_text(&text.file, &text.text))
@@ -272,7 +284,10 @@ fn read_dockerfile(
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` at the context's root.
-fn read_ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Text>, Stop> {
+pub(super) fn read_ignore_file(
+    dockerfile: Option<&Path>,
+    context: &Path,
+) -> Result<Option<Text>, Stop> {
     let beside = dockerfile.and_then(|path| {
         let name = format!("{}.dockerignore", path.file_name()?.to_str()?);
         Some((path.with_file_name(&name), name))

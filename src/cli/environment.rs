@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::engine::work::LogLimits;
+
 /// The values of the environment that shmocker listens to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Environment {
@@ -28,6 +30,8 @@ pub(super) struct Environment {
     pub(super) ssh_agent: Option<PathBuf>,
     /// SHELL
     pub(super) shell: Option<String>,
+    /// BUILDKIT_STEP_LOG_MAX_SIZE and BUILDKIT_STEP_LOG_MAX_SPEED
+    pub(super) log_limits: LogLimits,
     /// HTTP_PROXY and the like, in either case, as they are set.
     pub(super) proxies: Vec<(String, String)>,
 }
@@ -61,6 +65,13 @@ impl Environment {
             ca_file: path("SSL_CERT_FILE"),
             ssh_agent: path("SSH_AUTH_SOCK"),
             shell: variable("SHELL"),
+            log_limits: LogLimits {
+                bytes_max: limit("BUILDKIT_STEP_LOG_MAX_SIZE", LogLimits::default().bytes_max),
+                bytes_per_second_max: limit(
+                    "BUILDKIT_STEP_LOG_MAX_SPEED",
+                    LogLimits::default().bytes_per_second_max,
+                ),
+            },
             proxies: PROXIES
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
@@ -76,6 +87,15 @@ impl Environment {
             .or_else(|| self.store.clone())
             .or_else(|| Some(self.xdg_data_home.clone()?.join("shmocker")))
             .or_else(|| Some(self.home.clone()?.join(".local/share/shmocker")))
+    }
+}
+
+/// A number of bytes; -1 is no limit. What is neither changes nothing, as in BuildKit.
+fn limit(name: &str, usual: Option<u64>) -> Option<u64> {
+    match variable(name).and_then(|text| text.parse::<i32>().ok()) {
+        Some(-1) => None,
+        Some(bytes) => u64::try_from(bytes).ok().or(usual),
+        None => usual,
     }
 }
 

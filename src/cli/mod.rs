@@ -5,15 +5,20 @@
 
 mod args;
 mod build;
+mod call;
 mod doctor;
 mod environment;
 mod exit;
+mod fmt;
+mod found;
 mod habitat;
 mod images;
+mod lint;
 mod render;
 mod report;
 mod request;
 mod run;
+mod steps;
 mod terminal;
 
 use std::ffi::OsString;
@@ -60,6 +65,8 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
     match arguments.command {
         Command::Build(build) => build::run(*build, store()?, environment),
         Command::Habitat(command) => habitat::run(command, store()?, environment),
+        Command::Lint(lint) => lint::run(&lint, environment),
+        Command::Fmt(format) => fmt::run(&format),
         Command::Images(list) | Command::Image(ImageCommand::Ls(list)) => {
             images::list(&list, store()?)
         }

@@ -12,11 +12,12 @@ use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{
-    DebianMirrors, Entitlement, Freshness, NoCache, Place, Secret, Ssh, Text, Unsettled, Work,
+    DebianMirrors, Entitlement, Freshness, NoCache, Place, Resources, Secret, Ssh, Text, Unsettled,
+    Work,
 };
 use crate::event::EventSink;
 use crate::frontend;
-use crate::graph::{DebianSource, HttpSource, OciLayoutSource, Source};
+use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::Name;
 use crate::ship::export::{Destination, Output};
 
@@ -51,11 +52,12 @@ impl Common {
         for what in &arguments.allow {
             match what.as_str() {
                 "network.host" => allow.push(Entitlement::NetworkHost),
+                "security.insecure" => allow.push(Entitlement::SecurityInsecure),
                 "home" => home_allowed = true,
                 other => {
                     return Err(Stop::usage(
                         format!("`--allow {other}` is not known"),
-                        "what can be allowed is `network.host` and `home`",
+                        "what can be allowed is `network.host`, `security.insecure` and `home`",
                     ));
                 }
             }
@@ -118,6 +120,10 @@ impl Common {
                 .as_deref()
                 .and_then(|epoch| epoch.parse().ok()),
             secrets,
+            agents: Vec::new(),
+            run: RunDefaults::default(),
+            resources: Resources::default(),
+            log_limits: environment.log_limits,
             no_cache: NoCache::Nothing,
             freshness,
             debian: DebianMirrors {
@@ -174,7 +180,8 @@ impl Common {
         Ok(Exit::Done)
     }
 
-    fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
+    /// Who shows the build.
+    pub(super) fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
         let stderr = std::io::stderr();
         let color = if environment.no_color {
             Color::Off
@@ -319,9 +326,13 @@ pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
 
 /// A context's name as an image of that name is called: `docker.io/library/alpine:latest` is `alpine`.
 fn context_name(name: &str) -> String {
+    let (name, platform) = match name.split_once("::") {
+        Some((name, platform)) => (name, format!("::{platform}")),
+        None => (name, String::new()),
+    };
     match name.parse::<Name>() {
-        Ok(full) => Name::familiar(&full.to_string()).to_owned(),
-        Err(_) => name.to_owned(),
+        Ok(full) => format!("{}{platform}", Name::familiar(&full.to_string())),
+        Err(_) => format!("{name}{platform}"),
     }
 }
 
@@ -341,21 +352,21 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
             path,
             tag,
             digest,
+            platform: None,
         })));
     }
     if let Some(rest) = place.strip_prefix("debian://") {
         return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
-        let name: Name = name.parse().map_err(|error| {
+        let name = name.parse::<Name>().map_err(|error| {
             Stop::usage(
                 format!("`{place}` names no image: {error}"),
                 "it is docker-image://NAME[:TAG]",
             )
         })?;
-        return Ok(Place::Source(Source::StoredImage {
-            name: name.to_string(),
-        }));
+        let name = name.to_string();
+        return Ok(Place::Source(Source::StoredImage { name }));
     }
     let path = Path::new(place);
     if !path.is_dir() {

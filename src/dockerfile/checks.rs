@@ -3,15 +3,38 @@
 
 use std::collections::BTreeSet;
 
-use super::ast::Dockerfile;
-use super::problem::{Problem, Severity};
+use super::ast::{Dockerfile, Instruction};
+use super::problem::{Problem, Severity, Span};
+use super::rules::Rule;
 
 /// What a `check` directive says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Checks {
-    skip_all: bool,
-    skip: BTreeSet<String>,
+    skip: Names,
+    experimental: Names,
     error: bool,
+}
+
+/// Some rules, or all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Names {
+    all: bool,
+    some: BTreeSet<String>,
+}
+
+impl Names {
+    fn read(&mut self, value: &str) {
+        match value.trim() {
+            "all" => self.all = true,
+            names => self
+                .some
+                .extend(names.split(',').map(|name| name.trim().to_lowercase())),
+        }
+    }
+
+    fn has(&self, rule: &str) -> bool {
+        self.all || self.some.contains(&rule.to_lowercase())
+    }
 }
 
 impl Checks {
@@ -23,22 +46,47 @@ impl Checks {
             .filter(|option| !option.is_empty())
         {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            let names = || value.split(',').map(|name| name.trim().to_owned());
-            match key.trim() {
-                "skip" if value.trim().eq_ignore_ascii_case("all") => checks.skip_all = true,
-                "skip" => checks.skip.extend(names()),
-                "error" if value.trim() == "true" => checks.error = true,
-                "error" if value.trim() == "false" => checks.error = false,
-                // There are no experimental rules to turn on.
-                "experimental" => {}
-                key => return Err(format!("`{key}` is not an option of `check`")),
+            match (key.trim(), value.trim()) {
+                ("skip", names) => checks.skip.read(names),
+                ("experimental", names) => checks.experimental.read(names),
+                ("error", "1" | "t" | "T" | "true" | "TRUE" | "True") => checks.error = true,
+                ("error", "0" | "f" | "F" | "false" | "FALSE" | "False") => checks.error = false,
+                ("error", value) => {
+                    return Err(format!(
+                        "`error` of `check` is true or false, not `{value}`"
+                    ));
+                }
+                (key, _) => return Err(format!("`{key}` is not an option of `check`")),
             }
         }
         Ok(checks)
     }
 
-    fn skips(&self, rule: &str) -> bool {
-        self.skip_all || self.skip.iter().any(|name| name.eq_ignore_ascii_case(rule))
+    /// What a line of the file says: what follows a blank is a remark.
+    fn of_line(value: &str) -> Result<Self, String> {
+        Self::parse(value.split_whitespace().next().unwrap_or_default())
+    }
+
+    /// Whether breaches of a rule are told. Experimental ones are where they are asked for, whatever is skipped.
+    fn tells(&self, rule: &str) -> bool {
+        if Rule::named(rule).is_some_and(|rule| rule.experimental) {
+            self.experimental.has(rule)
+        } else {
+            !self.skip.has(rule)
+        }
+    }
+
+    /// These, and those of a comment above one instruction.
+    fn with(&self, other: Self) -> Self {
+        let mut checks = self.clone();
+        for (names, more) in [
+            (&mut checks.skip, other.skip),
+            (&mut checks.experimental, other.experimental),
+        ] {
+            names.all |= more.all;
+            names.some.extend(more.some);
+        }
+        checks
     }
 }
 
@@ -48,11 +96,13 @@ impl Dockerfile {
     #[must_use]
     pub fn judged(&self, problems: Vec<Problem>, given: Option<&str>) -> Vec<Problem> {
         let directive = self.directives.check.as_ref();
-        let text = given
-            .or(directive.map(|word| word.text.as_str()))
-            .unwrap_or_default();
+        let read = match (given, directive) {
+            (Some(given), _) => Checks::parse(given),
+            (None, Some(word)) => Checks::of_line(&word.text),
+            (None, None) => Ok(Checks::default()),
+        };
         let mut kept = Vec::new();
-        let checks = Checks::parse(text).unwrap_or_else(|reason| {
+        let checks = read.unwrap_or_else(|reason| {
             let span = directive.filter(|_| given.is_none()).map(|word| word.span);
             let problem = Problem::outside("dockerfile::check", reason);
             kept.push(Problem {
@@ -62,8 +112,12 @@ impl Dockerfile {
             Checks::default()
         });
         for mut problem in problems {
-            if problem.severity == Severity::Warning {
-                if checks.skips(problem.code) || self.is_skipped_at(&problem) {
+            if Rule::named(problem.code).is_some() {
+                let tells = match self.checks_at(&problem) {
+                    Some(above) => checks.with(above).tells(problem.code),
+                    None => checks.tells(problem.code),
+                };
+                if !tells {
                     continue;
                 }
                 if checks.error {
@@ -75,25 +129,39 @@ impl Dockerfile {
         kept
     }
 
-    /// Whether a comment above the instruction skips the rule.
-    fn is_skipped_at(&self, problem: &Problem) -> bool {
-        let Some(span) = problem.span else {
-            return false;
-        };
-        let around =
-            |item: &&super::Instruction| (item.span.start..=item.span.end).contains(&span.start);
-        let Some(instruction) = self.instructions.iter().find(around) else {
-            return false;
-        };
-        instruction.comments.iter().any(|comment| {
-            let check = comment
-                .text
-                .split_once('=')
-                .filter(|(name, _)| name.trim().eq_ignore_ascii_case("check"));
-            check.is_some_and(|(_, text)| {
-                Checks::parse(text).is_ok_and(|checks| checks.skips(problem.code))
-            })
-        })
+    /// What the first `check` comment above the instruction says that a problem is in.
+    fn checks_at(&self, problem: &Problem) -> Option<Checks> {
+        let instruction = self.at(problem.span?)?;
+        let check = instruction.comments.iter().find_map(|comment| {
+            let (name, value) = comment.text.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("check").then_some(value)
+        });
+        Checks::of_line(check?).ok()
+    }
+
+    /// The instruction that a place is in.
+    #[must_use]
+    pub fn at(&self, span: Span) -> Option<&Instruction> {
+        let after = self
+            .instructions
+            .partition_point(|instruction| instruction.span.start <= span.start);
+        self.instructions[..after]
+            .last()
+            .filter(|instruction| span.start <= instruction.span.end)
+    }
+
+    /// The first and the last line of a range of the file.
+    #[must_use]
+    pub fn lines(&self, span: Span) -> (u32, u32) {
+        let end = span.end.clamp(span.start, self.text.len());
+        let text = self
+            .text
+            .as_bytes()
+            .get(span.start..end)
+            .unwrap_or_default();
+        let breaks = text.iter().filter(|byte| **byte == b'\n').count() as u32;
+        let open = u32::from(text.last() == Some(&b'\n'));
+        (span.line, span.line + breaks - open)
     }
 }
 
@@ -110,15 +178,16 @@ mod tests {
             ("# check=skip=Other;error=true\n", "", Some(Severity::Error)),
             ("", "# check=skip=MaintainerDeprecated\n", None),
             ("", "# check=skip=Other\n", Some(Severity::Warning)),
+            ("", "# check=skip=MaintainerDeprecated it is so\n", None),
+            ("# check=skip=Other;error=1\n", "", Some(Severity::Error)),
         ] {
             let problems = parse(&format!("{head}FROM scratch\n{above}MAINTAINER me\n")).problems;
             let found = problems.first().map(|problem| problem.severity);
             assert_eq!(found, shown, "{head}{above}: {problems:?}");
         }
-        assert!(
-            !parse("# check=nonsense\nFROM scratch\n")
-                .problems
-                .is_empty()
-        );
+        for wrong in ["nonsense", "error=perhaps"] {
+            let text = format!("# check={wrong}\nFROM scratch\n");
+            assert_eq!(parse(&text).problems[0].code, "dockerfile::check");
+        }
     }
 }

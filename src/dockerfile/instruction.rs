@@ -148,6 +148,7 @@ impl Reader<'_> {
                     );
                     return None;
                 }
+                self.check_description("FROM", &[lower.as_str()]);
                 let name = Word {
                     text: lower,
                     span: name.span,
@@ -372,7 +373,40 @@ impl Reader<'_> {
                 default,
             });
         }
+        let names: Vec<&str> = arguments.iter().map(|arg| arg.name.text.as_str()).collect();
+        self.check_description("ARG", &names);
         Some(Kind::Arg(arguments))
+    }
+
+    /// A comment directly above that describes something else than what is named here.
+    fn check_description(&mut self, keyword: &str, names: &[&str]) {
+        let Some(comment) = self.instruction.comments.last() else {
+            return;
+        };
+        let first = comment.text.split(' ').next().unwrap_or_default();
+        let is_directive = first == "shmocker:"
+            || comment
+                .text
+                .split_once('=')
+                .is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("check"));
+        let is_apart = comment.span.line + 1 != self.instruction.span.line;
+        if is_apart || is_directive || names.is_empty() || names.contains(&first) {
+            return;
+        }
+        let example = if names.len() > 1 {
+            "<arg_key>"
+        } else {
+            names[0]
+        };
+        let message =
+            format!("Comment for {keyword} should follow the format: `# {example} <description>`");
+        let problem = Problem::warning(
+            "InvalidDefinitionDescription",
+            message,
+            self.instruction.span,
+        );
+        self.problems
+            .push(problem.help("put an empty line below the comment, or begin it with the name"));
     }
 
     fn nothing_given<T>(&mut self) -> Option<T> {

@@ -13,6 +13,7 @@ pub mod duration;
 pub mod expand;
 mod extras;
 mod flags;
+mod format;
 pub mod glob;
 mod heredoc;
 pub mod ignore;
@@ -22,6 +23,7 @@ mod mount;
 mod parse;
 mod pattern;
 mod problem;
+mod rules;
 mod shell_words;
 mod split;
 pub mod suggest;
@@ -37,8 +39,10 @@ pub use ast::{
     TransferSource, Word,
 };
 pub use expand::words;
+pub use format::format;
 pub use heredoc::is_heredoc_mark;
-pub use mount::{Mount, MountKind, Sharing};
+pub use mount::{Mount, MountKind, Sharing, parse_bytes};
 pub use parse::{Parsed, parse, parse_with_checks};
 pub use problem::{Problem, Severity, Span};
+pub use rules::{RULES, Rule};
 pub use shell_words::{UnfinishedQuote, shell_words};

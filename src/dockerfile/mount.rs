@@ -214,7 +214,8 @@ impl MountFlag {
                 }
                 "required" => return Err(misplaced().into()),
                 "size" if mount.kind == MountKind::Tmpfs => {
-                    mount.size_bytes = Some(size(&value).ok_or_else(|| not_understood("a size"))?);
+                    mount.size_bytes =
+                        Some(parse_bytes(&value).ok_or_else(|| not_understood("a size"))?);
                 }
                 "size" => return Err(misplaced().into()),
                 "id" => mount.id = Some(value).filter(|id| !id.is_empty()),
@@ -278,6 +279,13 @@ impl Mount {
         if self.sharing.is_some() && self.kind != MountKind::Cache {
             return Err(format!("`sharing` is not for a mount of type {kind}"));
         }
+        if self.kind == MountKind::Ssh {
+            for (key, given) in [("source", &self.source), ("from", &self.from)] {
+                if given.as_ref().is_some_and(|value| !value.is_empty()) {
+                    return Err(format!("`{key}` is not for a mount of type ssh"));
+                }
+            }
+        }
         if self.kind == MountKind::Secret {
             if self.from.is_some() {
                 return Err("`from` is not for a mount of type secret".to_owned());
@@ -306,7 +314,8 @@ fn truth(value: &str) -> Option<bool> {
 }
 
 /// `64k`, `100MiB`, `1.5g`: units of 1024.
-fn size(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
@@ -340,7 +349,7 @@ mod tests {
             ("10MiB", Some(10_485_760)),
             ("x", None),
         ] {
-            assert_eq!(size(text), bytes, "{text}");
+            assert_eq!(parse_bytes(text), bytes, "{text}");
         }
     }
 }

@@ -113,6 +113,11 @@ impl miette::Diagnostic for Problem {
         })
     }
 
+    fn url<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let url = super::rules::Rule::named(self.code)?.url()?;
+        Some(Box::new(url))
+    }
+
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         self.help
             .as_ref()

@@ -206,10 +206,7 @@ impl Runner for SandboxRunner<'_> {
             user: String::new(),
             hostname: super::exec::HOSTNAME.to_owned(),
             network: Network::None,
-            mounts: Vec::new(),
-            ports: Vec::new(),
-            shift: None,
-            timeout_ms: None,
+            ..Run::default()
         };
         let written = Mutex::new((Vec::new(), Vec::new()));
         let mut keep = |stream: Stream, line: &[u8]| {

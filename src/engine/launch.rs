@@ -133,7 +133,7 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Re
         mounts,
         ports: launch.ports.clone(),
         shift,
-        timeout_ms: None,
+        ..Run::default()
     };
     let scratch = store.tmp_dir().map_err(of_store)?;
     let sandbox = Sandbox::new(&scratch.path(), warn)?;

@@ -6,6 +6,7 @@
 //! solve      walks the graph, asks the cache      source    Debian, git, HTTP, OCI layouts
 //! exec       one process in one root              snapshot  trees in layers
 //! tree       COPY, ADD, content digests           layers    from snapshots to layer digests
+//! ssh        agents for RUN --mount=type=ssh
 //! phases     a habitat's phases in the graph      launch    `run`: a command in an image
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod clock;
 pub mod contexts;
 mod debian_tree;
 pub mod doctor;
+pub mod entitlement;
 pub mod exec;
 pub mod failure;
 pub mod images;
@@ -25,5 +27,6 @@ pub mod plan;
 pub mod snapshot;
 pub mod solve;
 pub mod source;
+pub mod ssh;
 pub mod tree;
 pub mod work;

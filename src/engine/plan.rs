@@ -14,7 +14,9 @@ use crate::digest::{Digest, Fields, Key, NotADigest};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{self, Dockerfile, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
-use crate::frontend::{self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved};
+use crate::frontend::{
+    self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved, Review,
+};
 use crate::graph::{OciLayoutSource, Source};
 use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform};
 use crate::store::Store;
@@ -240,6 +242,7 @@ fn oci_layout_image(layout: &OciLayoutSource, platform: &str) -> Result<BaseImag
         (None, Some(tag)) => oci_layout::Wanted::Tag(tag),
         (None, None) => oci_layout::Wanted::Only,
     };
+    let platform = layout.platform.as_deref().unwrap_or(platform);
     let platform = platform
         .parse::<Platform>()
         .map_err(|error| in_full(&error))?;
@@ -354,6 +357,7 @@ pub(super) fn options(work: &Work) -> Options {
     });
     Options {
         target: work.target.clone(),
+        scope: frontend::Scope::Target,
         build_args: work.build_args.iter().cloned().collect(),
         contexts: work
             .contexts
@@ -364,6 +368,7 @@ pub(super) fn options(work: &Work) -> Options {
         platform,
         labels: work.labels.iter().cloned().collect(),
         proxies: work.proxies.iter().cloned().collect(),
+        run: work.run.clone(),
         source_date_epoch: work.source_date_epoch,
         file: work.dockerfile.file.clone(),
         origins: frontend::Origins::new(origins.collect()),
@@ -382,24 +387,52 @@ fn ignore_file(work: &Work) -> IgnoreFile {
     IgnoreFile::parse(&text.text).unwrap_or_default()
 }
 
+/// Looks through the Dockerfile of a build that is not started. An image that is not on this machine is not asked for: it
+/// may set what it likes.
+pub fn review(work: &Work, store: Option<&Store>, scope: frontend::Scope) -> Review {
+    let options = Options {
+        scope,
+        ..options(work)
+    };
+    frontend::review(&work.dockerfile.text, &options, |source| {
+        let is_here = match (source, store) {
+            (Source::StoredImage { name }, Some(store)) => {
+                images::find(store, name).is_ok_and(|image| image.is_some())
+            }
+            (Source::StoredImage { .. }, None) => false,
+            _ => true,
+        };
+        let found = match (is_here, store) {
+            (true, Some(store)) => find(source, store, &work.platform),
+            _ => return None,
+        };
+        Some(found.map(|found| match found {
+            Found::Image(image) => image.config,
+            Found::Config(config) => *config,
+        }))
+    })
+}
+
 pub(super) fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
     let errors = problems
         .iter()
         .filter(|problem| problem.severity == Severity::Error);
     errors
-        .map(|problem| {
-            let mut failure =
-                Failure::new(FailureKind::Input, problem.code, problem.message.clone());
-            failure.label = problem.label.as_deref().map(str::to_owned);
-            failure.help = problem.help.as_deref().map(str::to_owned);
-            failure.place = problem.span.map(|span| Place {
-                file: work.dockerfile.file.clone(),
-                line: span.line,
-                span: Some((span.start, span.end.saturating_sub(span.start))),
-            });
-            failure
-        })
+        .map(|problem| failure(&work.dockerfile.file, problem))
         .collect()
+}
+
+/// A problem of a file, as what ends a command.
+pub fn failure(file: &str, problem: &Problem) -> Failure {
+    let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
+    failure.label = problem.label.as_deref().map(str::to_owned);
+    failure.help = problem.help.as_deref().map(str::to_owned);
+    failure.place = problem.span.map(|span| Place {
+        file: file.to_owned(),
+        line: span.line,
+        span: Some((span.start, span.end.saturating_sub(span.start))),
+    });
+    failure
 }
 
 fn warning(work: &Work, problem: &Problem) -> BuildEvent {

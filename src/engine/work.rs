@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Key};
-use crate::graph::{GitSource, Source};
+use crate::graph::{GitSource, RunDefaults, Source};
 
 /// A text and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,14 @@ pub struct Work {
     pub source_date_epoch: Option<i64>,
     /// Secrets, by id.
     pub secrets: Vec<Secret>,
+    /// SSH agents, by id.
+    pub agents: Vec<Agent>,
+    /// What every RUN gets, as far as its result may depend on it.
+    pub run: RunDefaults,
+    /// How much of this machine a RUN may take.
+    pub resources: Resources,
+    /// How much of what a RUN writes is shown.
+    pub log_limits: LogLimits,
     /// What must not be taken from the cache.
     pub no_cache: NoCache,
     /// When moving references are asked again.
@@ -217,6 +225,77 @@ pub enum Entitlement {
     /// RUN --network=host
     #[serde(rename = "network.host")]
     NetworkHost,
+    /// RUN --security=insecure
+    #[serde(rename = "security.insecure")]
+    SecurityInsecure,
+}
+
+impl Entitlement {
+    /// As `--allow` has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetworkHost => "network.host",
+            Self::SecurityInsecure => "security.insecure",
+        }
+    }
+}
+
+/// An SSH agent, under the id that a RUN asks for it by.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: String,
+    /// Who answers.
+    pub who: AgentKind,
+}
+
+/// Who answers as an SSH agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum AgentKind {
+    /// The agent that listens at this socket; a RUN may list its keys and have it sign, and nothing else.
+    Forwarded(PathBuf),
+    /// Whoever listens at this socket. Bytes go both ways as they are.
+    Raw(PathBuf),
+    /// shmocker itself, with these private keys. Their ids are the names of their files.
+    Keys(Vec<Secret>),
+}
+
+/// How much of this machine a RUN may take. `None` everywhere: as much as the user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Memory and swap together, in bytes; -1: as much swap as there is.
+    pub memory_swap_bytes: Option<i64>,
+    /// Weight among others that want the processor, 1024 being usual.
+    pub cpu_shares: Option<u64>,
+    /// The time in which the quota is given out, in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// Time on processors within a period, in microseconds.
+    pub cpu_quota_us: Option<u64>,
+    /// Processors, such as `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes.
+    pub cpuset_mems: Option<String>,
+}
+
+/// How much of what one RUN writes to one of its streams is shown. `None`: all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// In all.
+    pub bytes_max: Option<u64>,
+    /// In a second.
+    pub bytes_per_second_max: Option<u64>,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            bytes_max: Some(2 << 20),
+            bytes_per_second_max: Some(200 << 10),
+        }
+    }
 }
 
 /// A value that must not be shown or stored, under the id that a RUN asks for it by.

@@ -6,7 +6,9 @@ use super::path::{destination, download_name};
 use super::stage::{Lowerer, Work};
 use crate::dockerfile::expand::Keep;
 use crate::dockerfile::{Instruction, Problem, Transfer, TransferSource, Word};
-use crate::graph::{Copy, CopySource, FileMode, HttpSource, InlineFile, NodeId, Op, Source};
+use crate::graph::{
+    Copy, CopySource, FileMode, HttpSource, InlineFile, NodeId, Op, Source, Unpack,
+};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,20 +83,11 @@ impl Lowerer<'_> {
                 problem.help("give the numbers, `--chown=1000:1000`, or take --link away"),
             );
         }
-        let unpack = transfer
-            .unpack
-            .unwrap_or(verb == Verb::Add && sources.local > 0 && sources.downloads == 0);
-        if sources.downloads > 0 && sources.local > 0 && transfer.unpack.is_none() {
-            let problem = Problem::error(
-                "frontend::mixed_add",
-                "downloads and other sources in one ADD are not available yet",
-                instruction.span,
-            );
-            self.fail(
-                work,
-                problem.help("write one ADD for the downloads and another for the rest"),
-            );
-        }
+        let unpack = match transfer.unpack {
+            Some(true) => Unpack::Everything,
+            None if verb == Verb::Add && sources.local > 0 => Unpack::Files,
+            _ => Unpack::Nothing,
+        };
         let dest_path = destination(work.state.workdir(), &dest);
         if self.problems.len() > failed {
             return;

@@ -8,6 +8,9 @@ use crate::dockerfile::expand::{Keep, expand};
 use crate::dockerfile::{Argument, Dockerfile, Kind, Problem, TransferSource, Word};
 use crate::graph::Source;
 
+/// The argument.
+pub(super) const NAME: &str = "SOURCE_DATE_EPOCH";
+
 /// What a build takes its time from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TimeSource {
@@ -54,7 +57,7 @@ fn of_stage(
     }
     let escape = dockerfile.directives.escape;
     let mut known = plan.globals.clone();
-    known.shift_remove("SOURCE_DATE_EPOCH");
+    known.shift_remove(NAME);
     let mut found = None;
     for instruction in stage.instructions {
         match &instruction.kind {

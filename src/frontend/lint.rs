@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::stage::{Lowerer, Work};
-use super::stages::{Plan, PlannedStage, Tree};
-use super::{Platform, ports};
-use crate::dockerfile::expand::Expansion;
-use crate::dockerfile::{From, Instruction, Problem, Span, Word};
+use super::stages::{Plan, PlannedStage, Tree, predefined};
+use super::{Options, Platform, ports};
+use crate::dockerfile::expand::{Expansion, Keep, expand};
+use crate::dockerfile::suggest::nearest;
+use crate::dockerfile::{Dockerfile, From, Instruction, Kind, Problem, Span, Word};
 use crate::graph::Source;
 use crate::image::{ImageConfig, Name};
 
@@ -80,6 +81,48 @@ pub(super) fn stages(plan: &mut Plan<'_>) {
     plan.problems.append(&mut warnings);
 }
 
+/// Bases that are the name of no image where no argument is given.
+pub(super) fn default_bases(plan: &mut Plan<'_>, dockerfile: &Dockerfile, options: &Options) {
+    let escape = dockerfile.directives.escape;
+    let mut defaults = predefined(dockerfile, options);
+    let head = dockerfile
+        .instructions
+        .iter()
+        .take_while(|instruction| !matches!(instruction.kind, Kind::From(_)));
+    for argument in head.flat_map(|instruction| match &instruction.kind {
+        Kind::Arg(arguments) => arguments.as_slice(),
+        _ => &[],
+    }) {
+        let Some(default) = &argument.default else {
+            continue;
+        };
+        // What cannot be expanded is an error of its own.
+        let Ok(value) = expand(&default.text, escape, &defaults, Keep::Nothing) else {
+            return;
+        };
+        defaults.insert(argument.name.text.clone(), value.text);
+    }
+    for stage in &plan.stages {
+        let Kind::From(from) = &stage.from.kind else {
+            continue;
+        };
+        let Ok(base) = expand(&from.base.text, escape, &defaults, Keep::Nothing) else {
+            return;
+        };
+        if base.text.parse::<Name>().is_err() {
+            let message = format!(
+                "Default value for ARG {} results in empty or invalid base image name",
+                from.base.text
+            );
+            plan.problems.push(Problem::warning(
+                "InvalidDefaultArgInFrom",
+                message,
+                stage.from.span,
+            ));
+        }
+    }
+}
+
 /// `FROM --platform` that says nothing, or a constant.
 pub(super) fn from_platform(
     plan: &mut Plan<'_>,
@@ -131,7 +174,9 @@ pub(super) fn base_platform(
         arch: config.architecture.clone(),
         variant: config.variant.clone(),
     };
-    let (actual, expected) = (actual.normalised(), lowerer.options.platform.normalised());
+    let expected = planned.platform.as_ref();
+    let expected = expected.unwrap_or(&lowerer.options.platform).normalised();
+    let actual = actual.normalised();
     if !actual.os.is_empty() && (&actual.os, &actual.arch) != (&expected.os, &expected.arch) {
         let message = format!(
             "Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",
@@ -152,19 +197,19 @@ pub(super) fn undefined(
     unset: &BTreeSet<String>,
     span: Span,
 ) {
+    // What a base sets that is not known cannot be told from what nothing sets.
+    if !work.state.env_known {
+        return;
+    }
     for name in unset
         .iter()
         .filter(|name| !work.state.args.iter().any(|(arg, _)| arg == *name))
     {
-        let problem = Problem::warning(
-            "UndefinedVar",
-            format!("Usage of undefined variable '${name}'"),
-            span,
-        );
-        lowerer.warn(
-            work,
-            problem.near(name, work.state.env.keys().map(String::as_str)),
-        );
+        let known = work.state.env.keys().map(String::as_str);
+        let near =
+            nearest(name, known).map_or(String::new(), |near| format!(" (did you mean ${near}?)"));
+        let message = format!("Usage of undefined variable '${name}'{near}");
+        lowerer.warn(work, Problem::warning("UndefinedVar", message, span));
     }
 }
 

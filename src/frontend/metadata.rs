@@ -4,12 +4,15 @@ use super::history::{plain_list, quoted_list};
 use super::path::absolute;
 use super::run::in_shell;
 use super::stage::{Lowerer, Work};
-use super::{lint, ports};
+use super::{epoch, lint, ports};
 use crate::dockerfile::{
     Argument, Command, Healthcheck, Instruction, Kind, Pair, PairForm, Problem, Word, duration,
 };
 use crate::graph::{Mkdir, Op};
 use crate::image::{Empty, Healthcheck as ConfigHealthcheck};
+
+/// Arguments that say something to the builder and that no instruction sees.
+const NO_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 impl Lowerer<'_> {
     pub(super) fn metadata(&mut self, work: &mut Work<'_>, instruction: &Instruction) {
@@ -22,7 +25,7 @@ impl Lowerer<'_> {
                 self.legacy(work, instruction, pairs);
                 self.label(work, pairs);
             }
-            Kind::Arg(arguments) => self.arg(work, arguments),
+            Kind::Arg(arguments) => self.arg(work, instruction, arguments),
             Kind::Workdir(path) => self.workdir(work, instruction, path),
             Kind::User(user) => self.user(work, user),
             Kind::Cmd(command) => self.cmd(work, instruction, command),
@@ -98,7 +101,7 @@ impl Lowerer<'_> {
         work.state.record(said);
     }
 
-    fn arg(&mut self, work: &mut Work<'_>, arguments: &[Argument]) {
+    fn arg(&mut self, work: &mut Work<'_>, instruction: &Instruction, arguments: &[Argument]) {
         let mut said = Vec::new();
         for Argument { name, default } in arguments {
             let key = name.text.as_str();
@@ -110,13 +113,19 @@ impl Lowerer<'_> {
                     Some(value) => Some(value),
                     None => continue,
                 },
-                (None, None) => self.plan.globals.get(key).cloned(),
+                (None, None) => self.taken(key),
             };
             said.push(match &value {
                 Some(value) => format!("{key}={value}"),
                 None => key.to_owned(),
             });
-            if let Some(value) = &value {
+            let is_taken = default.is_none() && self.given(key).is_none() && value.is_some();
+            if is_taken {
+                self.asked.taken(work.index, key);
+            } else {
+                self.asked.arg(work.index, instruction, key, value.as_ref());
+            }
+            if let Some(value) = value.as_ref().filter(|_| !NO_VARIABLES.contains(&key)) {
                 work.state.env.insert(key.to_owned(), value.clone());
             }
             work.state.args.push((key.to_owned(), value));
@@ -124,9 +133,18 @@ impl Lowerer<'_> {
         work.state.record(format!("ARG {}", said.join(" ")));
     }
 
+    /// What the head of the file says of an argument.
+    fn taken(&self, name: &str) -> Option<String> {
+        let value = self.plan.globals.get(name)?;
+        if name == epoch::NAME {
+            return self.plan.seconds().map(|epoch| epoch.to_string());
+        }
+        Some(value.clone())
+    }
+
     /// What was given for an argument from outside.
     fn given(&self, name: &str) -> Option<String> {
-        if name == "SOURCE_DATE_EPOCH"
+        if name == epoch::NAME
             && (self.options.build_args.contains_key(name)
                 || self.options.source_date_epoch.is_some())
         {

@@ -10,8 +10,10 @@ mod git;
 mod history;
 mod lint;
 mod metadata;
+mod outline;
 mod path;
 mod ports;
+mod review;
 mod run;
 mod stage;
 mod stages;
@@ -21,26 +23,30 @@ mod fixtures;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use indexmap::IndexMap;
 
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{Dockerfile, Problem, Span};
-use crate::graph::{Graph, NodeId, Source};
+use crate::graph::{Graph, NodeId, RunDefaults, Source};
 use crate::image::ImageConfig;
 
 pub use epoch::{TimeSource, epoch_source};
 pub use git::git_context;
+pub use outline::{Outline, OutlineArg, OutlineMount, Target, targets};
+pub use review::{Review, review};
 
 /// What the person who builds has asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The stage to build, by name or index; `None`: the last.
     pub target: Option<String>,
+    /// Which stages are lowered.
+    pub scope: Scope,
     /// `--build-arg`, in order.
     pub build_args: IndexMap<String, String>,
-    /// Named contexts.
+    /// Named contexts; `NAME::PLATFORM` is for that platform only, `context` is the build context where it is no directory.
     pub contexts: BTreeMap<String, Source>,
     /// What is built for.
     pub platform: Platform,
@@ -50,6 +56,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Proxies of this machine, such as `http_proxy`: a RUN sees them, but its key does not.
     pub proxies: BTreeMap<String, String>,
+    /// What every RUN gets.
+    pub run: RunDefaults,
     /// SOURCE_DATE_EPOCH of the environment; a build argument of that name goes before it.
     pub source_date_epoch: Option<i64>,
     /// What the Dockerfile is called in messages and events.
@@ -58,6 +66,16 @@ pub struct Options {
     pub origins: Origins,
     /// The ignore file of the build context, so that a COPY of what it leaves out is warned of.
     pub ignore: IgnoreFile,
+}
+
+/// Which stages are lowered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// The target, and what it needs.
+    #[default]
+    Target,
+    /// All: mistakes are looked for, nothing is built.
+    All,
 }
 
 /// `os/arch[/variant]`, in the words of GOOS and GOARCH.
@@ -160,6 +178,7 @@ pub struct Absence {
 pub struct Resolved {
     found: HashMap<Source, Result<ImageConfig, String>>,
     files: HashMap<ContextFile, Option<Absence>>,
+    unknown: HashSet<Source>,
 }
 
 impl Resolved {
@@ -176,6 +195,17 @@ impl Resolved {
     /// Whether a file is there: `None` if it is.
     pub fn file(&mut self, file: ContextFile, absence: Option<Absence>) {
         self.files.insert(file, absence);
+    }
+
+    /// Nobody asks whether the source exists, since nothing is built: it may set what it likes.
+    pub fn unknown(&mut self, source: Source) {
+        self.found
+            .insert(source.clone(), Ok(ImageConfig::default()));
+        self.unknown.insert(source);
+    }
+
+    fn is_known(&self, source: &Source) -> bool {
+        !self.unknown.contains(source)
     }
 
     fn get(&self, source: &Source) -> Option<Result<&ImageConfig, &str>> {
@@ -215,6 +245,10 @@ pub struct Lowered {
     pub unused_build_args: Vec<String>,
     /// The secrets that steps ask for.
     pub secrets: Vec<NeededSecret>,
+    /// What the target can be given.
+    pub outline: Outline,
+    /// The SSH agents that steps ask for.
+    pub agents: Vec<NeededSecret>,
     /// SOURCE_DATE_EPOCH, wherever it was given.
     pub source_date_epoch: Option<i64>,
 }
@@ -257,7 +291,7 @@ pub struct LoweredHistory {
 /// `comment` of every entry of the history, as BuildKit has it.
 pub const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
-/// A secret that a step asks for.
+/// A secret, or an SSH agent, that a step asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NeededSecret {
     /// Its id.

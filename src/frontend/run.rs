@@ -2,6 +2,7 @@
 
 use super::NeededSecret;
 use super::lint::undefined;
+use super::outline::Mounted;
 use super::path::{absolute, base_name};
 use super::stage::{Lowerer, Work};
 use crate::dockerfile::expand::{Keep, expand};
@@ -11,7 +12,7 @@ use crate::dockerfile::{
 };
 use crate::graph::{
     BindMount, CacheMount, CacheSharing, Exec, InlineFile, Judge, Mount, MountSource, Network, Op,
-    SecretMount, SecretTarget, TmpfsMount,
+    SecretMount, SecretTarget, Security, SshMount, TmpfsMount,
 };
 
 /// Variables that a RUN sees without their being declared, and that no key holds.
@@ -22,6 +23,11 @@ pub(super) const PROXIES: [&str; 5] = [
     "NO_PROXY",
     "ALL_PROXY",
 ];
+
+/// Where programs look for the socket of an SSH agent.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
+/// The build argument that names the machine that steps run on.
+const HOSTNAME_ARGUMENT: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 
 /// Where scripts of heredocs lie while they run.
 const SCRIPTS: &str = "/dev/pipes/";
@@ -42,22 +48,39 @@ impl Lowerer<'_> {
         }
         let mounts = self.mounts(work, instruction, run);
         let network = self.network(work, run);
-        self.refuse_privileges(work, run);
+        let security = self.security(work, run);
+        self.refuse_devices(work, run);
         let state = &work.state;
+        let mut env: Vec<(String, String)> = state
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let agent = mounts.iter().find_map(|mount| match mount {
+            Mount::Ssh(ssh) => Some(ssh.target.clone()),
+            _ => None,
+        });
+        if let Some(socket) = agent.filter(|_| !state.env.contains_key(AGENT_VARIABLE)) {
+            env.push((AGENT_VARIABLE.to_owned(), socket));
+        }
+        let options = self.options;
+        let hostname = options.build_args.get(HOSTNAME_ARGUMENT);
         let op = Op::Exec(Exec {
             root: state.node,
             argv: argv.clone(),
             scripts,
-            env: state
-                .env
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
+            env,
             env_unkeyed: self.proxies(work),
             user: state.image.config.user.clone(),
             workdir: state.workdir().to_owned(),
             mounts,
             network,
+            security,
+            hostname: hostname.filter(|name| !name.is_empty()).cloned(),
+            hosts: options.run.hosts.clone(),
+            ulimits: options.run.ulimits.clone(),
+            shm_bytes: options.run.shm_bytes,
+            cgroup_parent: options.run.cgroup_parent.clone(),
             timeout_ms: instruction.extras.timeout_ms,
             judge: if instruction.extras.tap {
                 Judge::Tap
@@ -74,7 +97,8 @@ impl Lowerer<'_> {
         match run.network.as_ref().map(|word| word.text.as_str()) {
             Some("none") => Network::None,
             Some("host") => Network::Host,
-            None | Some("default") => Network::Default,
+            // The default is the build's, which may be another one.
+            None | Some("default") => self.options.run.network.unwrap_or(Network::Default),
             Some(other) => {
                 let message = format!("`{other}` is not a network");
                 let span = run
@@ -92,26 +116,35 @@ impl Lowerer<'_> {
         }
     }
 
-    fn refuse_privileges(&mut self, work: &Work<'_>, run: &Run) {
-        if let Some(security) = run
-            .security
-            .as_ref()
-            .filter(|security| security.text != "sandbox")
-        {
-            let message = format!("RUN --security={} is not available yet", security.text);
-            let problem = Problem::error("frontend::security", message, security.span);
-            self.fail(
-                work,
-                problem.help("take the flag away; the step then runs in the ordinary sandbox"),
-            );
+    fn security(&mut self, work: &Work<'_>, run: &Run) -> Security {
+        let Some(written) = &run.security else {
+            return Security::Sandbox;
+        };
+        match written.text.as_str() {
+            "sandbox" => Security::Sandbox,
+            "insecure" => Security::Insecure,
+            other => {
+                let message = format!("`{other}` is not a security mode");
+                let problem = Problem::error("frontend::security", message, written.span);
+                self.fail(work, problem.help("`sandbox` or `insecure`"));
+                Security::Sandbox
+            }
         }
+    }
+
+    fn refuse_devices(&mut self, work: &Work<'_>, run: &Run) {
         if let Some(device) = run.devices.first() {
             let problem = Problem::error(
                 "frontend::device",
-                "RUN --device is not available yet",
+                "RUN --device is not supported: the devices of this machine stay outside of a step",
                 device.span,
             );
-            self.fail(work, problem.help("take the flag away"));
+            self.fail(
+                work,
+                problem.help(
+                    "take the flag away; `/dev` has null, zero, full, random, urandom and tty",
+                ),
+            );
         }
     }
 
@@ -141,7 +174,10 @@ impl Lowerer<'_> {
             let Some(read) = self.read_mount(work, flag) else {
                 continue;
             };
-            let Some(mount) = self.mount(work, instruction, flag, read) else {
+            self.outline_mount(work, instruction, &read);
+            let agents = mounts.iter().filter(|mount| matches!(mount, Mount::Ssh(_)));
+            let agents = agents.count();
+            let Some(mount) = self.mount(work, instruction, flag, read, agents) else {
                 continue;
             };
             let target = target_of(&mount).map(str::to_owned);
@@ -172,27 +208,42 @@ impl Lowerer<'_> {
         read.map_err(|problem| self.fail(work, *problem)).ok()
     }
 
+    fn outline_mount(&mut self, work: &Work<'_>, instruction: &Instruction, read: &Flag) {
+        let target = read.target.as_deref().unwrap_or_default();
+        let named = read.source.as_ref().or(read.id.as_ref());
+        let named = named.filter(|id| !id.is_empty()).cloned();
+        let (what, id) = match read.kind {
+            MountKind::Secret => {
+                let id = named.unwrap_or_else(|| base_name(target).to_owned());
+                (Mounted::Secret, id)
+            }
+            MountKind::Ssh => {
+                let id = named.unwrap_or_else(|| "default".to_owned());
+                (Mounted::Ssh, id)
+            }
+            MountKind::Cache => {
+                let id = read.id.clone().unwrap_or_else(|| cache_id(target));
+                (Mounted::Cache, id)
+            }
+            MountKind::Bind | MountKind::Tmpfs => return,
+        };
+        let span = work.place(instruction.span);
+        self.asked.mount(work.index, what, &id, read.required, span);
+    }
+
     fn mount(
         &mut self,
         work: &Work<'_>,
         instruction: &Instruction,
         flag: &MountFlag,
         read: Flag,
+        agents: usize,
     ) -> Option<Mount> {
         let span = flag.span;
         let written = read.target.clone().unwrap_or_default();
         match read.kind {
             MountKind::Ssh => {
-                let problem = Problem::error(
-                    "frontend::ssh",
-                    "RUN --mount=type=ssh is not available yet",
-                    span,
-                );
-                self.fail(
-                    work,
-                    problem.help("mount a key as a secret: `--mount=type=secret,id=…`"),
-                );
-                return None;
+                return Some(Mount::Ssh(self.ssh(work, instruction, read, agents)));
             }
             MountKind::Secret => return Some(Mount::Secret(self.secret(work, instruction, read))),
             MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {}
@@ -227,6 +278,10 @@ impl Lowerer<'_> {
             (None, _) => Some(self.context()),
         };
         let path = absolute("/", read.source.as_deref().unwrap_or_default());
+        let subdir = match from {
+            None => path.clone(),
+            Some(_) => "/".to_owned(),
+        };
         let source = from.map(|from| MountSource { from, path });
         if let (MountKind::Bind, Some(source)) = (read.kind, &source) {
             // What is mounted is named exactly: nothing in it is a wildcard.
@@ -253,10 +308,41 @@ impl Lowerer<'_> {
                 Some(Sharing::Locked) => CacheSharing::Locked,
             },
             source,
+            subdir,
             mode: read.mode.unwrap_or(0o755),
             uid: read.uid.unwrap_or(0),
             gid: read.gid.unwrap_or(0),
         }))
+    }
+
+    fn ssh(
+        &mut self,
+        work: &Work<'_>,
+        instruction: &Instruction,
+        read: Flag,
+        agents: usize,
+    ) -> SshMount {
+        let id = read.id.unwrap_or_else(|| "default".to_owned());
+        match self.agents.iter_mut().find(|agent| agent.id == id) {
+            Some(known) => known.required |= read.required,
+            None => self.agents.push(NeededSecret {
+                id: id.clone(),
+                required: read.required,
+                span: work.place(instruction.span),
+            }),
+        }
+        let target = read.target.filter(|target| !target.is_empty());
+        SshMount {
+            id,
+            target: match target {
+                Some(target) => absolute(work.state.workdir(), &target),
+                None => format!("/run/buildkit/ssh_agent.{agents}"),
+            },
+            required: read.required,
+            mode: read.mode.unwrap_or(0o600) & 0o777,
+            uid: read.uid.unwrap_or(0),
+            gid: read.gid.unwrap_or(0),
+        }
     }
 
     fn secret(&mut self, work: &Work<'_>, instruction: &Instruction, read: Flag) -> SecretMount {
@@ -300,6 +386,7 @@ fn target_of(mount: &Mount) -> Option<&str> {
         Mount::Cache(cache) => Some(&cache.target),
         Mount::Tmpfs(tmpfs) => Some(&tmpfs.target),
         Mount::Secret(secret) => secret.target.path.as_deref(),
+        Mount::Ssh(ssh) => Some(&ssh.target),
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
+use super::outline::{Asked, Outline};
 use super::stages::{Plan, PlannedStage, Tree};
 use super::{
     Base, ContextFile, Lowered, LoweredHistory, Lowering, Need, NeededSecret, Options, Resolved,
@@ -39,7 +40,9 @@ pub(super) fn lower_all(
         problems: plan.problems.clone(),
         warnings: Vec::new(),
         secrets: Vec::new(),
+        agents: Vec::new(),
         used_args: plan.declared.clone(),
+        asked: Asked::default(),
     };
     for index in &plan.needed {
         lowerer.stage(*index);
@@ -64,7 +67,8 @@ pub(super) fn lower_all(
     {
         return Err(found);
     }
-    Ok(lowerer.finish(found))
+    let outline = lowerer.asked.outline(plan, dockerfile, options);
+    Ok(lowerer.finish(found, outline))
 }
 
 /// Everything that the lowering of stages shares.
@@ -80,7 +84,9 @@ pub(super) struct Lowerer<'a> {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) secrets: Vec<NeededSecret>,
+    pub(super) agents: Vec<NeededSecret>,
     pub(super) used_args: BTreeSet<String>,
+    pub(super) asked: Asked,
 }
 
 #[derive(Debug)]
@@ -98,6 +104,8 @@ pub(super) struct State {
     pub(super) image: ImageConfig,
     /// What expansion and RUN see: ENV of the image, and ARGs.
     pub(super) env: IndexMap<String, String>,
+    /// Whether all that the base sets is known.
+    pub(super) env_known: bool,
     /// The ARGs, for the history of RUN.
     pub(super) args: Vec<(String, Option<String>)>,
     /// The history since the base.
@@ -178,6 +186,7 @@ impl<'a> Lowerer<'a> {
                 if has_config(source)
                     && let Some(config) = self.config(source, planned.from.span)
                 {
+                    state.env_known = self.resolved.is_known(source);
                     lint::base_platform(self, planned, &config);
                     state.base = Some(Base {
                         config: config.clone(),
@@ -222,6 +231,7 @@ impl<'a> Lowerer<'a> {
             node: self.graph.add(op, None),
             image,
             env: IndexMap::new(),
+            env_known: true,
             args: Vec::new(),
             history: Vec::new(),
             base: None,
@@ -473,7 +483,7 @@ impl<'a> Lowerer<'a> {
         work.nodes.push(work.state.node);
     }
 
-    fn finish(self, warnings: Vec<Problem>) -> Lowering {
+    fn finish(self, warnings: Vec<Problem>, outline: Outline) -> Lowering {
         let mut stages = Vec::new();
         let mut target = None;
         for (index, finished) in self.stages.iter().enumerate() {
@@ -508,6 +518,8 @@ impl<'a> Lowerer<'a> {
             warnings,
             unused_build_args: unused(self.options, &self.used_args),
             secrets: self.secrets,
+            agents: self.agents,
+            outline,
             source_date_epoch: self.plan.seconds(),
         }))
     }

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
 
-use super::{Options, Platform, lint};
+use super::epoch;
+use super::{Options, Platform, Scope, lint};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
+use crate::dockerfile::suggest::nearest;
 use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
 use crate::graph::Source;
 use crate::image::Name;
@@ -41,6 +43,10 @@ pub(super) struct PlannedStage<'a> {
     pub(super) base: Result<Tree, Box<Problem>>,
     /// What follows.
     pub(super) instructions: &'a [Instruction],
+    /// `--platform`, where it is another one than the build's.
+    pub(super) platform: Option<Platform>,
+    /// The arguments that its FROM uses.
+    pub(super) used: BTreeSet<String>,
 }
 
 /// What SOURCE_DATE_EPOCH says.
@@ -65,6 +71,13 @@ pub(super) enum Tree {
     Stage(usize),
     /// Something from outside.
     Source(Source),
+}
+
+/// What is found out about a FROM besides its base.
+#[derive(Default)]
+struct FromFlags {
+    platform: Option<Platform>,
+    used: BTreeSet<String>,
 }
 
 impl PlannedStage<'_> {
@@ -107,7 +120,14 @@ impl<'a> Plan<'a> {
             let Kind::From(parsed) = &from.kind else {
                 continue;
             };
-            let base = plan.base(from, parsed, dockerfile.directives.escape, options);
+            let mut read = FromFlags::default();
+            let base = plan.base(
+                from,
+                parsed,
+                dockerfile.directives.escape,
+                options,
+                &mut read,
+            );
             let name = parsed.name.as_ref().map(|name| name.text.clone());
             let instructions = &dockerfile.instructions[start + 1..end];
             plan.stages.push(PlannedStage {
@@ -115,6 +135,8 @@ impl<'a> Plan<'a> {
                 name,
                 base,
                 instructions,
+                platform: read.platform,
+                used: read.used,
             });
         }
         if plan.stages.is_empty() {
@@ -139,6 +161,7 @@ impl<'a> Plan<'a> {
         plan.find_needed(options);
         plan.find_epoch(options);
         lint::stages(&mut plan);
+        lint::default_bases(&mut plan, dockerfile, options);
         plan
     }
 
@@ -191,14 +214,16 @@ impl<'a> Plan<'a> {
             .iter()
             .filter(|name| !self.declared.contains(*name))
         {
-            let message = format!("FROM argument '{name}' is not declared");
-            let problem = Problem::warning("UndefinedArgInFrom", message, word.span);
             let known = self
                 .globals
                 .keys()
                 .chain(&self.declared)
                 .map(String::as_str);
-            self.problems.push(problem.near(name, known));
+            let near = nearest(name, known)
+                .map_or(String::new(), |near| format!(" (did you mean {near}?)"));
+            let message = format!("FROM argument '{name}' is not declared{near}");
+            self.problems
+                .push(Problem::warning("UndefinedArgInFrom", message, word.span));
         }
         Ok(expansion)
     }
@@ -209,8 +234,10 @@ impl<'a> Plan<'a> {
         parsed: &From,
         escape: char,
         options: &Options,
+        read: &mut FromFlags,
     ) -> Result<Tree, Box<Problem>> {
         let expanded = self.expand_from(&parsed.base, escape)?;
+        read.used.extend(expanded.used);
         if expanded.text.is_empty() {
             let message = format!("the base `{}` is empty", parsed.base.text);
             let problem = Problem::error("frontend::no_base", message, parsed.base.span);
@@ -219,10 +246,13 @@ impl<'a> Plan<'a> {
                 .into());
         }
         if let Some(word) = &parsed.platform {
-            self.check_platform(word, parsed, escape, options)?;
+            let (platform, used) = self.stage_platform(word, parsed, escape)?;
+            read.used.extend(used);
+            read.platform = Some(platform).filter(|it| *it != options.platform.normalised());
         }
+        let platform = read.platform.as_ref().unwrap_or(&options.platform);
         if let Some(name) = &parsed.name
-            && let Some(source) = named_context(&name.text, options)
+            && let Some(source) = named_context(&name.text, platform, options)
         {
             return Ok(Tree::Source(source));
         }
@@ -240,17 +270,18 @@ impl<'a> Plan<'a> {
                 line: from.span.line,
                 ..parsed.base.span
             },
+            platform,
             options,
         )
     }
 
-    fn check_platform(
+    /// `FROM --platform`, and the arguments that it uses.
+    fn stage_platform(
         &mut self,
         word: &Word,
         parsed: &From,
         escape: char,
-        options: &Options,
-    ) -> Result<(), Box<Problem>> {
+    ) -> Result<(Platform, BTreeSet<String>), Box<Problem>> {
         let expanded = self.expand_from(word, escape)?;
         let platform = Platform::parse(&expanded.text).ok_or_else(|| {
             let message = format!("`{}` is not a platform", expanded.text);
@@ -263,18 +294,7 @@ impl<'a> Plan<'a> {
                 .fold(problem, |problem, name| problem.near(name, known()))
         })?;
         lint::from_platform(self, word, &expanded, &platform, parsed);
-        if platform != options.platform.normalised() {
-            let message = format!(
-                "a stage for {platform} in a build for {} is not available yet",
-                options.platform
-            );
-            return Err(
-                Problem::error("frontend::other_platform", message, word.span)
-                    .help("take `--platform` away, or build the whole for that platform")
-                    .into(),
-            );
-        }
-        Ok(())
+        Ok((platform, expanded.used))
     }
 
     fn find_target(&self, options: &Options) -> Result<usize, Box<Problem>> {
@@ -314,7 +334,10 @@ impl<'a> Plan<'a> {
     fn find_needed(&mut self, options: &Options) {
         let mut problems = Vec::new();
         let mut needed = BTreeSet::new();
-        let mut pending = vec![self.target];
+        let mut pending = match options.scope {
+            Scope::Target => vec![self.target],
+            Scope::All => (0..self.stages.len()).rev().collect(),
+        };
         while let Some(index) = pending.pop() {
             if !needed.insert(index) {
                 continue;
@@ -357,10 +380,12 @@ impl<'a> Plan<'a> {
 
     /// Whether a named context takes the place of a stage.
     pub(super) fn is_replaced(&self, index: usize, options: &Options) -> bool {
-        self.stages[index]
+        let stage = &self.stages[index];
+        let platform = stage.platform.as_ref().unwrap_or(&options.platform);
+        stage
             .name
             .as_deref()
-            .is_some_and(|name| named_context(name, options).is_some())
+            .is_some_and(|name| named_context(name, platform, options).is_some())
     }
 
     /// The tree that `--from=name` means in a stage.
@@ -386,7 +411,7 @@ impl<'a> Plan<'a> {
                 .into());
         }
         let Some(index) = index else {
-            return outside(name, span, options);
+            return outside(name, span, &options.platform, options);
         };
         if index < here {
             return Ok(Tree::Stage(index));
@@ -449,13 +474,12 @@ impl<'a> Plan<'a> {
     }
 
     fn find_epoch(&mut self, options: &Options) {
-        let name = "SOURCE_DATE_EPOCH";
-        let given = options.build_args.get(name).cloned();
+        let given = options.build_args.get(epoch::NAME).cloned();
         let given = given.or_else(|| options.source_date_epoch.map(|epoch| epoch.to_string()));
-        let Some(value) = given
-            .or_else(|| self.globals.get(name).cloned())
-            .filter(|value| !value.is_empty())
-        else {
+        let value = given.or_else(|| self.globals.get(epoch::NAME).cloned());
+        let Some(value) = value.filter(|value| !value.is_empty()) else {
+            // Nothing takes back what the file says.
+            self.globals.shift_remove(epoch::NAME);
             return;
         };
         self.epoch = self.epoch_of(&value, options);
@@ -486,7 +510,7 @@ impl<'a> Plan<'a> {
         if value == "context" {
             return Some(Epoch::Context);
         }
-        if let Some(source) = named_context(value, options) {
+        if let Some(source) = named_context(value, &options.platform, options) {
             return Some(Epoch::Source(source));
         }
         let named = |stage: &PlannedStage<'_>| {
@@ -524,11 +548,16 @@ pub(super) fn sources_of(instruction: &Instruction) -> Vec<(String, Span)> {
 }
 
 /// A tree that is no stage.
-fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Box<Problem>> {
+fn outside(
+    name: &str,
+    span: Span,
+    platform: &Platform,
+    options: &Options,
+) -> Result<Tree, Box<Problem>> {
     if name == "scratch" {
         return Ok(Tree::Scratch);
     }
-    if let Some(source) = named_context(name, options) {
+    if let Some(source) = named_context(name, platform, options) {
         return Ok(Tree::Source(source));
     }
     if let Some(suite) = name.strip_prefix("debian://") {
@@ -551,32 +580,41 @@ fn outside(name: &str, span: Span, options: &Options) -> Result<Tree, Box<Proble
                 .help("name an image, an earlier stage, a named context, or `scratch`")
         })?
         .to_string();
-    if let Some(source) =
-        named_context(Name::familiar(&full), options).or_else(|| named_context(&full, options))
+    if let Some(source) = named_context(Name::familiar(&full), platform, options)
+        .or_else(|| named_context(&full, platform, options))
     {
         return Ok(Tree::Source(source));
     }
     Ok(Tree::Source(Source::StoredImage { name: full }))
 }
 
-fn named_context(name: &str, options: &Options) -> Option<Source> {
+/// The context of that name: the one for the platform, `name::linux/arm64`, before the one for all.
+pub(super) fn named_context(name: &str, platform: &Platform, options: &Options) -> Option<Source> {
     if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
         return None;
     }
-    let exact = options.contexts.get(name);
-    exact
-        .or_else(|| {
-            options
-                .contexts
-                .iter()
-                .find(|(key, _)| key.eq_ignore_ascii_case(name))
+    let of = |name: &str| {
+        let exact = options.contexts.get(name);
+        exact.or_else(|| {
+            let mut all = options.contexts.iter();
+            all.find(|(key, _)| key.eq_ignore_ascii_case(name))
                 .map(|(_, source)| source)
         })
-        .cloned()
+    };
+    let platform = platform.normalised();
+    let mut source = of(&format!("{name}::{platform}"))
+        .or_else(|| of(name))
+        .cloned()?;
+    if let Source::OciLayout(layout) = &mut source
+        && platform != options.platform.normalised()
+    {
+        layout.platform = Some(platform.to_string());
+    }
+    Some(source)
 }
 
 /// The arguments that need no declaration outside stages.
-fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
+pub(super) fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap<String, String> {
     let (build, target) = (
         options.build_platform.normalised(),
         options.platform.normalised(),

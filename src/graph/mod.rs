@@ -7,8 +7,8 @@ mod op;
 
 pub use op::{
     BindMount, CacheMount, CacheSharing, Copy, CopySource, DebianSource, Exec, FileMode, GitSource,
-    HttpSource, InlineFile, Judge, Mkdir, Mount, MountSource, Network, OciLayoutSource, Op,
-    SecretMount, SecretTarget, Source, TmpfsMount,
+    Host, HttpSource, InlineFile, Judge, Mkdir, Mount, MountSource, Network, OciLayoutSource, Op,
+    RunDefaults, SecretMount, SecretTarget, Security, Source, SshMount, TmpfsMount, Ulimit, Unpack,
 };
 
 use serde::{Deserialize, Serialize};

@@ -52,6 +52,9 @@ pub struct OciLayoutSource {
     pub tag: Option<String>,
     /// The manifest, if it is pinned.
     pub digest: Option<String>,
+    /// Which of its images, where it has one for several platforms; `None`: the one that is built for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 /// `debian://SUITE?packages=a,b&mirror=URL&arch=amd64`.
@@ -129,6 +132,18 @@ pub struct Exec {
     pub mounts: Vec<Mount>,
     /// Which network it sees.
     pub network: Network,
+    /// How much it may do.
+    pub security: Security,
+    /// What the machine is called; `None`: what it always is.
+    pub hostname: Option<String>,
+    /// Further names that it knows machines by.
+    pub hosts: Vec<Host>,
+    /// Limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// The size of /dev/shm; `None`: 64 MiB.
+    pub shm_bytes: Option<u64>,
+    /// The control group that its own is made in.
+    pub cgroup_parent: Option<String>,
     /// Ends it, with everything it started, after so many milliseconds.
     pub timeout_ms: Option<u64>,
     /// How its end is judged.
@@ -145,15 +160,62 @@ pub enum Judge {
 }
 
 /// RUN --network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
     /// Its own, with a way out.
+    #[default]
     Default,
     /// Only `lo`.
     None,
     /// The host's.
     Host,
+}
+
+/// What every RUN of a build gets from the person who builds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunDefaults {
+    /// The network of a RUN that names none.
+    pub network: Option<Network>,
+    /// Further names that it knows machines by.
+    pub hosts: Vec<Host>,
+    /// Limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// The size of /dev/shm.
+    pub shm_bytes: Option<u64>,
+    /// The control group that its own is made in.
+    pub cgroup_parent: Option<String>,
+}
+
+/// RUN --security.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// In the sandbox.
+    #[default]
+    Sandbox,
+    /// With all that a user namespace can give.
+    Insecure,
+}
+
+/// --add-host: a line of /etc/hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Host {
+    /// The name.
+    pub name: String,
+    /// What it stands for.
+    pub address: std::net::IpAddr,
+}
+
+/// --ulimit
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// What is limited, as `ulimit(1)` and Docker name it: `nofile`, `nproc` …
+    pub name: String,
+    /// What a process starts with; `None`: no limit.
+    pub soft: Option<u64>,
+    /// How far it may raise that; `None`: without limit.
+    pub hard: Option<u64>,
 }
 
 /// RUN --mount.
@@ -167,6 +229,8 @@ pub enum Mount {
     Tmpfs(TmpfsMount),
     /// type=secret
     Secret(SecretMount),
+    /// type=ssh
+    Ssh(SshMount),
 }
 
 /// Where a bind or cache mount takes its files from.
@@ -202,6 +266,8 @@ pub struct CacheMount {
     pub sharing: CacheSharing,
     /// What a new cache starts with.
     pub source: Option<MountSource>,
+    /// The directory of the cache that is mounted, absolute and clean.
+    pub subdir: String,
     /// Mode of a new cache's root.
     pub mode: u32,
     /// Owner of a new cache's root.
@@ -248,6 +314,23 @@ pub struct SecretMount {
     pub gid: u32,
 }
 
+/// RUN --mount=type=ssh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SshMount {
+    /// The agent's id.
+    pub id: String,
+    /// Where its socket appears, absolute.
+    pub target: String,
+    /// Whether the build fails where it was not given.
+    pub required: bool,
+    /// Mode of the socket.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
 /// A secret is a file, a variable or both.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SecretTarget {
@@ -276,8 +359,20 @@ pub struct Copy {
     pub parents: bool,
     /// `--exclude` patterns.
     pub exclude: Vec<String>,
-    /// Whether archives are unpacked: ADD of a local file, or `--unpack`.
-    pub unpack: bool,
+    /// Which archives are unpacked.
+    pub unpack: Unpack,
+}
+
+/// Which archives COPY or ADD unpacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unpack {
+    /// None.
+    Nothing,
+    /// Files, but no downloads: ADD.
+    Files,
+    /// Downloads too: `--unpack`.
+    Everything,
 }
 
 /// One thing that COPY or ADD takes.
@@ -341,7 +436,7 @@ impl Op {
                 inputs.extend(exec.mounts.iter().filter_map(|mount| match mount {
                     Mount::Bind(bind) => Some(bind.source.from),
                     Mount::Cache(cache) => cache.source.as_ref().map(|source| source.from),
-                    Mount::Tmpfs(_) | Mount::Secret(_) => None,
+                    Mount::Tmpfs(_) | Mount::Secret(_) | Mount::Ssh(_) => None,
                 }));
                 inputs
             }
@@ -359,7 +454,8 @@ impl Op {
 
     /// What this op is apart from its inputs: the part of its key that the instruction alone decides.
     ///
-    /// Secrets, proxies, tmpfs sizes of no effect on the result and the content of cache mounts stay out.
+    /// What a secret or an agent holds, proxies, where an added host is, which cache a mount shows and what is in it stay
+    /// out, as in BuildKit: a result made with one of them serves with another.
     #[must_use]
     pub fn fields(&self) -> Fields {
         let mut fields = Fields::new();
@@ -405,23 +501,55 @@ impl Exec {
                 .unwrap_or_default(),
         );
         fields.put("judge", format!("{:?}", self.judge).to_lowercase());
+        // What is as it always is adds no field, so that results made before there was a choice are still found.
+        if self.security != Security::Sandbox {
+            fields.put("security", "insecure");
+        }
+        if let Some(hostname) = &self.hostname {
+            fields.put("hostname", hostname.clone());
+        }
+        for host in &self.hosts {
+            fields.put("host", host.name.clone());
+        }
+        for limit in &self.ulimits {
+            let shown = |value: Option<u64>| value.map_or("-1".to_owned(), |n| n.to_string());
+            fields.put(
+                format!("ulimit {}", limit.name),
+                format!("{}:{}", shown(limit.soft), shown(limit.hard)),
+            );
+        }
+        if let Some(bytes) = self.shm_bytes {
+            fields.put("shm", bytes.to_string());
+        }
+        if let Some(parent) = &self.cgroup_parent {
+            fields.put("cgroup parent", parent.clone());
+        }
         for mount in &self.mounts {
             let (target, what) = match mount {
                 Mount::Bind(bind) => (
                     &bind.target,
                     format!("bind {} rw={}", bind.source.path, bind.writable),
                 ),
-                Mount::Cache(cache) => (
-                    &cache.target,
-                    format!("cache {} ro={}", cache.id, cache.read_only),
+                Mount::Cache(cache) => (&cache.target, format!("cache ro={}", cache.read_only)),
+                Mount::Tmpfs(tmpfs) => (
+                    &tmpfs.target,
+                    tmpfs
+                        .size_bytes
+                        .map_or("tmpfs".to_owned(), |size| format!("tmpfs {size}")),
                 ),
-                Mount::Tmpfs(tmpfs) => (&tmpfs.target, "tmpfs".to_owned()),
+                Mount::Ssh(ssh) => (
+                    &ssh.target,
+                    format!("ssh {:o} {}:{}", ssh.mode, ssh.uid, ssh.gid),
+                ),
                 Mount::Secret(secret) => {
                     let path = secret.target.path.as_deref().unwrap_or_default();
                     let env = secret.target.env.as_deref().unwrap_or_default();
                     fields.put(
                         format!("secret {}", secret.id),
-                        format!("{path} {env} {:o}", secret.mode),
+                        format!(
+                            "{path} {env} {:o} {}:{}",
+                            secret.mode, secret.uid, secret.gid
+                        ),
                     );
                     continue;
                 }
@@ -459,7 +587,7 @@ impl Copy {
         fields.put(
             "flags",
             format!(
-                "link={} parents={} unpack={}",
+                "link={} parents={} unpack={:?}",
                 self.link, self.parents, self.unpack
             ),
         );

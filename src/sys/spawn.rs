@@ -199,6 +199,22 @@ impl Child {
         }
     }
 
+    /// Whether it has a handler for a signal, as far as that can be found out.
+    #[must_use]
+    pub fn handles(&self, signal: Signal) -> bool {
+        let look = |path: String, field: &str| {
+            let text = std::fs::read_to_string(path).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+            Some(line.trim().to_owned())
+        };
+        // Its number where /proc is mounted, which may be another pid namespace than this process's.
+        let fd = self.pidfd.as_raw_fd();
+        let caught = look(format!("/proc/self/fdinfo/{fd}"), "Pid:")
+            .and_then(|pid| look(format!("/proc/{pid}/status"), "SigCgt:"))
+            .and_then(|mask| u64::from_str_radix(&mask, 16).ok());
+        caught.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+    }
+
     fn reap(&mut self, options: WaitIdOptions) -> io::Result<Option<Ended>> {
         if self.ended.is_none() {
             let status = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)?;

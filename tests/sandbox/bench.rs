@@ -1,6 +1,7 @@
 //! What the stories are played on: a copy of this program, a root made of busybox, and a user to play as.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,7 +13,47 @@ use crate::drive::{Answer, Request};
 pub(crate) struct Bench {
     pub(crate) directory: PathBuf,
     /// Who plays: `None` is whoever runs the tests.
-    pub(crate) user: Option<&'static str>,
+    pub(crate) user: Option<String>,
+    /// A user without subordinate ids, where there is one and the tests may play as him.
+    pub(crate) bare_user: Option<String>,
+}
+
+/// Prints and counts a skip; fails where SHMOCKER_REQUIRE names the capability.
+pub(crate) fn skip(capability: &str, story: &str, reason: &str) {
+    let required = std::env::var("SHMOCKER_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|name| name.trim() == capability),
+        "SHMOCKER_REQUIRE names {capability}, but {reason}"
+    );
+    println!("skip: {story}: {capability}: {reason}");
+    if let Some(report) = std::env::var_os("SHMOCKER_SKIP_REPORT") {
+        let line = format!("{capability}\tsandbox::{story}\t{reason}\n");
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(report)
+            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .unwrap();
+    }
+}
+
+/// The user whom a variable names, if there is such a user.
+fn named_user(variable: &str, usual: &str) -> Option<String> {
+    let name = std::env::var(variable).unwrap_or_else(|_| usual.to_owned());
+    let known = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    known
+        .lines()
+        .any(|line| line.split(':').next() == Some(&name))
+        .then_some(name)
+}
+
+/// Removes a tree, parts of which may belong to subordinate ids.
+fn remove_tree(path: &Path) {
+    if fs::remove_dir_all(path).is_err() && path.exists() {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--map-auto", "rm", "-rf", "--"]);
+        assert!(command.arg(path).status().unwrap().success());
+    }
 }
 
 impl Bench {
@@ -22,19 +63,24 @@ impl Bench {
             return Err("no /bin/busybox (package busybox-static) to make a root of".to_owned());
         }
         let is_root = rustix::process::geteuid().is_root();
-        if is_root
-            && !fs::read_to_string("/etc/subuid")
-                .unwrap_or_default()
-                .contains("alice:")
-        {
-            return Err("no user alice with subordinate ids to play as".to_owned());
-        }
+        let user = match is_root {
+            false => None,
+            true => Some(
+                named_user("SHMOCKER_TEST_USER", "shmocker-ranges")
+                    .ok_or("no plain user to play as; `tests/run` as root makes one")?,
+            ),
+        };
+        let bare_user = match is_root {
+            false => None,
+            true => named_user("SHMOCKER_TEST_BARE_USER", "shmocker-bare"),
+        };
         let directory =
             std::env::temp_dir().join(format!("shmocker-sandbox-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let bench = Self {
             directory,
-            user: is_root.then_some("alice"),
+            user,
+            bare_user,
         };
         fs::copy("/proc/self/exe", bench.program()).unwrap();
         fs::set_permissions(bench.program(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -56,7 +102,7 @@ impl Bench {
     }
 
     pub(crate) fn give_to_user(&self, path: &Path) {
-        if let Some(user) = self.user {
+        if let Some(user) = &self.user {
             assert!(
                 Command::new("chown")
                     .arg("-R")
@@ -72,7 +118,7 @@ impl Bench {
     /// A new root: busybox, its links, a few users, none of the mount points.
     pub(crate) fn renew_root(&self) {
         let root = self.root();
-        drop(fs::remove_dir_all(&root));
+        remove_tree(&root);
         for directory in ["bin", "etc", "root", "home/ada", "tmp"] {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
@@ -134,7 +180,7 @@ impl Bench {
     }
 
     pub(crate) fn play(&self, request: &Request) -> Answer {
-        self.play_as(self.user, request)
+        self.play_as(self.user.as_deref(), request)
     }
 
     pub(crate) fn play_as(&self, user: Option<&str>, request: &Request) -> Answer {
@@ -157,6 +203,6 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.directory));
+        remove_tree(&self.directory);
     }
 }

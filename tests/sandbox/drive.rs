@@ -173,9 +173,8 @@ fn answer(request: &Request) -> Answer {
             hostname: HOSTNAME.to_owned(),
             network: request.network,
             mounts: request.mounts.iter().map(mount).collect(),
-            ports: Vec::new(),
-            shift: None,
             timeout_ms: request.timeout_ms,
+            ..Run::default()
         };
         let (mut output, mut errors, mut master) = (String::new(), String::new(), None);
         let mut take = |stream, line: &[u8]| {

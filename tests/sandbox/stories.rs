@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use shmocker::graph::Network;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, skip};
 use crate::drive::Wish;
 
 type Story = (&'static str, fn(&Bench));
@@ -50,7 +50,7 @@ pub(crate) fn tell(filter: &str) -> ExitCode {
     let bench = match Bench::new() {
         Ok(bench) => bench,
         Err(reason) => {
-            println!("skip: {reason}");
+            skip("plain-users", "all", &reason);
             return ExitCode::SUCCESS;
         }
     };
@@ -125,7 +125,11 @@ fn capabilities_and_system_calls_are_dockers(bench: &Bench) {
     // A program in C could tell ENOSYS (38) from EPERM (1); so can the tracer of the numbers that `probe` is.
     let root_probe = bench.root().join("bin/probe");
     if !compile(PROBE, &root_probe) {
-        println!("skip: no C compiler to make a prober of system calls with");
+        skip(
+            "cc",
+            "calls_are_filtered",
+            "no C compiler to make a prober of system calls with",
+        );
         return;
     }
     // clone3, a call of the future, mount, keyctl, bpf, io_uring_setup; vsock and alg sockets.
@@ -544,7 +548,7 @@ fn a_build_that_is_killed_leaves_nothing_behind(bench: &Bench) {
     let before = mounts();
     for victim in ["driver", "shmocker-engine"] {
         let mut driver = bench
-            .command(bench.user, &request)
+            .command(bench.user.as_deref(), &request)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -614,7 +618,11 @@ fn processes(text: &str) -> Vec<(u32, String)> {
 
 fn root_can_build_with_ids_of_its_own(bench: &Bench) {
     if bench.user.is_none() {
-        println!("skip: these tests are not run as root");
+        skip(
+            "root",
+            "root_can_build_with_ids_of_its_own",
+            "the tests run as a plain user",
+        );
         return;
     }
     let chown = |owner: &str| {
@@ -635,17 +643,19 @@ fn root_can_build_with_ids_of_its_own(bench: &Bench) {
 }
 
 fn a_user_without_ids_is_told_what_to_type(bench: &Bench) {
-    if bench.user.is_none()
-        || !fs::read_to_string("/etc/passwd")
-            .unwrap()
-            .contains("\nbob:")
-    {
-        println!("skip: no user bob without subordinate ids, or no right to play as him");
+    let Some(bare) = &bench.bare_user else {
+        skip(
+            "bare-user",
+            "a_user_without_ids_is_told_what_to_type",
+            "no user without subordinate ids, or no right to play as him",
+        );
         return;
-    }
-    let answer = bench.play_as(Some("bob"), &bench.shell("true"));
+    };
+    let answer = bench.play_as(Some(bare), &bench.shell("true"));
     assert!(
-        answer.exit.contains("user `bob` has no subordinate ids"),
+        answer
+            .exit
+            .contains(&format!("user `{bare}` has no subordinate ids")),
         "{answer:?}"
     );
     assert!(
@@ -673,7 +683,7 @@ fn a_doctor_says_what_is_there_and_what_would_mend_the_rest(bench: &Bench) {
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let found = doctor(bench.user);
+    let found = doctor(bench.user.as_deref());
     assert!(
         found.starts_with("true [{\"check\":\"user-namespaces\",\"status\":\"ok\""),
         "{found}"
@@ -691,12 +701,8 @@ fn a_doctor_says_what_is_there_and_what_would_mend_the_rest(bench: &Bench) {
             "{check}: {found}"
         );
     }
-    if bench.user.is_some()
-        && fs::read_to_string("/etc/passwd")
-            .unwrap()
-            .contains("\nbob:")
-    {
-        let found = doctor(Some("bob"));
+    if let Some(bare) = &bench.bare_user {
+        let found = doctor(Some(bare));
         assert!(
             found.starts_with("false ") && found.contains("usermod --add-subuids"),
             "{found}"
@@ -714,7 +720,11 @@ fn a_private_network_has_a_way_out_but_none_to_the_hosts_loopback(bench: &Bench)
     request.network = Network::Default;
     let answer = bench.play(&request);
     if !answer.warnings.is_empty() {
-        println!("skip: {}", answer.warnings.join(", "));
+        skip(
+            "private-network",
+            "a_private_network_has_a_way_out_but_none_to_the_hosts_loopback",
+            &answer.warnings.join(", "),
+        );
         assert!(
             answer.warnings[0].starts_with("steps use the host's network"),
             "{answer:?}"

@@ -447,7 +447,7 @@ impl<'a> Ssh<'a> {
         agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
         let agent = Server(agent.spawn().expect("an agent can be started"));
         wait_until(Duration::from_secs(10), || Path::new(&socket).exists());
-        bench.sh("SSH_AUTH_SOCK=$PWD/agent ssh-add -q mine; rm mine");
+        bench.sh("SSH_AUTH_SOCK=$PWD/agent ssh-add -q mine");
         let port = free_port();
         Ok(Self {
             bench,
@@ -511,6 +511,12 @@ fn a_repository_is_reached_by_ssh_with_the_callers_agent() {
     assert_eq!(run.status, 0, "{}", run.both());
     let context = build(&format!("{address}#:sub"));
     assert_eq!(context.status, 0, "{}", context.both());
+
+    // An agent or a key that was given goes before it.
+    bench.ok("build --pull --ssh default=agent .");
+    bench.ok("build --pull --ssh default=mine .");
+    bench.sh("ssh-keygen -q -t ed25519 -N '' -f other");
+    build("--pull --ssh default=other .").expect(5, &["Permission denied"]);
 
     // A host whose key is another one than it was is not talked to.
     drop(server);

@@ -5,11 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::finish;
 use super::protocol::{self, Order, Report};
+use crate::engine::exec::Cancel;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
+use crate::engine::solve::Surroundings;
 use crate::event::{BuildEvent, EventSink};
 use crate::store::Store;
 use crate::sys::mount;
@@ -25,9 +28,13 @@ pub fn play(socket: Socket) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let order = protocol::read::<Order>(&message);
-    end_with_connection(Arc::clone(&socket));
+    let cancel = match Cancel::new() {
+        Ok(cancel) => cancel,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    end_with_connection(Arc::clone(&socket), cancel.clone());
     let report = match order {
-        Ok(order) => carry_out(order, message.files, &socket, resizes),
+        Ok(order) => carry_out(order, message.files, &socket, cancel, resizes),
         Err(failure) => Report::Failed(vec![failure]),
     };
     match protocol::send(&socket, &report, &[]) {
@@ -36,23 +43,41 @@ pub fn play(socket: Socket) -> ExitCode {
     }
 }
 
-/// Nothing more is said on the way down, so whatever comes is the end of the other side: it was killed, or interrupted.
-fn end_with_connection(socket: Arc<Socket>) {
+/// What comes is the wish that it end, or the end of the other side: it was killed, or has waited long enough.
+fn end_with_connection(socket: Arc<Socket>, cancel: Cancel) {
+    /// How often it is asked whether the last step has ended.
+    const PAUSE: Duration = Duration::from_millis(5);
     std::thread::spawn(move || {
-        drop(socket.receive());
-        // Process 1 takes its namespace with it: every step, every helper.
-        #[expect(
-            clippy::exit,
-            reason = "nobody is left to report to, and nothing may go on"
-        )]
-        std::process::exit(1);
+        if let Ok(Some(_)) = socket.receive() {
+            cancel.cancel();
+            let waiting = Arc::clone(&socket);
+            std::thread::spawn(move || {
+                drop(waiting.receive());
+                end();
+            });
+            // Steps are given time to end; nothing else is worth waiting for.
+            while cancel.is_awaited() {
+                std::thread::sleep(PAUSE);
+            }
+        }
+        end();
     });
+}
+
+/// Process 1 takes its namespace with it: every step, every helper.
+#[expect(
+    clippy::exit,
+    reason = "nobody waits for a report, and nothing may go on"
+)]
+fn end() -> ! {
+    std::process::exit(1)
 }
 
 fn carry_out(
     order: Order,
     files: Vec<OwnedFd>,
     socket: &Arc<Socket>,
+    cancel: Cancel,
     resizes: Option<Resizes>,
 ) -> Report {
     if let Err(error) = mount::make_all_private() {
@@ -65,15 +90,26 @@ fn carry_out(
         )]);
     }
     let done = match order {
-        Order::Build(request) => {
+        Order::Build { request, groups } => {
             let stdout = files.into_iter().next();
             let sink = Sink(Arc::clone(socket));
-            finish::build(&request, stdout, &sink, sink.clone().warnings())
-                .map(|outcome| Report::Built(Box::new(outcome)))
+            let surroundings = Surroundings { cancel, groups };
+            finish::build(
+                &request,
+                stdout,
+                &sink,
+                surroundings,
+                sink.clone().warnings(),
+            )
+            .map(|outcome| Report::Built(Box::new(outcome)))
         }
         Order::Settle { store, work } => {
             let sink = Sink(Arc::clone(socket));
-            finish::settle(&work, &store, &sink, sink.clone().warnings())
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            finish::settle(&work, &store, &sink, surroundings, sink.clone().warnings())
                 .map(|work| Report::Settled(Box::new(work)))
         }
         Order::Launch(launch) => launch::run(&launch, files, resizes)

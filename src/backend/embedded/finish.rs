@@ -11,12 +11,13 @@ use super::export::{self, Layers};
 use crate::digest::Key;
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
+use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::phases::{self, PhaseReport};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
-use crate::engine::solve::{self, Made, Session, Workshop};
+use crate::engine::solve::{self, Made, Session, Surroundings, Workshop};
 use crate::engine::work::{Freshness, Work};
 use crate::event::{BuildEvent, EventSink};
 use crate::graph::{NodeId, Op};
@@ -40,7 +41,7 @@ pub(super) fn from_cache(
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Held::default();
     let contexts = Contexts::of(&request.work);
-    let planned = Planned::of(&request.work, &store, &contexts, &said)?;
+    let planned = allowed(&request.work, &store, &contexts, &said)?;
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), &said);
     let wanted = [planned.lowered.target];
     let survey = Survey::of(
@@ -98,12 +99,13 @@ pub(super) fn settle(
     work: &Work,
     store: &Path,
     events: &dyn EventSink,
+    surroundings: Surroundings,
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Work, Vec<Failure>> {
     let store = open(store)?;
     let contexts = Contexts::of(work);
     let session = Session::new(work, &store, &contexts, Clock::system(), events);
-    let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
     let settled = session.settled(Some(&workshop))?;
     workshop
@@ -117,6 +119,20 @@ pub(super) fn settle(
             "the build context was fetched and is not there",
         )]
     })
+}
+
+/// Plans a build, if all that it asks for is allowed.
+fn allowed(
+    work: &Work,
+    store: &Store,
+    contexts: &Contexts<'_>,
+    events: &dyn EventSink,
+) -> Result<Planned, Vec<Failure>> {
+    let planned = Planned::of(work, store, contexts, events)?;
+    match entitlement::refusals(work, &planned) {
+        refusals if refusals.is_empty() => Ok(planned),
+        refusals => Err(refusals),
+    }
 }
 
 /// What a build would do, phase by phase.
@@ -151,14 +167,15 @@ pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
     events: &dyn EventSink,
+    surroundings: Surroundings,
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
     let store = open(&request.store)?;
-    store.sweep_tmp().map_err(store_failures)?;
+    let swept = store.sweep_tmp().map_err(store_failures)?;
     let contexts = Contexts::of(&request.work);
-    let planned = Planned::of(&request.work, &store, &contexts, events)?;
+    let planned = allowed(&request.work, &store, &contexts, events)?;
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
-    let workshop = Workshop::open(&session, warn).map_err(|failure| vec![failure])?;
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
     let target = planned.lowered.target;
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
@@ -192,6 +209,10 @@ pub(super) fn build(
         // What left is what was asked for; the store's own manifest names uncompressed layers.
         outcome.manifest = described(&shipped.manifest);
         outcome.config_digest = shipped.config;
+    }
+    if swept.in_use > 0 {
+        // Whoever was still dying when this build began is gone now, and what it held can go as well.
+        store.sweep_tmp().map_err(store_failures)?;
     }
     Ok(outcome)
 }

@@ -11,13 +11,14 @@ use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use child::play as engine_child;
 
 use super::{BuildRequest, Outcome};
+use crate::engine::exec::cgroup::{Delegated, GroupError};
 use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
@@ -28,6 +29,9 @@ use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use protocol::{Order, Report};
+
+/// How long the engine may take to end after it was asked to: a little more than its steps may.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 /// The backend that builds on this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -196,7 +200,24 @@ impl Embedded {
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
     let stdout = io::stdout();
-    let order = Order::Build(Box::new(request.clone()));
+    let work = &request.work;
+    // Taken apart when the engine child is gone.
+    let groups = match (work.resources.is_unlimited(), &work.run.cgroup_parent) {
+        (true, None) => None,
+        (_, parent) => Some(Delegated::make(&work.resources, parent.as_deref()).map_err(
+            |error| {
+                let kind = match error {
+                    GroupError::BadParent { .. } => FailureKind::Input,
+                    _ => FailureKind::Machine,
+                };
+                vec![Failure::from_diagnostic(kind, &error)]
+            },
+        )?),
+    };
+    let order = Order::Build {
+        request: Box::new(request.clone()),
+        groups: groups.as_ref().map(|groups| groups.path().to_owned()),
+    };
     match listen(&order, &[stdout.as_fd()], events)? {
         Report::Built(outcome) => Ok(*outcome),
         other => Err(vec![unexpected(&other)]),
@@ -220,7 +241,10 @@ fn listen(
     })?;
     let engine = start(order, files)?;
     loop {
-        await_message(&engine, &endings).map_err(|failure| vec![failure])?;
+        if let Err(failure) = await_message(&engine, &endings) {
+            stop(&engine, &endings, events);
+            return Err(vec![failure]);
+        }
         match next(&engine)? {
             Report::Event(event) => events.emit(event),
             Report::Failed(failures) => return Err(failures),
@@ -239,6 +263,40 @@ fn with_text(mut failures: Vec<Failure>, work: &Work) -> Vec<Failure> {
         }
     }
     failures
+}
+
+/// Lets the engine end its steps. Whoever asks again, or waits too long, has it ended at once.
+fn stop(engine: &Engine, endings: &Endings, events: &dyn EventSink) {
+    if engine.socket.send(protocol::STOP, &[]).is_err() {
+        return;
+    }
+    let until = Instant::now() + STOP_WITHIN;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut polls = [
+            PollFd::new(&engine.socket, PollFlags::IN),
+            PollFd::new(endings, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut polls, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(ready) if ready > 0 => {}
+            _ => return,
+        }
+        if !polls[1].revents().is_empty() && endings.take().is_some() {
+            return;
+        }
+        if polls[0].revents().is_empty() {
+            continue;
+        }
+        match next(engine) {
+            Ok(Report::Event(event)) => events.emit(event),
+            _ => return,
+        }
+    }
 }
 
 /// Waits until the engine says something, or until this process is asked to end. Then the engine goes with it.

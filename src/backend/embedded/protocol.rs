@@ -17,7 +17,12 @@ use crate::sys::socket::{Message, Socket};
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Build. Comes with standard output, for an export to it.
-    Build(Box<BuildRequest>),
+    Build {
+        /// What.
+        request: Box<BuildRequest>,
+        /// Where control groups for steps are made, if it limits them.
+        groups: Option<PathBuf>,
+    },
     /// Fetch what has to be known before the Dockerfile can be lowered.
     Settle {
         /// The store's directory.
@@ -42,6 +47,9 @@ pub(super) enum Order {
         path: PathBuf,
     },
 }
+
+/// After its order the engine child hears at most this: it is to end what it does, and then itself.
+pub(super) const STOP: &[u8] = b"stop";
 
 /// What the engine child says.
 #[derive(Debug, Serialize, Deserialize)]

@@ -269,6 +269,7 @@ impl Ready {
                 path: beside(path),
                 tag: tag.clone(),
                 digest: None,
+                platform: None,
             }),
             ContextKind::Repository {
                 url,

@@ -16,9 +16,11 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
 use super::devices;
+use super::rlimit;
 use super::seccomp;
-use super::spec::{ExecSpec, FileIndex, MountSpec, MountedSpec, Reply, StreamsSpec};
+use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
+use crate::graph::Security;
 use crate::sys::mount::{self, Attributes, Tree};
 use crate::sys::process;
 use crate::sys::socket::Socket;
@@ -38,6 +40,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "enter the network",
         run: enter_network,
+    },
+    Step {
+        name: "see its own control group",
+        run: enter_group,
     },
     Step {
         name: "set the host name",
@@ -88,8 +94,8 @@ const STEPS: &[Step] = &[
         run: report_stubs,
     },
     Step {
-        name: "limit its open files",
-        run: limit_open_files,
+        name: "limit its processes",
+        run: limit_processes,
     },
     Step {
         name: "limit the capabilities",
@@ -147,7 +153,6 @@ const READ_ONLY: [&str; 5] = [
 
 const NO_SET_ID_DEVICES: Attributes = Attributes::NO_SET_ID.and(Attributes::NO_DEVICES);
 const DATA_ONLY: Attributes = NO_SET_ID_DEVICES.and(Attributes::NO_EXECUTION);
-const SYS: Attributes = DATA_ONLY.and(Attributes::READ_ONLY);
 
 /// Why a step of the table failed.
 struct Fault {
@@ -282,6 +287,13 @@ fn enter_network(setup: &mut Setup<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+fn enter_group(setup: &mut Setup<'_>) -> Result<(), Fault> {
+    match setup.spec.group {
+        GroupSpec::Started => Ok(()),
+        GroupSpec::Own => Ok(process::see_own_control_group()?),
+    }
+}
+
 fn set_host_name(setup: &mut Setup<'_>) -> Result<(), Fault> {
     Ok(rustix::system::sethostname(setup.spec.hostname.as_bytes())?)
 }
@@ -303,22 +315,29 @@ fn mount_proc(setup: &mut Setup<'_>) -> Result<(), Fault> {
 }
 
 /// A new /sys, of the network that this thread is in.
-pub(super) fn sys_of_network() -> io::Result<Tree> {
-    Tree::of_filesystem("sysfs", &[], SYS)
+pub(super) fn sys_of_network(security: Security) -> io::Result<Tree> {
+    Tree::of_filesystem("sysfs", &[], sys_attributes(security))
+}
+
+fn sys_attributes(security: Security) -> Attributes {
+    match security {
+        Security::Sandbox => DATA_ONLY.and(Attributes::READ_ONLY),
+        Security::Insecure => DATA_ONLY,
+    }
 }
 
 fn mount_sys(setup: &mut Setup<'_>) -> Result<(), Fault> {
     // The host's network has the host's /sys, of which there can be only a copy.
     let own = match (setup.spec.sys, setup.spec.network) {
         (Some(sys), _) => Some(Tree::from(setup.take(sys)?)),
-        (None, Some(_)) => sys_of_network().ok(),
+        (None, Some(_)) => sys_of_network(setup.spec.security).ok(),
         (None, None) => None,
     };
     let sys = match own {
         Some(sys) => sys,
         None => {
             let copy = Tree::copy_of(stub::open_host("/sys")?.as_fd())?;
-            copy.restrict(SYS)?;
+            copy.restrict(sys_attributes(setup.spec.security))?;
             copy
         }
     };
@@ -330,8 +349,7 @@ fn mount_cgroup(setup: &mut Setup<'_>) -> Result<(), Fault> {
     let unified =
         rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|host| host.f_type == CGROUP2_SUPER_MAGIC);
     if unified
-        && let Ok(cgroup) =
-            Tree::of_filesystem("cgroup2", &[], DATA_ONLY.and(Attributes::READ_ONLY))
+        && let Ok(cgroup) = Tree::of_filesystem("cgroup2", &[], sys_attributes(setup.spec.security))
     {
         setup.attach(&cgroup, "/sys/fs/cgroup", Kind::Directory)?;
     }
@@ -342,7 +360,8 @@ fn make_dev(setup: &mut Setup<'_>) -> Result<(), Fault> {
     let options = [("mode", "0755"), ("size", "65536k")];
     let dev = Tree::of_filesystem("tmpfs", &options, Attributes::NO_SET_ID)?;
     setup.attach(&dev, "/dev", Kind::Directory)?;
-    devices::populate(dev.as_fd()).map_err(|(name, error)| at(name)(error))?;
+    devices::populate(dev.as_fd(), setup.spec.shm_bytes)
+        .map_err(|(name, error)| at(name)(error))?;
     setup.dev = Some(dev);
     Ok(())
 }
@@ -435,6 +454,9 @@ fn memory_for_files() -> Result<OwnedFd, Fault> {
 }
 
 fn cover_paths(setup: &mut Setup<'_>) -> Result<(), Fault> {
+    if setup.spec.security == Security::Insecure {
+        return Ok(());
+    }
     let nothing = Tree::of_filesystem(
         "tmpfs",
         &[("mode", "0755"), ("size", "4k")],
@@ -562,18 +584,24 @@ fn send(socket: &Socket, reply: &Reply, files: &[BorrowedFd<'_>]) -> Result<(), 
     Ok(socket.send(&payload, files)?)
 }
 
-/// The engine may open more files than the user's commands may.
-fn limit_open_files(setup: &mut Setup<'_>) -> Result<(), Fault> {
+fn limit_processes(setup: &mut Setup<'_>) -> Result<(), Fault> {
+    // The engine may open more files than the user's commands may.
     let limit = Rlimit {
         current: setup.spec.files_max,
         maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
     };
     rustix::process::setrlimit(Resource::Nofile, limit)?;
+    for ulimit in &setup.spec.ulimits {
+        rlimit::set(ulimit).map_err(at(&ulimit.name))?;
+    }
     Ok(())
 }
 
-fn limit_capabilities(_: &mut Setup<'_>) -> Result<(), Fault> {
+fn limit_capabilities(setup: &mut Setup<'_>) -> Result<(), Fault> {
     const LAST_POSSIBLE: u32 = 63;
+    if setup.spec.security == Security::Insecure {
+        return Ok(());
+    }
     for bit in 0..=LAST_POSSIBLE {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
         if !CAPABILITIES.contains(capability) {
@@ -589,7 +617,10 @@ fn limit_capabilities(_: &mut Setup<'_>) -> Result<(), Fault> {
 }
 
 /// Before the capability that it needs is given up; what is done afterwards is within the profile.
-fn filter_system_calls(_: &mut Setup<'_>) -> Result<(), Fault> {
+fn filter_system_calls(setup: &mut Setup<'_>) -> Result<(), Fault> {
+    if setup.spec.security == Security::Insecure {
+        return Ok(());
+    }
     Ok(crate::sys::seccomp::install(&seccomp::docker_default())?)
 }
 
@@ -603,18 +634,27 @@ fn become_user(setup: &mut Setup<'_>) -> Result<(), Fault> {
         .collect();
     rustix::thread::set_thread_groups(&groups).map_err(at("set the groups"))?;
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("set the group"))?;
+    let all = rustix::thread::capabilities(None)?.permitted;
+    if setup.spec.security == Security::Insecure {
+        rustix::thread::set_keep_capabilities(true)?;
+    }
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("set the user"))?;
-    let effective = if uid.is_root() {
-        CAPABILITIES
-    } else {
-        CapabilitySet::empty()
+    let (effective, inheritable) = match setup.spec.security {
+        Security::Insecure => (all, all),
+        Security::Sandbox if uid.is_root() => (CAPABILITIES, CapabilitySet::empty()),
+        Security::Sandbox => (CapabilitySet::empty(), CapabilitySet::empty()),
     };
     let sets = CapabilitySets {
         effective,
         permitted: effective,
-        inheritable: CapabilitySet::empty(),
+        inheritable,
     };
     rustix::thread::set_capabilities(None, sets).map_err(at("set the capabilities"))?;
+    for capability in inheritable.iter() {
+        // So that users other than root have them too.
+        rustix::thread::configure_capability_in_ambient_set(capability, true)
+            .map_err(at("keep the capabilities"))?;
+    }
     Ok(())
 }
 

@@ -54,15 +54,23 @@ pub(super) fn open_verified(path: &str, number: Number) -> io::Result<OwnedFd> {
 }
 
 /// Fills a new /dev. An error comes with the name that it is about.
-pub(super) fn populate(dev: BorrowedFd<'_>) -> Result<(), (&'static str, io::Error)> {
+pub(super) fn populate(
+    dev: BorrowedFd<'_>,
+    shm_bytes: u64,
+) -> Result<(), (&'static str, io::Error)> {
     for (name, path, number) in NODES {
         node(dev, name, path, number).map_err(|error| (name, error))?;
     }
     for (name, target) in LINKS {
+        // As runc has it: only where the kernel offers its memory.
+        if name == "core" && rustix::fs::stat(target).is_err() {
+            continue;
+        }
         rustix::fs::symlinkat(target, dev, name).map_err(|error| (name, error.into()))?;
     }
     terminals(dev).map_err(|error| ("pts", error))?;
-    let memory = [("mode", "1777"), ("size", "65536k")];
+    let size = shm_bytes.to_string();
+    let memory = [("mode", "1777"), ("size", size.as_str())];
     directory(dev, "shm", Tree::of_filesystem("tmpfs", &memory, DATA_ONLY))
         .map_err(|error| ("shm", error))?;
     directory(dev, "mqueue", Tree::of_filesystem("mqueue", &[], DATA_ONLY))

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::cgroup::GroupError;
 use super::ports::PublishError;
 use super::users::UserError;
 use crate::sys::spawn::SpawnError;
@@ -54,6 +55,24 @@ pub enum ExecError {
         /// Where.
         target: String,
     },
+    /// A limit is above what the user may have.
+    #[error("`--ulimit {name}` asks for more than this user may have, which is {most}")]
+    #[diagnostic(
+        code(exec::ulimit),
+        help(
+            "ask for at most {most}, or raise the user's hard limit (`ulimit -H`, /etc/security/limits.conf)"
+        )
+    )]
+    Ulimit {
+        /// Which.
+        name: String,
+        /// How much the user may have.
+        most: u64,
+    },
+    /// A control group could not be made or used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Group(#[from] GroupError),
     /// A network namespace could not be made.
     #[error("cannot make a network namespace")]
     #[diagnostic(

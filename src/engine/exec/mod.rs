@@ -12,6 +12,7 @@
 //! Leaves out where roots come from (`engine::snapshot`) and what is run in them (`engine::solve`).
 
 mod cancel;
+pub mod cgroup;
 mod child;
 mod devices;
 mod error;
@@ -20,6 +21,7 @@ mod network;
 mod output;
 mod ports;
 pub mod probe;
+pub mod rlimit;
 mod role;
 mod sandbox;
 mod seccomp;

@@ -15,18 +15,20 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Resource, Signal};
 
 use super::cancel::Cancel;
+use super::cgroup::Group;
 use super::child;
 use super::error::{ExecError, doing};
 use super::network::{Lease, Networks};
 use super::output::{Lines, More};
 use super::ports::Port;
+use super::rlimit;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
-use super::spec::{ExecSpec, FileIndex, MountSpec, MountedSpec, Reply, StreamsSpec};
+use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
 use super::stub::Stubs;
 use super::users;
 use crate::event::Stream;
-use crate::graph::Network;
+use crate::graph::{Host, Network, Security, Ulimit};
 use crate::sys::memfd::{SealedSelf, sealed_self};
 use crate::sys::mount::{Attributes, Tree};
 use crate::sys::network::in_namespace;
@@ -35,11 +37,15 @@ use crate::sys::spawn::{self, Command, Ended, MappedError, Namespaces, Program, 
 
 /// What machines are called inside, as BuildKit calls them.
 pub const HOSTNAME: &str = "buildkitsandbox";
+/// How large /dev/shm is where nothing else is asked for.
+const SHM_BYTES: u64 = 64 << 20;
+/// How long a command that handles SIGTERM may take to end once somebody wishes it to stop.
+const GRACE: Duration = Duration::from_secs(3);
 /// The PATH of images that set none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command, and what it sees.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Run {
     /// Program and arguments. A program without a slash is searched in PATH, inside.
     pub argv: Vec<String>,
@@ -61,6 +67,16 @@ pub struct Run {
     pub shift: Option<Shift>,
     /// Ends it, with everything it started.
     pub timeout_ms: Option<u64>,
+    /// How much it may do.
+    pub security: Security,
+    /// Further names that it knows machines by.
+    pub hosts: Vec<Host>,
+    /// Limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// The size of /dev/shm; `None`: 64 MiB.
+    pub shm_bytes: Option<u64>,
+    /// The control group that it is put into.
+    pub group: Option<Group>,
 }
 
 /// Something mounted into a root while a command runs.
@@ -177,6 +193,13 @@ pub enum Exit {
         /// How long it may.
         after_ms: u64,
     },
+    /// It failed, and the kernel had killed a process of it because its memory was used up.
+    OutOfMemory {
+        /// The status that a shell would report.
+        status: i32,
+        /// How much it had, in bytes.
+        limit_bytes: Option<u64>,
+    },
     /// Somebody wished it to stop.
     Cancelled,
 }
@@ -192,7 +215,9 @@ impl Exit {
     #[must_use]
     pub fn shell_status(&self) -> Option<i32> {
         match self {
-            Self::Status(status) | Self::NotExecuted { status, .. } => Some(*status),
+            Self::Status(status)
+            | Self::NotExecuted { status, .. }
+            | Self::OutOfMemory { status, .. } => Some(*status),
             Self::Killed(signal) => Some(128 + signal),
             Self::TimedOut { .. } | Self::Cancelled => None,
         }
@@ -245,6 +270,13 @@ impl Sandbox {
         } else {
             self.networks.publish(&run.ports)?
         };
+        for limit in &run.ulimits {
+            if let Some(most) = rlimit::most(limit) {
+                let name = limit.name.clone();
+                return Err(ExecError::Ulimit { name, most });
+            }
+        }
+        let _busy = cancel.busy();
         let (mut spec, files) = prepare(run, root, &network, &streams)?;
         spec.files_max = self.files_max;
         let payload = serde_json::to_vec(&spec)
@@ -296,6 +328,9 @@ impl Sandbox {
             None => [None, None],
         };
         role::await_greeting(&socket).map_err(|_| ExecError::NoGreeting)?;
+        if let Some(group) = &run.group {
+            group.add(child.pid())?;
+        }
         let borrowed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         // A child that has died already is seen below.
         drop(socket.send(&payload, &borrowed));
@@ -332,9 +367,25 @@ impl Sandbox {
             (Why::TimedOut, _) => Ok(Exit::TimedOut {
                 after_ms: run.timeout_ms.unwrap_or_default(),
             }),
-            (Why::Itself(Ended::Exited(status)), _) => Ok(Exit::Status(status)),
-            (Why::Itself(Ended::Killed(signal)), _) => Ok(Exit::Killed(signal)),
+            (Why::Itself(ended), _) => Ok(judged(ended, run.group.as_ref())),
         }
+    }
+}
+
+/// How a command ended by itself.
+fn judged(ended: Ended, group: Option<&Group>) -> Exit {
+    let exit = match ended {
+        Ended::Exited(status) => Exit::Status(status),
+        Ended::Killed(signal) => Exit::Killed(signal),
+    };
+    match (group, exit.shell_status()) {
+        (Some(group), Some(status)) if status != 0 && group.was_out_of_memory() => {
+            Exit::OutOfMemory {
+                status,
+                limit_bytes: group.memory_bytes(),
+            }
+        }
+        _ => exit,
     }
 }
 
@@ -390,15 +441,18 @@ fn prepare(
         }
         // It is started in there, because it could not enter; nor could it mount a /sys of it.
         (Some(namespace), Some(_)) => {
-            let sys = in_namespace(namespace, child::sys_of_network);
+            let sys = in_namespace(namespace, || child::sys_of_network(run.security));
             let sys = sys.map_err(doing("enter a network namespace"))?;
             (None, sys.ok().map(|sys| carry(sys.into())))
         }
     };
-    let hosts = format!(
+    let mut hosts = format!(
         "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
         run.hostname
     );
+    for Host { name, address } in &run.hosts {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
     let system = [
         ("/etc/resolv.conf", network.resolv_conf.clone()),
         ("/etc/hosts", hosts),
@@ -466,6 +520,13 @@ fn prepare(
         identity,
         hostname: run.hostname.clone(),
         files_max: None,
+        ulimits: run.ulimits.clone(),
+        security: run.security,
+        shm_bytes: run.shm_bytes.unwrap_or(SHM_BYTES),
+        group: match run.group {
+            None => GroupSpec::Started,
+            Some(_) => GroupSpec::Own,
+        },
         root: root_index,
         network: network_index,
         sys: sys_index,
@@ -512,8 +573,10 @@ const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 impl Watch<'_> {
     fn until_end(&mut self, deadline: Option<Instant>, cancel: &Cancel) -> Result<Why, ExecError> {
         let mut why = None;
+        let mut grace: Option<Instant> = None;
         while why.is_none() {
-            let ready = self.wait(deadline, cancel)?;
+            let until = [deadline, grace].into_iter().flatten().min();
+            let ready = self.wait(until, cancel, grace.is_some())?;
             for (index, ready) in ready.readers.into_iter().enumerate() {
                 if ready {
                     self.read(index)?;
@@ -523,11 +586,23 @@ impl Watch<'_> {
                 self.hear()?;
             }
             why = if ready.ended {
-                Some(Why::Itself(
-                    self.child.wait().map_err(doing("wait for the container"))?,
-                ))
-            } else if ready.cancelled {
+                let ended = self.child.wait().map_err(doing("wait for the container"))?;
+                Some(match grace {
+                    None => Why::Itself(ended),
+                    Some(_) => Why::Cancelled,
+                })
+            } else if grace.is_some_and(|end| Instant::now() >= end) {
                 Some(Why::Cancelled)
+            } else if ready.cancelled {
+                // The first process of a pid namespace hears only what it has a handler for.
+                if self.child.handles(Signal::TERM) {
+                    let asked = self.child.kill(Signal::TERM);
+                    asked.map_err(doing("end the container"))?;
+                    grace = Some(Instant::now() + GRACE);
+                    None
+                } else {
+                    Some(Why::Cancelled)
+                }
             } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 Some(Why::TimedOut)
             } else {
@@ -553,10 +628,19 @@ impl Watch<'_> {
         why.ok_or(ExecError::NoGreeting)
     }
 
-    fn wait(&self, deadline: Option<Instant>, cancel: &Cancel) -> Result<Ready, ExecError> {
+    fn wait(
+        &self,
+        deadline: Option<Instant>,
+        cancel: &Cancel,
+        heard: bool,
+    ) -> Result<Ready, ExecError> {
+        let wish = match heard {
+            true => PollFlags::empty(),
+            false => PollFlags::IN,
+        };
         let mut polls = vec![
             PollFd::new(&self.child, PollFlags::IN),
-            PollFd::new(cancel, PollFlags::IN),
+            PollFd::new(cancel, wish),
         ];
         let socket = self.socket.as_ref().map(|socket| {
             polls.push(PollFd::new(socket, PollFlags::IN));
@@ -639,4 +723,35 @@ struct Ready {
     cancelled: bool,
     socket: bool,
     readers: [bool; 2],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::work::Resources;
+    use crate::sys::file::tempdir::TempDir;
+
+    #[test]
+    fn who_fails_where_memory_was_used_up_is_told_so() {
+        let place = TempDir::new();
+        let resources = Resources {
+            memory_bytes: Some(64 << 20),
+            ..Resources::default()
+        };
+        let group = Group::make(place.path(), &resources).unwrap();
+        let events = place.path().join("step-0/memory.events");
+        std::fs::write(&events, "oom 0\noom_kill 0\n").unwrap();
+        let judge = |ended| judged(ended, Some(&group));
+        assert_eq!(judge(Ended::Exited(137)), Exit::Status(137));
+        std::fs::write(&events, "oom 1\noom_kill 1\n").unwrap();
+        let out_of_memory = Exit::OutOfMemory {
+            status: 137,
+            limit_bytes: Some(64 << 20),
+        };
+        assert_eq!(judge(Ended::Exited(137)), out_of_memory);
+        assert_eq!(judge(Ended::Killed(9)), out_of_memory);
+        // One that did without the process that was killed is none the worse.
+        assert_eq!(judge(Ended::Exited(0)), Exit::Status(0));
+        assert_eq!(judged(Ended::Killed(9), None), Exit::Killed(9));
+    }
 }

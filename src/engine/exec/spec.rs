@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::users::Identity;
+use crate::graph::{Security, Ulimit};
 
 /// The place of an open file among those that came with the message.
 pub(super) type FileIndex = usize;
@@ -23,6 +24,14 @@ pub(super) struct ExecSpec {
     pub hostname: String,
     /// How many files it may open; `None`: no limit.
     pub files_max: Option<u64>,
+    /// Further limits of its processes.
+    pub ulimits: Vec<Ulimit>,
+    /// How much it may do.
+    pub security: Security,
+    /// The size of /dev/shm, in bytes.
+    pub shm_bytes: u64,
+    /// Whether it was put into a control group of its own, which is all that it shall see.
+    pub group: GroupSpec,
     /// The tree that becomes its root.
     pub root: FileIndex,
     /// The network namespace; `None`: the one it starts in.
@@ -33,6 +42,15 @@ pub(super) struct ExecSpec {
     pub mounts: Vec<MountSpec>,
     /// What becomes of its standard streams.
     pub streams: StreamsSpec,
+}
+
+/// Which control groups it sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum GroupSpec {
+    /// Those below the one that it was started in.
+    Started,
+    /// Those below the one that it has been put into since.
+    Own,
 }
 
 /// One mount.

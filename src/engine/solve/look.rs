@@ -237,7 +237,7 @@ fn parts<'a>(op: &Op, inputs: &'a [Option<Made>]) -> Vec<Part<'a>> {
                     }),
                     // What a cache mount starts with is no part of the key, as the rest of its content is none.
                     Mount::Cache(cache) if cache.source.is_some() => drop(rest.next()),
-                    Mount::Cache(_) | Mount::Tmpfs(_) | Mount::Secret(_) => {}
+                    Mount::Cache(_) | Mount::Tmpfs(_) | Mount::Secret(_) | Mount::Ssh(_) => {}
                 }
             }
         }

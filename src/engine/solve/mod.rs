@@ -9,7 +9,8 @@
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
 //! missing.rs   where a file is that a COPY does not find
-//! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; tap.rs how a test is judged
+//! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; log.rs what is shown of its output; tap.rs how a
+//!              test is judged
 //! ```
 //!
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
@@ -17,6 +18,7 @@
 
 pub mod context;
 pub mod inputs;
+mod log;
 pub mod look;
 mod missing;
 mod mounts;
@@ -35,7 +37,7 @@ use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
 pub(in crate::engine) use session::store_failure;
-pub use session::{Session, Workshop};
+pub use session::{Session, Surroundings, Workshop};
 pub(in crate::engine) use sources::{DebianAnswer, of_source};
 
 /// Makes the results `wanted` and all that they need.

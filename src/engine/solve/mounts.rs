@@ -2,17 +2,21 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
-use super::inputs::Made;
+use super::inputs::{Made, Tree};
 use super::session::{Session, Workshop, store_failure};
 use super::steps::tree_unusable;
 use crate::digest::{Fields, Key};
 use crate::engine::exec::{Access, Mount, Mounted, Secret};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::snapshot::{self, Active};
+use crate::engine::ssh::Door;
 use crate::engine::tree::copy;
+use crate::engine::work::NoCache;
 use crate::graph::{
-    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, SecretMount,
+    self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, MountSource, SecretMount,
+    SshMount, Unpack,
 };
 use crate::store::Lease;
 use crate::sys::root::{Root, Scope};
@@ -33,6 +37,10 @@ impl Session<'_> {
     ) -> Result<Vec<Mount>, Failure> {
         let mut rest = inputs.iter();
         let mut mounts = Vec::new();
+        for secret in &self.work.secrets {
+            // Whichever step was given it: what one leaves in a cache or a layer, another may print.
+            held.hide(secret.expose());
+        }
         for script in &exec.scripts {
             let content = Secret(script.content.clone().into_bytes());
             mounts.push(Mount {
@@ -65,8 +73,12 @@ impl Session<'_> {
                         mode: 0o1777,
                     },
                 ),
-                graph::Mount::Secret(secret) => match self.secret(secret, env, held)? {
+                graph::Mount::Secret(secret) => match self.secret(secret, env)? {
                     Some(mount) => mount,
+                    None => continue,
+                },
+                graph::Mount::Ssh(ssh) => match self.ssh(workshop, ssh, held)? {
+                    Some(what) => (ssh.target.clone(), what),
                     None => continue,
                 },
             };
@@ -84,7 +96,7 @@ impl Session<'_> {
     ) -> Result<Mounted, Failure> {
         let layers = match made {
             Some(Made::Tree(tree)) => tree.layers().to_vec(),
-            Some(made) => vec![self.materialised(workshop, made, bind)?],
+            Some(made) => vec![self.materialised(workshop, made, &bind.source)?],
             None => Vec::new(),
         };
         let mut active = workshop.snapshots.prepare(&layers)?;
@@ -112,15 +124,15 @@ impl Session<'_> {
         &self,
         workshop: &Workshop,
         made: &Made,
-        bind: &BindMount,
+        source: &MountSource,
     ) -> Result<Key, Failure> {
-        let path = bind.source.path.as_str();
+        let path = source.path.as_str();
         let (mut whole, input) = match made {
             Made::Local(context) => {
                 let copy = Copy {
-                    root: bind.source.from,
+                    root: source.from,
                     sources: vec![CopySource::Path {
-                        from: bind.source.from,
+                        from: source.from,
                         path: path.to_owned(),
                     }],
                     dest: parent_directory(path),
@@ -129,7 +141,7 @@ impl Session<'_> {
                     link: false,
                     parents: false,
                     exclude: Vec::new(),
-                    unpack: false,
+                    unpack: Unpack::Nothing,
                 };
                 (copy, copy::Input::Tree(context))
             }
@@ -188,7 +200,15 @@ impl Session<'_> {
             let message = format!("the cache `{}` cannot be used", cache.id);
             Failure::caused(FailureKind::Machine, "exec::cache", message, error)
         };
-        let mut name = Key::of(cache.id.as_bytes()).to_string();
+        let made = match (made, &cache.source) {
+            (Some(local @ Made::Local(_)), Some(source)) => {
+                let id = self.materialised(workshop, local, source)?;
+                Some(Made::Tree(Tree::new(vec![id])))
+            }
+            _ => made.cloned(),
+        };
+        let made = made.as_ref();
+        let mut name = cache_name(cache, made);
         match cache.sharing {
             CacheSharing::Shared => {}
             CacheSharing::Locked => {
@@ -215,33 +235,40 @@ impl Session<'_> {
             }
         }
         let directory = self.store.path().join("caches").join(&name);
-        let is_new = {
+        {
             // Whoever makes it fills it before anyone uses it.
             let _making = self
                 .store
                 .lock(&format!("new cache {name}"))
                 .map_err(store_failure)?;
-            let is_new = !directory.is_dir();
-            if is_new {
+            if self.work.no_cache == NoCache::Everything && self.is_first_use(&name) {
+                // Such a build must not see what earlier ones left. Those that still run keep what they have open.
+                let aside = workshop.scratch.path().join(format!("cache-{name}"));
+                match std::fs::rename(&directory, &aside) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(cannot(&error));
+                    }
+                    _ => {}
+                }
+            }
+            if !directory.is_dir() {
                 self.fill_cache(workshop, cache, made, &directory)
                     .map_err(|error| cannot(&error))?;
             }
-            is_new
-        };
-        if self.work.no_cache == crate::engine::work::NoCache::Everything && !is_new {
-            // What `--no-cache` runs must not see what earlier builds left.
-            let _making = self
-                .store
-                .lock(&format!("new cache {name}"))
-                .map_err(store_failure)?;
-            let emptied = std::fs::remove_dir_all(&directory);
-            emptied.map_err(|error| cannot(&error))?;
-            self.fill_cache(workshop, cache, made, &directory)
-                .map_err(|error| cannot(&error))?;
         }
-        let opened: OwnedFd = File::open(&directory)
-            .map_err(|error| cannot(&error))?
-            .into();
+        let opened = if cache.subdir == "/" {
+            let opened: OwnedFd = File::open(&directory)
+                .map_err(|error| cannot(&error))?
+                .into();
+            opened
+        } else {
+            pinned(&directory, &cache.subdir).map_err(|failure| {
+                failure.with_help(format!(
+                    "`source` without `from` names a directory of the cache `{}` itself; a step makes it first",
+                    cache.id
+                ))
+            })?
+        };
         let access = if cache.read_only {
             Access::ReadOnly
         } else {
@@ -273,12 +300,48 @@ impl Session<'_> {
         std::fs::rename(&temporary, directory)
     }
 
+    /// The socket of an SSH agent, if that agent was given.
+    fn ssh(
+        &self,
+        workshop: &Workshop,
+        ssh: &SshMount,
+        held: &mut Held,
+    ) -> Result<Option<Mounted>, Failure> {
+        let Some(agent) = self.work.agents.iter().find(|agent| agent.id == ssh.id) else {
+            if ssh.required {
+                let message = format!(
+                    "this step needs the SSH agent `{}`, which was not given",
+                    ssh.id
+                );
+                let how = match ssh.id.as_str() {
+                    "default" => "--ssh default",
+                    _ => "--ssh ID=SOCKET or --ssh ID=KEYFILE",
+                };
+                let how = how.replace("ID", &ssh.id);
+                return Err(Failure::new(FailureKind::Input, "exec::no_agent", message)
+                    .with_help(format!("give it with `{how}`")));
+            }
+            return Ok(None);
+        };
+        let cannot = |error: &std::io::Error| {
+            let message = format!("the SSH agent `{}` cannot be offered to this step", ssh.id);
+            Failure::caused(FailureKind::Machine, "exec::ssh", message, error)
+        };
+        let number = self.doors.fetch_add(1, Ordering::Relaxed);
+        let place = workshop.scratch.path().join(format!("ssh-{number}"));
+        let door = Door::open(&place, &agent.who, ssh.mode, (ssh.uid, ssh.gid))
+            .map_err(|error| cannot(&error))?;
+        let socket = door.socket().map_err(|error| cannot(&error))?;
+        let mounted = Mounted::bind(socket.as_fd(), Access::ReadWrite);
+        held.doors.push(door);
+        mounted.map(Some).map_err(|error| cannot(&error))
+    }
+
     /// The secret's file, if it has one. Its variable is put into the environment.
     fn secret(
         &self,
         secret: &SecretMount,
         env: &mut Vec<(String, String)>,
-        held: &mut Held,
     ) -> Result<Option<(String, Mounted)>, Failure> {
         let Some(given) = self.work.secrets.iter().find(|given| given.id == secret.id) else {
             if secret.required {
@@ -291,7 +354,6 @@ impl Session<'_> {
             }
             return Ok(None);
         };
-        held.hide(given.expose());
         if let Some(name) = &secret.target.env {
             let value = String::from_utf8_lossy(given.expose()).into_owned();
             env.retain(|(known, _)| known != name);
@@ -318,6 +380,7 @@ impl Session<'_> {
 pub(super) struct Held {
     trees: Vec<Active>,
     leases: Vec<Lease>,
+    doors: Vec<Door>,
     secrets: Vec<String>,
 }
 
@@ -350,6 +413,29 @@ impl Held {
             }
         }
         text
+    }
+}
+
+/// The directory that a cache is kept in. What it starts with is part of what it is: another mode or owner of its root,
+/// or other files, is another cache.
+fn cache_name(cache: &CacheMount, made: Option<&Made>) -> String {
+    let started = match (made, &cache.source) {
+        (Some(Made::Tree(tree)), Some(source)) => {
+            Some(format!("{} {}", tree.identity(), source.path))
+        }
+        _ if (cache.mode, cache.uid, cache.gid) != (0o755, 0, 0) => {
+            Some(format!("{:o} {}:{}", cache.mode, cache.uid, cache.gid))
+        }
+        _ => None,
+    };
+    match started {
+        None => Key::of(cache.id.as_bytes()).to_string(),
+        Some(started) => {
+            let mut fields = Fields::new();
+            fields.put("cache", cache.id.clone());
+            fields.put("starts with", started);
+            fields.key().to_string()
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What one build has at hand: its work, the store, a clock, someone who listens. The [`Workshop`] is what only the
 //! engine child has: a place to make things in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -20,8 +21,9 @@ use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
 use crate::engine::source::oci_layout;
+use crate::engine::ssh::Door;
 use crate::engine::tree::{self, hash};
-use crate::engine::work::Work;
+use crate::engine::work::{AgentKind, Ssh, Work};
 use crate::event::{BuildEvent, EventSink, StepOrigin};
 use crate::graph::NodeId;
 use crate::image::layer::Limits;
@@ -43,6 +45,9 @@ pub struct Session<'a> {
     /// Who listens.
     pub events: &'a dyn EventSink,
     noted: Mutex<HashMap<NodeId, Noted>>,
+    /// How many sockets of SSH agents were made.
+    pub(super) doors: AtomicUsize,
+    used_caches: Mutex<HashSet<String>>,
 }
 
 /// What turned out of a node while the build went on.
@@ -78,8 +83,21 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
+    /// The keys that git's ssh may use, where such were given.
+    _agent: Option<Door>,
     /// A directory for what lives as long as this: names of the sandbox, unfinished downloads.
     pub scratch: TmpDir,
+    /// Where control groups for steps are made, for builds that limit them.
+    pub groups: Option<PathBuf>,
+}
+
+/// What the engine child is given by its parent.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// The wish that the build end.
+    pub cancel: Cancel,
+    /// Where control groups for steps are made.
+    pub groups: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Workshop {
@@ -147,7 +165,18 @@ impl<'a> Session<'a> {
             events,
             contexts,
             noted: Mutex::default(),
+            doors: AtomicUsize::new(0),
+            used_caches: Mutex::default(),
         }
+    }
+
+    /// Whether no step of this build has used the cache mount of this name before.
+    pub(super) fn is_first_use(&self, cache: &str) -> bool {
+        let mut used = self
+            .used_caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        used.insert(cache.to_owned())
     }
 
     /// Notes what a node depends on, apart from other nodes.
@@ -312,6 +341,29 @@ fn git_credentials(work: &Work) -> Vec<git::Credential> {
     credentials
 }
 
+/// How git's ssh gets in: by the agent or the keys that were given for `default`, else by the agent of the environment.
+fn git_ssh(work: &Work, scratch: &Path) -> Result<(Ssh, Option<Door>), Failure> {
+    let mut ssh = work.ssh.clone();
+    let given = work.agents.iter().find(|agent| agent.id == "default");
+    let door = match given.map(|agent| &agent.who) {
+        None => None,
+        Some(AgentKind::Forwarded(socket) | AgentKind::Raw(socket)) => {
+            ssh.agent = Some(socket.clone());
+            None
+        }
+        Some(keys @ AgentKind::Keys(_)) => {
+            let door = Door::open(&scratch.join("ssh-git"), keys, 0o600, (0, 0));
+            let door = door.map_err(|error| {
+                let message = "the SSH keys that were given cannot be offered to git";
+                Failure::caused(FailureKind::Machine, "git::ssh", message, &error)
+            })?;
+            ssh.agent = Some(door.path());
+            Some(door)
+        }
+    };
+    Ok((ssh, door))
+}
+
 impl Workshop {
     /// Sets up what the engine child makes things with.
     ///
@@ -319,6 +371,7 @@ impl Workshop {
     /// If this machine lacks something.
     pub fn open(
         session: &Session<'_>,
+        surroundings: Surroundings,
         warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
         let work = session.work;
@@ -350,31 +403,26 @@ impl Workshop {
             ca_files: work.ca_file.iter().cloned().collect(),
             ..Settings::default()
         });
+        let (ssh, agent) = git_ssh(work, &scratch.path())?;
         let git = Git::new(git::Settings {
             program: PathBuf::from("/usr/bin/git"),
             mirrors: session.store.path().join("git"),
             proxies,
             ca_file: work.ca_file.clone(),
-            ssh: work.ssh.clone(),
+            ssh,
             credentials: git_credentials(work),
         });
-        let cancel = Cancel::new().map_err(|error| {
-            Failure::caused(
-                FailureKind::Machine,
-                "solve::cancel",
-                "an event cannot be made",
-                &error,
-            )
-        })?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {
             snapshots,
             sandbox,
             client,
             git,
-            cancel,
+            cancel: surroundings.cancel,
             cores,
+            _agent: agent,
             scratch,
+            groups: surroundings.groups,
         })
     }
 

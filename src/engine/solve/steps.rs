@@ -6,25 +6,29 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::inputs::{Made, Tree};
+use super::log::{Clip, Shown};
 use super::look::Keys;
 use super::mounts::Held;
 use super::session::{Session, Workshop, store_failure, unlike_any_other};
 use super::tap::Tap;
 use crate::digest::{Fields, Key};
-use crate::engine::exec::{Exit, HOSTNAME, Run, Streams};
+use crate::engine::exec::cgroup::Group;
+use crate::engine::exec::{ExecError, Exit, HOSTNAME, Run, Streams};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::plan::Planned;
 use crate::engine::snapshot::{self, Active};
 use crate::engine::tree::{copy, owner};
-use crate::engine::work::Entitlement;
 use crate::event::{BuildEvent, StepOrigin, Stream};
-use crate::graph::{Copy, CopySource, Exec, Judge, Mkdir, Network, NodeId, Op};
+use crate::graph::{Copy, CopySource, Exec, Judge, Mkdir, NodeId, Op};
 use crate::store::{Lease, OpRecord};
 use crate::sys::dir::Time;
 use crate::sys::mount::Tree as MountedTree;
 
 /// How many of a failing step's last lines are shown with its error.
 const LAST_LINES: usize = 20;
+
+/// What may be meant by SIGKILL.
+const KILLED: &str = "was memory short? the kernel kills what takes too much";
 
 impl Session<'_> {
     /// The result of a node: found, or made.
@@ -303,14 +307,6 @@ impl Session<'_> {
         origin: &StepOrigin,
         inputs: &[Made],
     ) -> Result<Active, Failure> {
-        if exec.network == Network::Host && !self.work.allow.contains(&Entitlement::NetworkHost) {
-            let message = "this step asks for the host's network, which is not allowed";
-            return Err(
-                Failure::new(FailureKind::Refused, "exec::network_host", message).with_help(
-                    "allow it with `--allow network.host`, or leave out `--network=host`",
-                ),
-            );
-        }
         let mut held = Held::default();
         let mut env = exec.env.clone();
         env.extend(exec.env_unkeyed.iter().cloned());
@@ -320,20 +316,34 @@ impl Session<'_> {
             env,
             workdir: exec.workdir.clone(),
             user: exec.user.clone(),
-            hostname: HOSTNAME.to_owned(),
+            hostname: exec.hostname.as_deref().unwrap_or(HOSTNAME).to_owned(),
             network: exec.network,
             mounts,
             ports: Vec::new(),
             shift: None,
             timeout_ms: exec.timeout_ms,
+            security: exec.security,
+            hosts: exec.hosts.clone(),
+            ulimits: exec.ulimits.clone(),
+            shm_bytes: exec.shm_bytes,
+            group: match &workshop.groups {
+                None => None,
+                Some(below) => {
+                    Some(Group::make(below, &self.work.resources).map_err(ExecError::from)?)
+                }
+            },
         };
         let path = active.attach()?;
         let root = File::open(&path).and_then(|root| MountedTree::copy_of(root.as_fd()));
         let root = root.map_err(|error| tree_unusable(&error))?;
         let mut last_lines = VecDeque::new();
         let mut tap = Tap::default();
+        let mut clips = [
+            Clip::new(self.work.log_limits),
+            Clip::new(self.work.log_limits),
+        ];
         let mut listen = |stream: Stream, line: &[u8]| {
-            let text = held.redacted(line);
+            let mut text = held.redacted(line);
             if stream == Stream::Stdout {
                 tap.line(&text);
             }
@@ -341,6 +351,16 @@ impl Session<'_> {
                 last_lines.pop_front();
             }
             last_lines.push_back(text.clone());
+            let [output, errors] = &mut clips;
+            let clip = match stream {
+                Stream::Stdout => output,
+                Stream::Stderr => errors,
+            };
+            match clip.line(&text) {
+                Shown::Line => {}
+                Shown::Note(note) => text = note,
+                Shown::Nothing => return,
+            }
             self.events.emit(BuildEvent::StepLog {
                 origin: origin.clone(),
                 stream,
@@ -372,11 +392,25 @@ impl Session<'_> {
             },
             Exit::Status(status) => Err(failed(
                 format!("process \"{shown}\" did not complete successfully: exit code: {status}"),
-                None,
+                // A shell says so of a process that was killed.
+                (*status == 128 + 9).then_some(KILLED),
             )),
+            Exit::OutOfMemory {
+                status,
+                limit_bytes,
+            } => {
+                let limit = limit_bytes.map_or(String::new(), |limit| {
+                    format!(" (limit {} MiB)", limit.div_ceil(1 << 20))
+                });
+                Err(failed(
+                    format!(
+                        "process \"{shown}\" did not complete successfully: exit code: {status}: out of memory{limit}"
+                    ),
+                    Some("give it more with `--memory`, or let it need less"),
+                ))
+            }
             Exit::Killed(signal) => {
-                let help = (*signal == 9)
-                    .then_some("was memory short? the kernel kills what takes too much");
+                let help = (*signal == 9).then_some(KILLED);
                 Err(failed(
                     format!("process \"{shown}\" was killed by signal {signal}"),
                     help,

@@ -110,12 +110,6 @@ impl ModeChange {
                 .fold(mode, |mode, clause| clause.apply(mode, is_dir)),
         }
     }
-
-    /// Whether the mode that something has now makes no difference to the one it gets.
-    #[must_use]
-    pub fn replaces_all(&self) -> bool {
-        matches!(self, Self::Set(_))
-    }
 }
 
 impl Right {

@@ -22,7 +22,7 @@ use super::transfer::{
 use super::{archive, owner};
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::graph::{Copy, CopySource, FileMode, InlineFile};
+use crate::graph::{Copy, CopySource, FileMode, InlineFile, Unpack};
 use crate::sys::dir::{Dir, Metadata, Time};
 use crate::sys::root::Root;
 
@@ -91,23 +91,20 @@ pub fn select<'a>(copy: &'a Copy, inputs: &[Input<'a>]) -> Result<Selected<'a>, 
     Ok(Selected(parts))
 }
 
-/// Which properties of a COPY's sources make a difference to its result.
+/// What the properties of a COPY's sources become.
 #[must_use]
 pub fn counted(copy: &Copy) -> Counted {
-    let replaces_mode = copy
-        .chmod
-        .as_ref()
-        .and_then(|mode| ModeChange::try_from(mode).ok());
     Counted {
         owner: if copy.chown.is_some() {
             Property::Replaced
         } else {
             Property::Counts
         },
-        mode: match replaces_mode {
-            Some(change) if change.replaces_all() => Property::Replaced,
-            _ => Property::Counts,
-        },
+        // One that cannot be read is said when the files are copied.
+        mode: copy
+            .chmod
+            .as_ref()
+            .and_then(|mode| ModeChange::try_from(mode).ok()),
     }
 }
 
@@ -130,7 +127,7 @@ impl Selected<'_> {
         self.0
             .iter()
             .map(|part| match part {
-                Part::Picks(tree, picks) => hash::digest(tree, picks, counted, reading),
+                Part::Picks(tree, picks) => hash::digest(tree, picks, &counted, reading),
                 Part::Download(download) => Ok(Key::of(
                     format!("{}\n{}", download.name, download.content).as_bytes(),
                 )),
@@ -348,7 +345,8 @@ impl Run<'_> {
             .root
             .parent_of(&pick.path)
             .map_err(reading(&pick.path))?;
-        if self.copy.unpack && file.metadata.kind == crate::sys::dir::Kind::File {
+        if self.copy.unpack != Unpack::Nothing && file.metadata.kind == crate::sys::dir::Kind::File
+        {
             let archive = from.open_file(&name).map_err(reading(&pick.path))?;
             if !Metadata::of_open(&archive)
                 .map_err(reading(&pick.path))?
@@ -458,7 +456,7 @@ impl Run<'_> {
         let mut file = download.file.try_clone().map_err(reading(&download.name))?;
         file.seek(SeekFrom::Start(0))
             .map_err(reading(&download.name))?;
-        if self.copy.unpack
+        if self.copy.unpack == Unpack::Everything
             && self.unpack(
                 file.try_clone().map_err(reading(&download.name))?,
                 &download.name,

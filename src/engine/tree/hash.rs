@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::chmod::ModeChange;
 use super::error::{TreeError, reading};
 use super::select::{Entry, Owners, Pick, Tree};
 use super::stat_cache::{Known, Others, Seen, is_safe};
@@ -32,13 +33,13 @@ pub struct Reading<'a> {
     pub threads: NonZeroUsize,
 }
 
-/// Which properties of what is selected are counted: those that are replaced anyway are not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How properties of what is selected are counted: as what they become.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counted {
     /// Owner and group.
     pub owner: Property,
-    /// The mode.
-    pub mode: Property,
+    /// What the mode becomes; `None`: it stays.
+    pub mode: Option<ModeChange>,
 }
 
 /// Whether a property is part of a digest.
@@ -54,21 +55,21 @@ impl Counted {
     /// Everything.
     pub const ALL: Self = Self {
         owner: Property::Counts,
-        mode: Property::Counts,
+        mode: None,
     };
 }
 
 /// The digest of all that is at a path of a tree, and below it: what a bind mount shows.
 pub fn subtree(tree: &Tree, path: &str, reading: &Reading<'_>) -> Result<Key, TreeError> {
     let picks = [tree.select_exactly(path)?];
-    digest(tree, &picks, Counted::ALL, reading)
+    digest(tree, &picks, &Counted::ALL, reading)
 }
 
 /// The digest of what was selected of a tree.
 pub fn digest(
     tree: &Tree,
     picks: &[Pick],
-    counted: Counted,
+    counted: &Counted,
     reading: &Reading<'_>,
 ) -> Result<Key, TreeError> {
     let contents = contents(tree, picks, reading)?;
@@ -84,8 +85,12 @@ pub fn digest(
             let metadata = &entry.metadata;
             put(&mut hasher, entry.path.as_os_str().as_bytes());
             hasher.update(&[kind_letter(metadata.kind)]);
-            if counted.mode == Property::Counts && metadata.kind != Kind::Symlink {
-                hasher.update(&metadata.mode.to_le_bytes());
+            if metadata.kind != Kind::Symlink {
+                let change = counted.mode.as_ref();
+                let mode = change.map_or(metadata.mode, |change| {
+                    change.apply(metadata.mode, metadata.is_dir())
+                });
+                hasher.update(&mode.to_le_bytes());
             }
             if counted.owner == Property::Counts && tree.owners == Owners::Kept {
                 hasher.update(&metadata.uid.to_le_bytes());

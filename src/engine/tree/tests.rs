@@ -13,7 +13,7 @@ use super::copy::{Download, Input, run, select};
 use super::*;
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::graph::{Copy, CopySource, FileMode, Graph, InlineFile, Op};
+use crate::graph::{Copy, CopySource, FileMode, Graph, InlineFile, Op, Unpack};
 use crate::store::{Index, Store};
 use crate::sys::dir::Time;
 use crate::sys::file::tempdir::TempDir;
@@ -64,7 +64,7 @@ fn copy_of(paths: &[&str], dest: &str) -> Copy {
         link: false,
         parents: false,
         exclude: Vec::new(),
-        unpack: false,
+        unpack: Unpack::Nothing,
     }
 }
 
@@ -620,7 +620,7 @@ fn archives_are_unpacked_inside_the_image() {
     for name in ["a.tar", "b", "c", "d"] {
         let dest = tree(&[("run/", ""), ("var/run", "-> /run")]);
         let mut copy = copy_of(&[name], "/");
-        copy.unpack = true;
+        copy.unpack = Unpack::Everything;
         apply(&copy, &source, dest.path()).unwrap();
         let lines = listing(dest.path());
         let expected = [
@@ -639,11 +639,11 @@ fn archives_are_unpacked_inside_the_image() {
             fs::metadata(dest.path().join("run/act")).unwrap().mtime(),
             1_000_000
         );
-        copy.unpack = false;
+        copy.unpack = Unpack::Nothing;
         assert_eq!(copied(&source, &copy).len(), 1);
     }
     let mut copy = copy_of(&["not.tar.gz"], "/x/");
-    copy.unpack = true;
+    copy.unpack = Unpack::Everything;
     assert_eq!(copied(&source, &copy).len(), 2);
 }
 
@@ -672,7 +672,7 @@ fn an_archive_that_leads_out_is_refused() {
         builder.append(&header, &b""[..]).unwrap();
         fs::write(dir.path().join("evil.tar"), builder.into_inner().unwrap()).unwrap();
         let mut copy = copy_of(&["evil.tar"], "/a/b/");
-        copy.unpack = true;
+        copy.unpack = Unpack::Everything;
         let dest = TempDir::new();
         let error = apply(&copy, &context(&dir, ""), dest.path()).unwrap_err();
         assert!(

@@ -26,6 +26,8 @@ pub(crate) enum Capability {
     Ssh,
     Fixtures,
     Tun,
+    OpenSsh,
+    Cgroup,
 }
 
 impl Capability {
@@ -45,6 +47,8 @@ impl Capability {
             Self::Ssh => "ssh",
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
+            Self::OpenSsh => "openssh",
+            Self::Cgroup => "cgroup",
         }
     }
 
