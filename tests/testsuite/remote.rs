@@ -235,6 +235,7 @@ fn a_repository_is_added_as_its_address_says() {
              ADD {one}#{second} /commit/\n\
              ADD {one}#{short} /short/\n\
              ADD {one}?tag=v1&checksum={tag} /tag/\n\
+             ADD --keep-git-dir {one}#{tag} /object/\n\
              ADD --checksum={first} {one}#v1 /peeled/\n\
              ADD {one}?branch=wherever&checksum={second}&fetch-by-commit /direct/\n\
              ADD {one}#v1:sub /sub/\n\
@@ -269,7 +270,7 @@ fn a_repository_is_added_as_its_address_says() {
         );
     }
     let contents = bench.sh(
-        "for f in default branch commit short tag peeled direct modules/module long long2; do \
+        "for f in default branch commit short tag object peeled direct modules/module long long2; do \
            echo $f $(tar -xOf out.tar $f/file); done; tar -xOf out.tar kept/.git/HEAD; tar -tf out.tar | grep kept/.git/refs/tags/",
     );
     let head = format!("{first}\n");
@@ -279,6 +280,7 @@ fn a_repository_is_added_as_its_address_says() {
         "commit two\n",
         "short two\n",
         "tag one\n",
+        "object one\n",
         "peeled one\n",
         "direct two\n",
         "modules/module one\n",
