@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use shmocker::dockerfile::expand::{Keep, NoVariables, expand};
+use shmocker_fuzz::dockerfile::expand::{Keep, NoVariables, expand};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((how, word)) = bytes.split_first() else {

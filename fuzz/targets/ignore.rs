@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shmocker::dockerfile::ignore::{IgnoreFile, Matched};
+use shmocker_fuzz::dockerfile::ignore::{IgnoreFile, Matched};
 
 fuzz_target!(|text: &str| {
     let (path, rules) = text.split_once('\n').unwrap_or(("a/b/c", text));

@@ -3,10 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shmocker::dockerfile::{Severity, format, parse};
-use shmocker::frontend::{Lowered, Lowering, Need, Options, Resolved, Scope, lower};
-use shmocker::graph::Op;
-use shmocker::image::ImageConfig;
+use shmocker_fuzz::dockerfile::{Severity, format, parse};
+use shmocker_fuzz::frontend::{Lowered, Lowering, Need, Options, Resolved, Scope, lower};
+use shmocker_fuzz::graph::Op;
+use shmocker_fuzz::image::ImageConfig;
 
 fuzz_target!(|text: &str| {
     let Some(lowered) = lowered(text, Scope::Target) else {

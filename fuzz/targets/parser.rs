@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shmocker::dockerfile::{format, parse};
+use shmocker_fuzz::dockerfile::{format, parse};
 
 fuzz_target!(|text: &str| {
     let parsed = parse(text);
@@ -19,7 +19,7 @@ fuzz_target!(|text: &str| {
     let again = parse(&laid_out).dockerfile;
     assert_eq!(again.says(), parsed.dockerfile.says());
     assert_eq!(again.directives.escape, parsed.dockerfile.directives.escape);
-    let word = |word: &Option<shmocker::dockerfile::Word>| {
+    let word = |word: &Option<shmocker_fuzz::dockerfile::Word>| {
         word.as_ref().map(|word| word.text.clone())
     };
     assert_eq!(

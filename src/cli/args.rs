@@ -174,9 +174,10 @@ pub(super) struct BuildArguments {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(super) no_cache_filter: Vec<String>,
     #[command(flatten)]
-    pub(super) steps: StepArguments,
-    #[command(flatten)]
     pub(super) common: CommonBuildArguments,
+    // Last, because its heading would go on above what follows.
+    #[command(flatten)]
+    pub(super) steps: StepArguments,
 }
 
 #[derive(Debug, Args)]

@@ -359,14 +359,15 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
         return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
-        let name = name.parse::<Name>().map_err(|error| {
+        let name: Name = name.parse().map_err(|error| {
             Stop::usage(
                 format!("`{place}` names no image: {error}"),
                 "it is docker-image://NAME[:TAG]",
             )
         })?;
-        let name = name.to_string();
-        return Ok(Place::Source(Source::StoredImage { name }));
+        return Ok(Place::Source(Source::StoredImage {
+            name: name.to_string(),
+        }));
     }
     let path = Path::new(place);
     if !path.is_dir() {

@@ -45,7 +45,9 @@ impl Checks {
             .map(str::trim)
             .filter(|option| !option.is_empty())
         {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let Some((key, value)) = option.split_once('=') else {
+                return Err(format!("`{option}` of `check` has no value"));
+            };
             match (key.trim(), value.trim()) {
                 ("skip", names) => checks.skip.read(names),
                 ("experimental", names) => checks.experimental.read(names),
@@ -185,7 +187,7 @@ mod tests {
             let found = problems.first().map(|problem| problem.severity);
             assert_eq!(found, shown, "{head}{above}: {problems:?}");
         }
-        for wrong in ["nonsense", "error=perhaps"] {
+        for wrong in ["nonsense=1", "skip", "error=perhaps"] {
             let text = format!("# check={wrong}\nFROM scratch\n");
             assert_eq!(parse(&text).problems[0].code, "dockerfile::check");
         }

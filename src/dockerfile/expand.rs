@@ -7,6 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::pattern;
 
+/// How deep `${…}` may lie in one another.
+const DEPTH_MAX: usize = 100;
+
+/// How long a word may become.
+const LENGTH_BYTES_MAX: usize = 16 << 20;
+
 /// Where the values of variables come from.
 pub trait Variables {
     /// The value of a variable, if it is set.
@@ -71,6 +77,12 @@ pub enum ExpandError {
         /// What is wrong with it.
         reason: String,
     },
+    /// `${a:-${b:-…}}` without end.
+    #[error("more than {DEPTH_MAX} `${{` lie in one another")]
+    TooDeep,
+    /// Variables that are made of themselves, again and again.
+    #[error("it becomes longer than {LENGTH_BYTES_MAX} bytes")]
+    TooLong,
     /// `${v:?message}` of a variable that is unset or empty.
     #[error("{name}: {message}")]
     Required {
@@ -103,10 +115,20 @@ pub fn expand(
     variables: &dyn Variables,
     keep: Keep,
 ) -> Result<Expansion, ExpandError> {
+    // Most words say what is written.
+    let has_meaning = |c| matches!(c, '$' | '\'' | '"' | '<') || c == escape;
+    if !word.contains(has_meaning) {
+        return Ok(Expansion {
+            text: word.to_owned(),
+            words: word.split_whitespace().map(str::to_owned).collect(),
+            ..Expansion::default()
+        });
+    }
     let raw_escapes = keep == Keep::QuotesAndEscapes;
     let mut lexer = Lexer {
         input: word.chars().collect(),
         at: 0,
+        depth: 0,
         escape,
         variables,
         raw_quotes: matches!(keep, Keep::Quotes | Keep::QuotesAndEscapes),
@@ -147,6 +169,7 @@ struct Escapes {
 struct Lexer<'a> {
     input: Vec<char>,
     at: usize,
+    depth: usize,
     escape: char,
     variables: &'a dyn Variables,
     raw_quotes: bool,
@@ -197,12 +220,29 @@ impl Lexer<'_> {
         stop: Option<char>,
         escapes: Escapes,
     ) -> Result<(String, Vec<String>), ExpandError> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(ExpandError::TooDeep);
+        }
+        let read = self.text(stop, escapes);
+        self.depth -= 1;
+        read
+    }
+
+    fn text(
+        &mut self,
+        stop: Option<char>,
+        escapes: Escapes,
+    ) -> Result<(String, Vec<String>), ExpandError> {
         let mut result = String::new();
         let mut words = Words::default();
         while let Some(c) = self.peek() {
             if stop == Some(c) {
                 self.at += 1;
                 return Ok((result, words.finish()));
+            }
+            if result.len() > LENGTH_BYTES_MAX {
+                return Err(ExpandError::TooLong);
             }
             match c {
                 '$' => {

@@ -280,3 +280,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_word_has_its_limits() {
+    use super::expand::{ExpandError, Keep, NoVariables, expand};
+
+    let deep = format!("{}{}", "${A:-".repeat(5_000), "}".repeat(5_000));
+    let error = expand(&deep, '\\', &NoVariables, Keep::Nothing).unwrap_err();
+    assert_eq!(error, ExpandError::TooDeep);
+
+    let mut variables = std::collections::BTreeMap::from([("A".to_owned(), "x".repeat(1 << 20))]);
+    for _ in 0..30 {
+        match expand("$A$A", '\\', &variables, Keep::Nothing) {
+            Ok(longer) => drop(variables.insert("A".to_owned(), longer.text)),
+            Err(error) => return assert_eq!(error, ExpandError::TooLong),
+        }
+    }
+    panic!("it grew to {} bytes", variables["A"].len());
+}

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use super::*;
-use crate::dockerfile::fixtures::{agree, fixture, folder};
-use crate::dockerfile::{Severity, parse, parse_with_checks};
+use crate::dockerfile::fixtures::{agree, fixture};
+use crate::dockerfile::{Severity, parse_with_checks};
 use crate::graph::Source;
 
 fn json(path: &str) -> Option<Value> {
@@ -268,30 +268,6 @@ fn buildahs_cases_lower_or_fail_as_there() {
         }
     }
     agree("buildah/conformance, lowered", count, &differences);
-}
-
-/// Every file of buildah's can be read without a panic and is printed as it was read.
-#[test]
-fn buildahs_files_are_printed_as_they_were_read() {
-    if fixture("README.md").is_none() {
-        return;
-    }
-    let mut differences = Vec::new();
-    let mut count = 0;
-    for directory in folder("buildah/bud") {
-        for name in folder(&format!("buildah/bud/{directory}")) {
-            if !name.starts_with("Dockerfile") && !name.starts_with("Containerfile") {
-                continue;
-            }
-            let file = fixture(&format!("buildah/bud/{directory}/{name}")).unwrap_or_default();
-            count += 1;
-            if parse(&file).dockerfile.to_string() != file {
-                differences.push(format!("{directory}/{name}"));
-            }
-            drop(lowered(&file, &Options::default()));
-        }
-    }
-    agree("buildah/bud, printed", count, &differences);
 }
 
 #[test]

@@ -203,7 +203,7 @@ pub(super) fn undefined(
     }
     for name in unset
         .iter()
-        .filter(|name| !work.state.args.iter().any(|(arg, _)| arg == *name))
+        .filter(|name| !work.state.args.contains_key(*name))
     {
         let known = work.state.env.keys().map(String::as_str);
         let near =

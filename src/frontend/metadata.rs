@@ -5,6 +5,7 @@ use super::path::absolute;
 use super::run::in_shell;
 use super::stage::{Lowerer, Work};
 use super::{epoch, lint, ports};
+use crate::dockerfile::expand::{Keep, expand};
 use crate::dockerfile::{
     Argument, Command, Healthcheck, Instruction, Kind, Pair, PairForm, Problem, Word, duration,
 };
@@ -128,7 +129,7 @@ impl Lowerer<'_> {
             if let Some(value) = value.as_ref().filter(|_| !NO_VARIABLES.contains(&key)) {
                 work.state.env.insert(key.to_owned(), value.clone());
             }
-            work.state.args.push((key.to_owned(), value));
+            work.state.args.insert(key.to_owned(), value);
         }
         work.state.record(format!("ARG {}", said.join(" ")));
     }
@@ -163,8 +164,14 @@ impl Lowerer<'_> {
         };
         lint::relative_workdir(self, work, &written, path.span);
         let absolute = absolute(work.state.workdir(), &written);
-        work.state.image.config.working_dir = absolute.clone();
-        let said = format!("WORKDIR {absolute}");
+        // An absolute one stays as it is written: a slash at its end, too.
+        let kept = if written.starts_with('/') {
+            written
+        } else {
+            absolute.clone()
+        };
+        let said = format!("WORKDIR {kept}");
+        work.state.image.config.working_dir = kept;
         if absolute == "/" {
             return work.state.record(said);
         }
@@ -227,13 +234,15 @@ impl Lowerer<'_> {
         sorted.sort_by(|a, b| a.text.cmp(&b.text));
         let mut ports = Vec::new();
         for word in sorted {
-            let expanded = self.expand_as(
-                work,
-                &word.text,
-                word.span,
-                crate::dockerfile::expand::Keep::Nothing,
-            );
-            let Some(expansion) = expanded else { return };
+            // As in BuildKit, nothing is said of a variable that nothing sets: it is no port.
+            let expanded = expand(&word.text, self.escape, &work.state.env, Keep::Nothing);
+            let expansion = match expanded {
+                Ok(expansion) => expansion,
+                Err(error) => {
+                    let problem = Problem::error("frontend::expand", error.to_string(), word.span);
+                    return self.fail(work, problem);
+                }
+            };
             for text in expansion.words {
                 match ports::parse(&text) {
                     Ok(found) => {
@@ -342,8 +351,9 @@ const SIGNALS: [&str; 35] = [
 
 /// Linux's signals, by name or number.
 fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<u32>() {
-        return (1..=64).contains(&number);
+    // A container's kernel may have other numbers than this one.
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -367,7 +377,7 @@ mod tests {
             ("9", true),
             ("SIGRTMIN+3", true),
             ("0", false),
-            ("65", false),
+            ("99", true),
             ("SIGNOPE", false),
         ] {
             assert_eq!(is_signal(text), known, "{text}");

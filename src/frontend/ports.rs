@@ -63,6 +63,7 @@ pub(super) fn parse(text: &str) -> Result<Ports, String> {
 
 fn range(text: &str) -> Option<(u16, u16)> {
     let port = |text: &str| {
+        let text = text.strip_prefix('+').unwrap_or(text);
         text.chars()
             .all(|c| c.is_ascii_digit())
             .then(|| text.parse().ok())

@@ -460,16 +460,20 @@ pub(super) fn in_shell(work: &Work<'_>, line: String) -> Vec<String> {
 
 /// `|2 A=1 B=2 /bin/sh -c …`: the command as the history has it, with the ARGs that it saw.
 fn with_args(work: &Work<'_>, argv: &[String]) -> String {
-    let mut args = indexmap::IndexMap::new();
-    for (name, value) in &work.state.args {
-        let seen = work.state.env.get(name).or(value.as_ref());
-        args.insert(name, format!("{name}={}", seen.map_or("", String::as_str)));
-    }
+    let args: Vec<String> = work
+        .state
+        .args
+        .iter()
+        .map(|(name, value)| {
+            let seen = work.state.env.get(name).or(value.as_ref());
+            format!("{name}={}", seen.map_or("", String::as_str))
+        })
+        .collect();
     let mut words: Vec<&str> = Vec::new();
     let count = format!("|{}", args.len());
     if !args.is_empty() {
         words.push(&count);
-        words.extend(args.values().map(String::as_str));
+        words.extend(args.iter().map(String::as_str));
     }
     words.extend(argv.iter().map(String::as_str));
     words.join(" ")

@@ -1,8 +1,9 @@
 //! Lowers stages, one instruction after another.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::outline::{Asked, Outline};
 use super::stages::{Plan, PlannedStage, Tree};
@@ -36,7 +37,7 @@ pub(super) fn lower_all(
         resolved,
         graph: Graph::new(),
         stages: (0..plan.stages.len()).map(|_| None).collect(),
-        needs: Vec::new(),
+        needs: IndexSet::new(),
         problems: plan.problems.clone(),
         warnings: Vec::new(),
         secrets: Vec::new(),
@@ -48,7 +49,7 @@ pub(super) fn lower_all(
         lowerer.stage(*index);
     }
     if !lowerer.needs.is_empty() {
-        return Ok(Lowering::Needs(lowerer.needs));
+        return Ok(Lowering::Needs(lowerer.needs.into_iter().collect()));
     }
     let mut found = std::mem::take(&mut lowerer.problems);
     found.append(&mut lowerer.warnings);
@@ -80,7 +81,7 @@ pub(super) struct Lowerer<'a> {
     pub(super) resolved: &'a Resolved,
     pub(super) graph: Graph,
     stages: Vec<Option<Finished>>,
-    needs: Vec<Need>,
+    needs: IndexSet<Need>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) secrets: Vec<NeededSecret>,
@@ -96,7 +97,7 @@ struct Finished {
 }
 
 /// A stage as far as it has got: what the next instruction finds.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct State {
     /// The tree.
     pub(super) node: NodeId,
@@ -107,11 +108,11 @@ pub(super) struct State {
     /// Whether all that the base sets is known.
     pub(super) env_known: bool,
     /// The ARGs, for the history of RUN.
-    pub(super) args: Vec<(String, Option<String>)>,
-    /// The history since the base.
+    pub(super) args: IndexMap<String, Option<String>>,
+    /// The history of this stage; that of the stage it starts from comes before it.
     pub(super) history: Vec<LoweredHistory>,
     /// The image that it all starts from.
-    base: Option<Base>,
+    base: Option<Rc<Base>>,
     /// ONBUILD of this stage, for stages that start from it.
     triggers: Vec<String>,
     /// A WORKDIR has been given.
@@ -174,7 +175,7 @@ impl<'a> Lowerer<'a> {
         let (mut state, triggers) = match planned.base.as_ref().unwrap_or(&Tree::Scratch) {
             Tree::Stage(base) => {
                 self.stage(*base);
-                let mut state = self.stages[*base].as_ref()?.state.clone();
+                let mut state = self.stages[*base].as_ref()?.state.successor();
                 let triggers = std::mem::take(&mut state.triggers);
                 state.image.config.on_build = None;
                 (state, triggers)
@@ -188,10 +189,10 @@ impl<'a> Lowerer<'a> {
                 {
                     state.env_known = self.resolved.is_known(source);
                     lint::base_platform(self, planned, &config);
-                    state.base = Some(Base {
+                    state.base = Some(Rc::new(Base {
                         config: config.clone(),
                         node: state.node,
-                    });
+                    }));
                     state.image = inherited(config);
                     triggers = state.image.config.on_build.take().unwrap_or_default();
                 }
@@ -232,7 +233,7 @@ impl<'a> Lowerer<'a> {
             image,
             env: IndexMap::new(),
             env_known: true,
-            args: Vec::new(),
+            args: IndexMap::new(),
             history: Vec::new(),
             base: None,
             triggers: Vec::new(),
@@ -257,9 +258,7 @@ impl<'a> Lowerer<'a> {
     }
 
     fn need(&mut self, need: Need) {
-        if !self.needs.contains(&need) {
-            self.needs.push(need);
-        }
+        self.needs.insert(need);
     }
 
     /// Reports a file that is not where a step takes it from, as far as that can be said before the step runs.
@@ -484,36 +483,39 @@ impl<'a> Lowerer<'a> {
     }
 
     fn finish(self, warnings: Vec<Problem>, outline: Outline) -> Lowering {
+        let history = self.history();
         let mut stages = Vec::new();
         let mut target = None;
-        for (index, finished) in self.stages.iter().enumerate() {
+        for (index, finished) in self.stages.into_iter().enumerate() {
             let Some(Finished { state, nodes }) = finished else {
                 continue;
             };
             let planned = &self.plan.stages[index];
+            let result = state.node;
             stages.push(Stage {
                 name: planned.title(index),
                 index,
                 first_line: planned.from.span.line,
-                nodes: nodes.clone(),
-                result: state.node,
-                config: state.image.clone(),
+                nodes,
+                result,
+                config: state.image,
             });
             if index == self.plan.target {
-                target = Some(state.clone());
+                target = Some((stages.len() - 1, state.base));
             }
         }
-        let mut target = target.expect("a target that cannot be lowered was reported");
+        let (at, base) = target.expect("a target that cannot be lowered was reported");
+        let mut config = stages[at].config.clone();
         if !self.options.labels.is_empty() {
-            let labels = target.image.config.labels.get_or_insert_default();
+            let labels = config.config.labels.get_or_insert_default();
             labels.extend(self.options.labels.clone());
         }
         Lowering::Done(Box::new(Lowered {
             graph: self.graph,
-            target: target.node,
-            config: target.image,
-            history: target.history,
-            base: target.base,
+            target: stages[at].result,
+            config,
+            history,
+            base: base.map(Rc::unwrap_or_clone),
             stages,
             warnings,
             unused_build_args: unused(self.options, &self.used_args),
@@ -522,6 +524,19 @@ impl<'a> Lowerer<'a> {
             outline,
             source_date_epoch: self.plan.seconds(),
         }))
+    }
+
+    /// The history of the target, that of the stages it starts from before its own.
+    fn history(&self) -> Vec<LoweredHistory> {
+        let mut stages = vec![self.plan.target];
+        while let Ok(Tree::Stage(base)) = self.plan.stages[stages[stages.len() - 1]].base {
+            stages.push(base);
+        }
+        let finished = stages.iter().rev();
+        finished
+            .filter_map(|stage| self.stages[*stage].as_ref())
+            .flat_map(|finished| finished.state.history.iter().cloned())
+            .collect()
     }
 }
 
@@ -533,6 +548,21 @@ impl Work<'_> {
 }
 
 impl State {
+    /// What a stage begins with that starts from this one.
+    fn successor(&self) -> Self {
+        Self {
+            node: self.node,
+            image: self.image.clone(),
+            env: self.env.clone(),
+            env_known: self.env_known,
+            args: self.args.clone(),
+            history: Vec::new(),
+            base: self.base.clone(),
+            triggers: self.triggers.clone(),
+            workdir_given: self.workdir_given,
+        }
+    }
+
     /// Adds an entry to the history that makes no layer.
     pub(super) fn record(&mut self, created_by: String) {
         self.history.push(LoweredHistory {

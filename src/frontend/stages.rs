@@ -245,7 +245,7 @@ impl<'a> Plan<'a> {
                 .help("give the argument a default, `ARG NAME=image`, or use --build-arg")
                 .into());
         }
-        if let Some(word) = &parsed.platform {
+        if let Some(word) = parsed.platform.as_ref().filter(|it| !it.text.is_empty()) {
             let (platform, used) = self.stage_platform(word, parsed, escape)?;
             read.used.extend(used);
             read.platform = Some(platform).filter(|it| *it != options.platform.normalised());
@@ -527,6 +527,7 @@ pub(super) fn sources_of(instruction: &Instruction) -> Vec<(String, Span)> {
         Kind::Copy(copy) => copy
             .from
             .iter()
+            .filter(|from| !from.text.is_empty())
             .map(|from| (from.text.clone(), from.span))
             .collect(),
         Kind::Run(run) => {

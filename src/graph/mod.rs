@@ -40,6 +40,8 @@ pub struct Node {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
+    /// The nodes that are no steps.
+    sources: Vec<NodeId>,
 }
 
 impl Graph {
@@ -60,16 +62,16 @@ impl Graph {
                 "an op may only name nodes that exist"
             );
         }
-        if step.is_none()
-            && let Some(index) = self
-                .nodes
-                .iter()
-                .position(|node| node.step.is_none() && node.op == op)
-        {
-            return NodeId(index as u32);
+        let id = NodeId(self.nodes.len() as u32);
+        if step.is_none() {
+            let mut sources = self.sources.iter();
+            if let Some(known) = sources.find(|known| self.node(**known).op == op) {
+                return *known;
+            }
+            self.sources.push(id);
         }
         self.nodes.push(Node { op, step });
-        NodeId(self.nodes.len() as u32 - 1)
+        id
     }
 
     /// All nodes; inputs stand before what uses them.

@@ -1,7 +1,7 @@
 //! The same Dockerfile by a plain user, by root and by BuildKit: the same files, modes, owners, links, attributes and
 //! configuration.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::debian;
 use crate::harness::bench::Bench;
@@ -10,6 +10,8 @@ use crate::harness::layout::Layout;
 use crate::harness::listing::{self, assert_same, with_links_resolved, without};
 use crate::harness::machine::{self, User, need};
 use crate::peers::buildkit::{Request, buildkit};
+use crate::peers::pairs::{Case, Listed, build, judge};
+use crate::tidy::repository;
 
 /// What Debian's own tools do to a tree: packages, users, owners, modes, links, removals, renames.
 const DEBIAN: &str = r"FROM base
@@ -162,40 +164,124 @@ fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
     }
 }
 
-/// Tree and configuration. What containers are given at run time is apart: BuildKit leaves the mount points it made.
+/// The context of the Dockerfiles in `conformance.dockerfiles`.
+const CONTEXT: &str = r#"
+mkdir -p d/sub/deep d/empty d/hard d/lk many odd special tars src/one/sub
+echo f > f; echo g > g; chmod 600 g; printf '#!/bin/sh\n' > run.sh; chmod 755 run.sh
+echo s > 'sp ace'; echo u > ünï
+echo a > d/a; echo b > d/b; chmod 600 d/b; echo h > d/.hidden; echo x > d/sub/x; echo y > d/sub/deep/y; chmod 2755 d/sub/deep
+chmod 711 d/empty; echo k > d/lk/k
+ln -s a d/link; ln -s /etc/passwd d/abs; ln -s nowhere d/dangling; ln -s ../f d/up
+echo hard > d/hard/h1; ln d/hard/h1 d/hard/h2
+ln -s d ld; ln -s f lf
+for n in one two three; do echo $n > many/$n; done
+echo 1 > 'odd/*x'; echo 2 > 'odd/[y]'; echo 3 > odd/zx
+mkfifo special/pipe
+echo in > src/one/f; chmod 751 src/one; chmod 640 src/one/f; echo deep > src/one/sub/g; ln -s f src/one/link; ln src/one/f src/one/hard
+tar="tar --owner=12 --group=34 --numeric-owner --mtime=@1000000000 --sort=name -C src"
+$tar -cf t.tar one --transform 's,^one$,in,;s,^one/,in/,'
+gzip -nk t.tar; xz -k t.tar; zstd -q t.tar; bzip2 -k t.tar
+$tar -cf implied.tar one/sub/g --transform 's,^one,./implied/../implied,' 2>/dev/null || $tar -cf implied.tar one/sub/g
+cp t.tar implied.tar tars/
+mkdir -p links/dir links/abs links/up; echo 1 > links/abs/one; echo 2 > links/up/two; echo 3 > links/dir/three
+tar --owner=1 --group=2 --numeric-owner -C links -cf links.tar abs/one up/two dir/three; rm -r links
+echo no > fake.tar; : > empty.tar; printf '\037\213' > short.gz; echo plain | gzip -n > plain.gz; ln -s t.tar lt
+find . -exec touch -h -d @1200000000 {} +
+"#;
+
+/// Where the two are meant to differ, and what neither can build.
+const LISTED: Listed = Listed {
+    not_built: &[],
+    fail_on_both: &[],
+    differ: &[],
+    by_chance: &[],
+};
+
+#[test]
+fn dockerfiles_of_all_sorts_are_the_same_on_buildkit() {
+    let user = need!(machine::plain_user());
+    let layout = need!(busybox::layout());
+    need!(buildkit());
+    let bench = Bench::new(&user, "conformance");
+    let text =
+        std::fs::read_to_string(repository().join("tests/testsuite/conformance.dockerfiles"))
+            .expect("it can be read");
+    bench.sh(&format!("mkdir context && cd context\n{CONTEXT}"));
+    let cases: Vec<Case> = text
+        .split("\n=== ")
+        .skip(1)
+        .map(|case| {
+            let (name, case) = case.split_once('\n').expect("a name and a Dockerfile");
+            bench.sh(&format!("cp -a context case-{name}"));
+            let mut parts = case.split("--- ");
+            let dockerfile = parts.next().unwrap_or_default();
+            bench.file(&format!("case-{name}/Dockerfile"), dockerfile);
+            for part in parts {
+                let (file, content) = part.split_once('\n').expect("a name and a file");
+                bench.file(&format!("case-{name}/{file}"), content);
+            }
+            Case {
+                name: name.to_owned(),
+                context: bench.path(&format!("case-{name}")),
+                dockerfile: "Dockerfile".to_owned(),
+                bases: vec![("busybox".to_owned(), layout.to_owned())],
+                ..Case::default()
+            }
+        })
+        .collect();
+    judge(&build(&bench, &cases, &LISTED), &LISTED);
+}
+
+/// Fails the test where [`differences`] finds some.
 pub(crate) fn same_image(ours: &Layout, theirs: &Layout, apart: &[&str]) {
+    let found = differences(ours, theirs, apart);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// In what two images differ: tree and configuration. What containers are given at run time is apart: BuildKit leaves the
+/// mount points it made.
+pub(crate) fn differences(ours: &Layout, theirs: &Layout, apart: &[&str]) -> Vec<String> {
     let given = ["proc", "dev", "sys", "etc/hosts", "etc/resolv.conf"];
     let apart: Vec<&str> = apart.iter().chain(&given).copied().collect();
     let tree = |image: &Layout| without(&with_links_resolved(&listing::tree(image)), &apart);
-    assert_same("shmocker", &tree(ours), "BuildKit", &tree(theirs));
+    let mut found = listing::differences("shmocker", &tree(ours), "BuildKit", &tree(theirs));
 
     let (ours, theirs) = (ours.config(), theirs.config());
-    assert_eq!(without_phases(&ours["config"]), theirs["config"]);
-    assert_eq!(
-        [&ours["os"], &ours["architecture"]],
-        [&theirs["os"], &theirs["architecture"]]
+    let mut compare = |what: &str, ours: Value, theirs: Value| {
+        if ours != theirs {
+            found.push(format!("{what}:\n  shmocker: {ours}\n  BuildKit: {theirs}"));
+        }
+    };
+    compare(
+        "config",
+        without_phases(&ours["config"]),
+        theirs["config"].clone(),
     );
-    let history = |config: &serde_json::Value| -> Vec<(String, bool)> {
+    for field in ["os", "architecture", "variant", "author"] {
+        compare(field, ours[field].clone(), theirs[field].clone());
+    }
+    let history = |config: &Value| -> Value {
         config["history"]
             .as_array()
-            .expect("a history")
-            .iter()
+            .into_iter()
+            .flatten()
             .map(|entry| {
-                let created_by = entry["created_by"].as_str().unwrap_or_default().to_owned();
-                (created_by, entry["empty_layer"] == json!(true))
+                json!([
+                    entry["created_by"].as_str().unwrap_or_default(),
+                    entry["empty_layer"] == json!(true),
+                    entry["comment"].as_str().unwrap_or_default(),
+                ])
             })
             .collect()
     };
-    assert_eq!(history(&ours), history(&theirs));
+    compare("history", history(&ours), history(&theirs));
+    found
 }
 
 /// The hashes of a habitat's phases are known to who builds them, so no Dockerfile has those labels.
-fn without_phases(config: &serde_json::Value) -> serde_json::Value {
+fn without_phases(config: &Value) -> Value {
     let mut config = config.clone();
-    if let Some(labels) = config
-        .get_mut("Labels")
-        .and_then(serde_json::Value::as_object_mut)
-    {
+    if let Some(labels) = config.get_mut("Labels").and_then(Value::as_object_mut) {
         labels.retain(|name, _| !name.starts_with("io.shmocker.habitat.phase."));
     }
     config

@@ -11,7 +11,9 @@
 
 mod architecture;
 mod build;
+mod buildah;
 mod cases;
+mod checks;
 mod conformance;
 mod contexts;
 mod crash;

@@ -1,8 +1,11 @@
 //! RUN --mount: caches, memory, parts of trees, secrets; who shares them, what they start with, and what is left of them.
 
+use std::time::{Duration, Instant};
+
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::machine::{self, need};
+use crate::harness::processes::wait_until;
 
 #[test]
 fn caches_are_shared_private_or_used_one_after_another() {
@@ -174,4 +177,38 @@ fn secrets_are_files_or_variables_and_shown_nowhere() {
     bench
         .shmocker(&format!("build {base} ."))
         .expect(1, &["`absent`", "Dockerfile:2:", "--secret id=absent"]);
+}
+
+/// A step that waits for a cache of another build is called off where its own build fails.
+#[test]
+fn nobody_waits_for_a_cache_that_is_needed_no_more() {
+    let user = need!(machine::plain_user());
+    let base = need!(busybox::context());
+    let holder = Bench::new(&user, "holder");
+    holder.file(
+        "Dockerfile",
+        "FROM base\nRUN --mount=type=cache,target=/c,sharing=locked echo held; sleep 30\n",
+    );
+    let mut holding = holder.start(&format!("build {base} --progress json ."), "log");
+    let held = wait_until(Duration::from_secs(20), || {
+        std::fs::read_to_string(holder.path("log")).is_ok_and(|log| log.contains("\"held\""))
+    });
+    assert!(held.is_some());
+    let bench = Bench::new(&user, "waits").on_store(holder.store());
+    bench.file(
+        "Dockerfile",
+        "FROM base AS waits\nRUN --mount=type=cache,target=/c,sharing=locked touch /x\n\
+         FROM base AS fails\nRUN sleep 0.3; exit 5\nFROM base\nCOPY --from=waits /x /\nCOPY --from=fails /x /\n",
+    );
+    let asked = Instant::now();
+    bench
+        .shmocker(&format!("build {base} ."))
+        .expect(3, &["exit code: 5"]);
+    assert!(
+        asked.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        asked.elapsed()
+    );
+    holder.sh(&format!("kill -INT {}", holding.id()));
+    holding.wait().expect("it ends");
 }

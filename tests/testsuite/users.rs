@@ -268,8 +268,8 @@ fn run_keeps_standard_input_open_and_gives_a_terminal() {
         ""
     );
     let on_terminal = bench.sh(&format!("script -qec '{shmocker} run -i -t mine sh -c \"test -t 0 && test -t 1 && stty size\" 2>/dev/null' /dev/null"));
-    // `script` has nothing to read itself, and may echo the end of its input behind the size.
-    let size = on_terminal.out();
+    // `script` has nothing to read itself; the terminal may echo the end of its input.
+    let size = on_terminal.out().replace("^@", "");
     let mut words = size.split_whitespace();
     for _ in 0..2 {
         let word = words.next().unwrap_or_default();

@@ -26,7 +26,7 @@ struct Range {
     end: Position,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 struct Position {
     line: u32,
 }
@@ -48,13 +48,16 @@ impl Location {
 
     fn of_problem(dockerfile: &Dockerfile, problem: &Problem) -> Self {
         match problem.span {
-            Some(span) if problem.code == "NoEmptyContinuation" => Self {
-                ranges: vec![Range {
-                    start: Position { line: span.line },
-                    end: Position { line: span.line },
-                }],
-            },
-            Some(span) => Self::of(dockerfile, span),
+            Some(span) => {
+                let mut location = Self::of(dockerfile, span);
+                if problem.code == "NoEmptyContinuation" {
+                    // As BuildKit has it: the line with which the instruction ends.
+                    for range in &mut location.ranges {
+                        range.start.line = range.end.line;
+                    }
+                }
+                location
+            }
             None => Self { ranges: Vec::new() },
         }
     }

@@ -193,6 +193,16 @@ impl Delegated {
         let tree = tree(&mounts).ok_or(GroupError::None)?;
         let home = groups.lines().find_map(|line| line.strip_prefix("0::"));
         let home = tree.join(home.unwrap_or_default().trim_start_matches('/'));
+        Self::make_in(&tree, home, resources, parent)
+    }
+
+    /// The same in a tree of which `home` is where this process is.
+    fn make_in(
+        tree: &Path,
+        home: PathBuf,
+        resources: &Resources,
+        parent: Option<&str>,
+    ) -> Result<Self, GroupError> {
         let base = match parent {
             None => home.clone(),
             Some(given) => tree.join(parent_path(given)?),
@@ -418,6 +428,7 @@ fn sweep(base: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::file::tempdir::TempDir;
 
     #[test]
     fn limits_become_what_version_2_calls_them() {
@@ -468,6 +479,48 @@ mod tests {
             ]
         );
         assert!(Resources::default().is_unlimited());
+    }
+
+    #[test]
+    fn controllers_are_handed_down_and_taken_back() {
+        let tree = TempDir::new();
+        let home = tree.path().join("scope");
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join(AVAILABLE), "cpu memory\n").unwrap();
+        let said = |path: &Path, file: &str| {
+            let text = std::fs::read_to_string(path.join(file)).unwrap_or_default();
+            text.trim().to_owned()
+        };
+        let memory = Resources {
+            memory_bytes: Some(1),
+            ..Resources::default()
+        };
+        let pid = std::process::id().to_string();
+        let made = Delegated::make_in(tree.path(), home.clone(), &memory, None).unwrap();
+        assert_eq!(said(&home, HANDED_DOWN), "+memory");
+        assert_eq!(said(made.path(), HANDED_DOWN), "+memory");
+        assert_eq!(said(&made.path().join("main"), PROCESSES), pid);
+        let step = Group::make(made.path(), &memory).unwrap();
+        assert_eq!(said(&step.path, "memory.max"), "1");
+        drop((step, made));
+        assert_eq!(said(&home, HANDED_DOWN), "-memory");
+        assert_eq!(said(&home, PROCESSES), pid);
+
+        let processors = Resources {
+            cpuset_cpus: Some("0".to_owned()),
+            ..Resources::default()
+        };
+        let refused = Delegated::make_in(tree.path(), home, &processors, None).unwrap_err();
+        assert!(
+            matches!(
+                &refused,
+                GroupError::NoController {
+                    controller: "cpuset",
+                    ..
+                }
+            ),
+            "{refused}"
+        );
     }
 
     #[test]

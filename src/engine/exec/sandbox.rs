@@ -739,7 +739,8 @@ mod tests {
             ..Resources::default()
         };
         let group = Group::make(place.path(), &resources).unwrap();
-        let events = place.path().join("step-0/memory.events");
+        let made = std::fs::read_dir(place.path()).unwrap().next();
+        let events = made.unwrap().unwrap().path().join("memory.events");
         std::fs::write(&events, "oom 0\noom_kill 0\n").unwrap();
         let judge = |ended| judged(ended, Some(&group));
         assert_eq!(judge(Ended::Exited(137)), Exit::Status(137));

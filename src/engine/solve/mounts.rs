@@ -212,11 +212,8 @@ impl Session<'_> {
         match cache.sharing {
             CacheSharing::Shared => {}
             CacheSharing::Locked => {
-                held.leases.push(
-                    self.store
-                        .lock(&format!("cache {name}"))
-                        .map_err(store_failure)?,
-                );
+                let lease = self.wait_for(workshop, &format!("cache {name}"))?;
+                held.leases.push(lease);
             }
             CacheSharing::Private => {
                 // The first that is free; a new one if none is.
@@ -294,9 +291,14 @@ impl Session<'_> {
             let from = root.dir(source.path.trim_start_matches('/'))?;
             let to = crate::sys::dir::Dir::open_trusted(&temporary)?;
             snapshot::copy::copy_tree(&from, &to)?;
+            // It is the source's directory, with the source's owner and mode.
+            let seen = from.own_metadata()?;
+            to.set_own_owner(seen.uid, seen.gid)?;
+            to.set_own_mode(seen.mode)?;
+        } else {
+            std::os::unix::fs::chown(&temporary, Some(cache.uid), Some(cache.gid))?;
+            std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(cache.mode))?;
         }
-        std::os::unix::fs::chown(&temporary, Some(cache.uid), Some(cache.gid))?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(cache.mode))?;
         std::fs::rename(&temporary, directory)
     }
 

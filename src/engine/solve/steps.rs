@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::inputs::{Made, Tree};
 use super::log::{Clip, Shown};
@@ -17,6 +17,7 @@ use crate::engine::exec::{ExecError, Exit, HOSTNAME, Run, Streams};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::plan::Planned;
 use crate::engine::snapshot::{self, Active};
+use crate::engine::tree::error::Remark;
 use crate::engine::tree::{copy, owner};
 use crate::event::{BuildEvent, StepOrigin, Stream};
 use crate::graph::{Copy, CopySource, Exec, Judge, Mkdir, NodeId, Op};
@@ -92,11 +93,7 @@ impl Session<'_> {
         // Of several that would do the same work, the first does it, and the others find it here.
         let lease = match forced {
             true => None,
-            false => Some(
-                self.store
-                    .lock(&keys.best().key().to_string())
-                    .map_err(store_failure)?,
-            ),
+            false => Some(self.wait_for(workshop, &keys.best().key().to_string())?),
         };
         if !forced && let Some(made) = self.found(id, origin, &keys)? {
             return Ok(made);
@@ -140,6 +137,20 @@ impl Session<'_> {
         self.note_result(id, keys, record);
         self.step_done(origin, false, duration_ms);
         Ok(made)
+    }
+
+    /// Takes a lock that another build may hold for as long as its step runs, unless this one is called off meanwhile.
+    pub(super) fn wait_for(&self, workshop: &Workshop, name: &str) -> Result<Lease, Failure> {
+        const PAUSE: Duration = Duration::from_millis(10);
+        loop {
+            if let Some(lease) = self.store.try_lock(name).map_err(store_failure)? {
+                return Ok(lease);
+            }
+            if workshop.cancel.is_cancelled() {
+                return Err(called_off());
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     fn found(&self, id: NodeId, origin: &StepOrigin, keys: &Keys) -> Result<Option<Made>, Failure> {
@@ -219,14 +230,27 @@ impl Session<'_> {
             Op::Exec(exec) => self.run(workshop, active, exec, origin, inputs),
             Op::Copy(copy) => {
                 let _core = workshop.cores.take();
-                self.copy(workshop, &active, copy, inputs)?;
+                let remarks = self.copy(workshop, &active, copy, inputs)?;
+                self.remark(origin, remarks);
                 Ok(active)
             }
             Op::Mkdir(mkdir) => {
-                make_directory(&active, mkdir)?;
+                let remarks = make_directory(&active, mkdir)?;
+                self.remark(origin, remarks);
                 Ok(active)
             }
             Op::Scratch | Op::Source(_) => Ok(active),
+        }
+    }
+
+    fn remark(&self, origin: &StepOrigin, remarks: Vec<Remark>) {
+        for remark in remarks {
+            self.events.emit(BuildEvent::Warning {
+                code: remark.code().to_owned(),
+                message: remark.to_string(),
+                file: Some(origin.file.clone()),
+                line: Some(origin.line),
+            });
         }
     }
 
@@ -236,7 +260,7 @@ impl Session<'_> {
         active: &Active,
         copy: &Copy,
         inputs: &[Made],
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Remark>, Failure> {
         let mut trees = Vec::new();
         let mut downloads = Vec::new();
         for made in inputs {
@@ -432,19 +456,20 @@ impl Session<'_> {
     }
 }
 
-fn make_directory(active: &Active, mkdir: &Mkdir) -> Result<(), Failure> {
+fn make_directory(active: &Active, mkdir: &Mkdir) -> Result<Vec<Remark>, Failure> {
     let root = active
         .mounted()
         .root()
         .map_err(|error| tree_unusable(&error))?;
-    let owner = owner::resolve(&mkdir.user, &root)?;
+    let mut remarks = Vec::new();
+    let owner = owner::resolve(&mkdir.user, &root, &mut remarks)?;
     copy::make_dirs(
         &root,
         mkdir.path.trim_start_matches('/').as_ref(),
         owner,
         mkdir.mode,
     )?;
-    Ok(())
+    Ok(remarks)
 }
 
 /// A step's name of itself is its whole script; an error shows its first line.

@@ -145,36 +145,40 @@ fn is_header(block: &[u8; BLOCK]) -> bool {
     written != 0 && written == sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..])
 }
 
-/// Unpacks a tar stream into the directory `dest` (a path without links) of a tree. Names and links' targets are
-/// relative to `dest`; links in the tree are followed inside the tree.
+/// Unpacks a tar stream into a tree, which is the destination itself: names and links' targets lead nowhere else.
+/// `shown` is the destination's path, for messages.
 pub(super) fn unpack(
     stream: Box<dyn Read>,
     name: &str,
     root: &Root,
-    dest: &Path,
+    shown: &Path,
     owner: Option<(u32, u32)>,
 ) -> Result<(), TreeError> {
     let mut archive = Archive::new(stream);
     let mut times: Vec<(PathBuf, Time)> = Vec::new();
     for entry in archive.entries().map_err(|error| wrong(name, error))? {
         let mut entry = entry.map_err(|error| wrong(name, error))?;
+        // It says something of the others, and its name is none.
+        if entry.header().entry_type() == EntryType::XGlobalHeader {
+            continue;
+        }
         let Some(path) = inside(&entry.path_bytes(), name)? else {
             continue;
         };
-        let meant = dest.join(&path);
+        let meant = shown.join(&path);
         // A directory may be reached through a link; anything else takes its name itself.
         let real_parent = root
-            .real_path(meant.parent().unwrap_or(dest))
+            .real_path(path.parent().unwrap_or(Path::new("")))
             .map_err(writing(&meant))?;
-        let parent = super::copy::make_dirs(root, &real_parent, owner.unwrap_or((0, 0)), 0o755)?;
+        // What the archive does not name is root's, whatever --chown says.
+        let parent = super::copy::make_dirs(root, &real_parent, (0, 0), 0o755)?;
         let parent = root.dir(&parent).map_err(writing(&meant))?;
-        let Some(base) = meant.file_name() else {
+        let Some(base) = path.file_name() else {
             continue;
         };
         let unpacked = Unpacking {
             archive: name,
             root,
-            dest,
             parent: &parent,
             base,
             path: &meant,
@@ -196,17 +200,20 @@ pub(super) fn unpack(
 
 /// A name in an archive as a path below the destination; `None` is the destination itself.
 fn inside(name: &[u8], archive: &str) -> Result<Option<PathBuf>, TreeError> {
+    let written = Path::new(OsStr::from_bytes(name));
     let mut path = PathBuf::new();
-    for part in Path::new(OsStr::from_bytes(name)).components() {
+    for part in written.components() {
         match part {
             Component::Normal(part) => path.push(part),
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
             Component::ParentDir => {
-                let name = String::from_utf8_lossy(name);
-                return Err(wrong(
-                    archive,
-                    format!("its entry `{name}` leads out of it"),
-                ));
+                if !path.pop() && !written.is_absolute() {
+                    let name = String::from_utf8_lossy(name);
+                    return Err(wrong(
+                        archive,
+                        format!("its entry `{name}` leads out of it"),
+                    ));
+                }
             }
         }
     }
@@ -216,7 +223,6 @@ fn inside(name: &[u8], archive: &str) -> Result<Option<PathBuf>, TreeError> {
 struct Unpacking<'a> {
     archive: &'a str,
     root: &'a Root,
-    dest: &'a Path,
     parent: &'a Dir,
     base: &'a OsStr,
     path: &'a Path,
@@ -333,7 +339,7 @@ impl Unpacking<'_> {
         let target = inside(&target, self.archive)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?
             .ok_or(io::ErrorKind::InvalidData)?;
-        let (dir, name) = self.root.parent_of(self.dest.join(target))?;
+        let (dir, name) = self.root.parent_of(target)?;
         self.parent.hard_link(&dir, name, self.base)
     }
 }

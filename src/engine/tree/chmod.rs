@@ -105,9 +105,9 @@ impl ModeChange {
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
         match self {
             Self::Set(bits) => *bits,
-            Self::Clauses(clauses) => clauses
-                .iter()
-                .fold(mode, |mode, clause| clause.apply(mode, is_dir)),
+            Self::Clauses(clauses) => clauses.iter().fold(mode, |changed, clause| {
+                clause.apply(changed, is_dir || mode & 0o111 != 0)
+            }),
         }
     }
 }
@@ -142,7 +142,8 @@ impl Right {
 }
 
 impl Clause {
-    fn apply(&self, mode: u32, is_dir: bool) -> u32 {
+    /// `X` asks what was before all clauses.
+    fn apply(&self, mode: u32, executable: bool) -> u32 {
         let (bits, special) = match self.right {
             Right::CopyOf(whose) => ((mode & whose) / (whose / 7), 0),
             Right::Bits {
@@ -151,7 +152,7 @@ impl Clause {
                 set_id,
                 sticky,
             } => {
-                let executable = execute_if_any && (is_dir || mode & 0o111 != 0);
+                let executable = execute_if_any && executable;
                 let mut special = 0;
                 if set_id {
                     special |= if self.who & 0o700 != 0 { 0o4000 } else { 0 };
@@ -172,17 +173,12 @@ impl Clause {
             Operator::Remove => mode & !given,
             Operator::Set => {
                 let mut cleared = self.who;
-                cleared |= if self.who & 0o700 != 0 && !is_dir {
-                    0o4000
-                } else {
-                    0
-                };
-                cleared |= if self.who & 0o070 != 0 && !is_dir {
-                    0o2000
-                } else {
-                    0
-                };
-                cleared |= if self.who == 0o777 { 0o1000 } else { 0 };
+                // As BuildKit has it: what is said of somebody replaces the set-id bit too, of a directory as of a file;
+                // the sticky bit stays.
+                if matches!(self.right, Right::Bits { .. }) {
+                    cleared |= if self.who & 0o700 != 0 { 0o4000 } else { 0 };
+                    cleared |= if self.who & 0o070 != 0 { 0o2000 } else { 0 };
+                }
                 (mode & !cleared) | given
             }
         }
@@ -212,7 +208,10 @@ mod tests {
             ("+t", 0o777, true, 0o1777),
             ("u=rw,o=", 0o4755, false, 0o650),
             ("u+rw-x", 0o100, false, 0o600),
-            ("=r", 0o7777, false, 0o444),
+            ("=r", 0o7777, false, 0o1444),
+            ("g=rX", 0o2750, true, 0o750),
+            ("g=u", 0o2750, true, 0o2770),
+            ("a-x,u+X", 0o755, false, 0o744),
             ("o=g", 0o670, false, 0o677),
         ] {
             assert_eq!(apply(text, before, is_dir), after, "{text} on {before:o}");

@@ -3,17 +3,17 @@
 //! - A directory's contents are copied, not itself; a file goes into the destination if that is a directory.
 //! - Links in the source's own path and at its end are followed inside the source, those below it are copied. Links in
 //!   the destination are followed inside the image; one in the place of a copied file is replaced.
-//! - Directories that are made on the way are 0755 and belong to `--chown`. A directory that was there keeps its mode
+//! - Directories that are made on the way are 0755, or what `--chmod` says as a number, and belong to `--chown`. A directory that was there keeps its mode
 //!   and owner if it is the destination itself, and gets those of the source if it is below.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::chmod::ModeChange;
-use super::error::{TreeError, reading, writing};
+use super::error::{Remark, TreeError, reading, writing};
 use super::hash::{self, Counted, Property, Reading};
 use super::select::{Entry, Owners, Parents, Pick, Tree, Wanted};
 use super::transfer::{
@@ -22,9 +22,9 @@ use super::transfer::{
 use super::{archive, owner};
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
-use crate::graph::{Copy, CopySource, FileMode, InlineFile, Unpack};
-use crate::sys::dir::{Dir, Metadata, Time};
-use crate::sys::root::Root;
+use crate::graph::{Copy, CopySource, InlineFile, Unpack};
+use crate::sys::dir::{Dir, DirEntry, Metadata, Time};
+use crate::sys::root::{Root, Scope};
 
 /// Where the files of one source come from.
 #[derive(Debug, Clone, Copy)]
@@ -162,11 +162,67 @@ const MODE_DIR: u32 = 0o755;
 const MODE_DOWNLOAD: u32 = 0o600;
 
 /// Puts what was selected into a tree. Names of owners are looked up in it.
-pub fn run(copy: &Copy, selected: &Selected<'_>, root: &Root) -> Result<(), TreeError> {
+///
+/// With --link, what is copied is made in an empty tree, and laid over this one: no link of this one is followed, and
+/// what is in the way is replaced. --chmod takes --link away, as BuildKit has it.
+pub fn run(copy: &Copy, selected: &Selected<'_>, root: &Root) -> Result<Vec<Remark>, TreeError> {
+    if !copy.link || copy.chmod.is_some() {
+        return fill(copy, selected, root);
+    }
+    let failed = |error| writing(&copy.dest)(error);
+    let (top, name) = (root.top(), unused_name(root).map_err(failed)?);
+    let before = top.own_metadata().map_err(failed)?;
+    let apart = top.create_dir(&name, MODE_DIR).map_err(failed)?;
+    let empty = Root::new(apart.try_clone().map_err(failed)?.into(), Scope::Image);
+    let remarks = fill(copy, selected, &empty)?;
+    lay_over(&apart, top, Path::new(""))?;
+    top.remove_tree(&name).map_err(failed)?;
+    top.set_own_times(before.modified, before.modified)
+        .map_err(failed)?;
+    Ok(remarks)
+}
+
+/// A name for a directory that is gone before anyone sees the tree.
+fn unused_name(root: &Root) -> std::io::Result<OsString> {
+    let mut name = OsString::from(".linked");
+    while root.top().find(&name)?.is_some() {
+        name.push("-");
+    }
+    Ok(name)
+}
+
+/// Moves what is in a directory into another one: directories become one, anything else takes the place of what is there.
+fn lay_over(from: &Dir, to: &Dir, path: &Path) -> Result<(), TreeError> {
+    for DirEntry { name, .. } in from.entries().map_err(writing(path))? {
+        let path = path.join(&name);
+        let merge = || -> std::io::Result<Option<(Dir, Dir, Metadata)>> {
+            let mine = from.metadata(&name)?;
+            match to.find(&name)? {
+                Some(there) if there.is_dir() && mine.is_dir() => {
+                    return Ok(Some((from.open_dir(&name)?, to.open_dir(&name)?, mine)));
+                }
+                Some(_) => to.remove_tree(&name)?,
+                None => {}
+            }
+            from.rename(&name, to, &name)?;
+            Ok(None)
+        };
+        if let Some((from, to, mine)) = merge().map_err(writing(&path))? {
+            lay_over(&from, &to, &path)?;
+            let dress = Dress::default();
+            dress_dir(&from, &mine, &to, &dress).map_err(writing(&path))?;
+            dress_dir_times(&mine, &to, &dress).map_err(writing(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(copy: &Copy, selected: &Selected<'_>, root: &Root) -> Result<Vec<Remark>, TreeError> {
+    let mut remarks = Vec::new();
     let owner = copy
         .chown
         .as_deref()
-        .map(|written| owner::resolve(written, root))
+        .map(|written| owner::resolve(written, root, &mut remarks))
         .transpose()?;
     let mode = copy.chmod.as_ref().map(ModeChange::try_from).transpose()?;
     let mut run = Run {
@@ -174,7 +230,8 @@ pub fn run(copy: &Copy, selected: &Selected<'_>, root: &Root) -> Result<(), Tree
         root,
         owner,
         mode,
-        files: HashMap::new(),
+        files: HashSet::new(),
+        remarks,
     };
     for part in &selected.0 {
         match part {
@@ -187,7 +244,7 @@ pub fn run(copy: &Copy, selected: &Selected<'_>, root: &Root) -> Result<(), Tree
             Part::Inline(file) => run.inline(file)?,
         }
     }
-    Ok(())
+    Ok(run.remarks)
 }
 
 /// Makes a directory and those above it that are missing, with an owner and a mode. Links on the way are followed
@@ -233,8 +290,9 @@ struct Run<'a> {
     root: &'a Root,
     owner: Option<(u32, u32)>,
     mode: Option<ModeChange>,
-    /// Files whose place is the destination itself, and what was put there.
-    files: HashMap<PathBuf, OsString>,
+    /// Files whose place is the destination itself.
+    files: HashSet<PathBuf>,
+    remarks: Vec<Remark>,
 }
 
 /// Where one file goes.
@@ -249,10 +307,10 @@ impl Run<'_> {
         self.owner.unwrap_or((0, 0))
     }
 
-    /// The mode of directories that are made on the way: as BuildKit has it, that of `--chmod`, where it is a number.
-    fn mode_of_parents(&self) -> u32 {
-        match self.copy.chmod {
-            Some(FileMode::Octal(mode)) => mode & 0o777,
+    /// Mode of directories that are made on the way: as BuildKit has it, the one that `--chmod` gives as a number.
+    fn dir_mode(&self) -> u32 {
+        match self.mode {
+            Some(ModeChange::Set(bits)) => bits & 0o777,
             _ => MODE_DIR,
         }
     }
@@ -272,16 +330,11 @@ impl Run<'_> {
                 self.root,
                 self.dest(),
                 self.owner_or_root(),
-                self.mode_of_parents(),
+                self.dir_mode(),
             );
         }
         if let Some(parent) = self.dest().parent() {
-            make_dirs(
-                self.root,
-                parent,
-                self.owner_or_root(),
-                self.mode_of_parents(),
-            )?;
+            make_dirs(self.root, parent, self.owner_or_root(), self.dir_mode())?;
         }
         let real = self
             .root
@@ -289,12 +342,7 @@ impl Run<'_> {
             .map_err(writing(self.dest()))?;
         // A dangling link leads to where nothing may be yet.
         if let Some(parent) = real.parent() {
-            open_made(
-                self.root,
-                parent,
-                self.owner_or_root(),
-                self.mode_of_parents(),
-            )?;
+            open_made(self.root, parent, self.owner_or_root(), self.dir_mode())?;
         }
         Ok(real)
     }
@@ -306,12 +354,11 @@ impl Run<'_> {
         let path = if found.is_some_and(|found| found.is_dir()) {
             real.join(base)
         } else {
-            if let Some(other) = self.files.insert(real.clone(), base.to_owned())
-                && other != base
-            {
-                return Err(TreeError::Several {
-                    dest: self.copy.dest.clone(),
-                });
+            let several = Remark::Several {
+                dest: self.copy.dest.clone(),
+            };
+            if !self.files.insert(real.clone()) && !self.remarks.contains(&several) {
+                self.remarks.push(several);
             }
             real
         };
@@ -392,14 +439,7 @@ impl Run<'_> {
                 });
             }
             // As BuildKit has it: a directory's contents are copied, and what they are put into is new.
-            None => {
-                let made = open_made(self.root, &real, self.owner_or_root(), MODE_DIR)?;
-                if let Some(change) = &self.mode {
-                    made.set_own_mode(change.apply(MODE_DIR, true))
-                        .map_err(writing(&real))?;
-                }
-                made
-            }
+            None => open_made(self.root, &real, self.owner_or_root(), self.dir_mode())?,
         };
         let mut levels = vec![Level {
             from,
@@ -510,7 +550,10 @@ impl Run<'_> {
             return Ok(false);
         };
         let real = make_dirs(self.root, self.dest(), self.owner_or_root(), MODE_DIR)?;
-        archive::unpack(stream, name, self.root, &real, self.owner)?;
+        // As BuildKit has it, the destination is all that an archive sees: a link in it to `/etc` leads to `etc` there.
+        let dest = self.root.dir(&real).map_err(writing(&real))?;
+        let dest = Root::new(dest.into(), Scope::Image);
+        archive::unpack(stream, name, &dest, &real, self.owner)?;
         Ok(true)
     }
 }

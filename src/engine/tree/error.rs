@@ -3,6 +3,57 @@
 use std::io;
 use std::path::Path;
 
+/// Something that was done as BuildKit does it, and that is hardly what was meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remark {
+    /// A name that the image does not have was taken for root.
+    UnknownOwner {
+        /// `user` or `group`.
+        what: &'static str,
+        /// As written.
+        name: String,
+    },
+    /// Several files were put in the place of one.
+    Several {
+        /// The destination as written.
+        dest: String,
+    },
+}
+
+impl Remark {
+    /// Its stable name.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownOwner { .. } => "UnknownOwner",
+            Self::Several { .. } => "CopyOverwritesItself",
+        }
+    }
+}
+
+impl std::fmt::Display for Remark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::UnknownOwner {
+                what: "group",
+                name,
+            } => {
+                write!(
+                    f,
+                    "the image has no group `{name}`: the user's own is taken"
+                )
+            }
+            Self::UnknownOwner { what, name } => {
+                write!(f, "the image has no {what} `{name}`: root is taken")
+            }
+            Self::Several { dest } => write!(
+                f,
+                "several files became the one file `{dest}`, and the last one stays; end the destination with `/` to have all of them"
+            ),
+        }
+    }
+}
+
 /// Files cannot be read or copied.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum TreeError {
@@ -93,13 +144,6 @@ pub enum TreeError {
     IsADirectory {
         /// In the destination.
         path: String,
-    },
-    /// Several files for one name.
-    #[error("several files cannot all become the one file `{dest}`")]
-    #[diagnostic(code(copy::several), help("end the destination with `/`: `{dest}/`"))]
-    Several {
-        /// The destination as written.
-        dest: String,
     },
     /// `--chown` names nobody.
     #[error("the image has no {what} `{name}`")]

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::copy::{Download, Input, run, select};
+use super::error::Remark;
 use super::*;
 use crate::digest::Key;
 use crate::dockerfile::ignore::IgnoreFile;
@@ -68,7 +69,7 @@ fn copy_of(paths: &[&str], dest: &str) -> Copy {
     }
 }
 
-fn apply(copy: &Copy, source: &Tree, dest: &Path) -> Result<(), TreeError> {
+fn apply(copy: &Copy, source: &Tree, dest: &Path) -> Result<Vec<Remark>, TreeError> {
     let inputs = vec![Input::Tree(source); copy.sources.len()];
     let selected = select(copy, &inputs)?;
     run(
@@ -283,16 +284,50 @@ fn what_is_in_the_way_is_replaced_or_refused() {
         let error = apply(&copy_of(&[path], to), &source, image().path()).unwrap_err();
         assert!(message(&error).contains(problem), "{}", message(&error));
     }
-    let several = apply(
-        &copy_of(&["dir/file", "clash/sub"], "/one"),
-        &source,
-        dest.path(),
-    )
-    .unwrap_err();
-    assert!(
-        message(&several).contains("end the destination with `/`"),
-        "{}",
-        message(&several)
+    // As BuildKit has it, the last one stays; but it is said.
+    let several = copy_of(&["dir/file", "clash/sub"], "/one");
+    let remarks = apply(&several, &source, dest.path()).unwrap();
+    assert_eq!(
+        remarks,
+        [Remark::Several {
+            dest: "/one".to_owned()
+        }]
+    );
+}
+
+#[test]
+fn what_is_linked_replaces_what_is_in_the_way() {
+    let source = tree(&[("d/sub/f", "new"), ("f", "new")]);
+    let source = context(&source, "");
+    let dest = tree(&[
+        ("real/", ""),
+        ("a", "-> /real"),
+        ("b/sub", "old"),
+        ("c/f/kept", "old"),
+        ("e/kept", "old"),
+    ]);
+    fs::set_permissions(dest.path().join("e"), fs::Permissions::from_mode(0o700)).unwrap();
+    for (path, to) in [("d", "/a/"), ("d", "/b"), ("f", "/c/"), ("f", "/e/")] {
+        let mut copy = copy_of(&[path], to);
+        copy.link = true;
+        apply(&copy, &source, dest.path()).unwrap();
+    }
+    assert_eq!(
+        listing(dest.path()),
+        [
+            "a/ 755",
+            "a/sub/ 755",
+            "a/sub/f 644 new",
+            "b/ 755",
+            "b/sub/ 755",
+            "b/sub/f 644 new",
+            "c/ 755",
+            "c/f 644 new",
+            "e/ 755",
+            "e/f 644 new",
+            "e/kept 644 old",
+            "real/ 755",
+        ]
     );
 }
 
@@ -536,13 +571,24 @@ fn owners_are_root_or_those_asked_for() {
         apply(&copy, &source, dest.path()).unwrap();
         assert_eq!(owner("a/file"), expected, "{written}");
     }
+    // As BuildKit has it, a name that is not there is root; but it is said, and nobody's in an empty image is an error.
     copy.chown = Some("nobody:www".to_owned());
-    let error = apply(&copy, &source, dest.path()).unwrap_err();
+    assert_eq!(
+        apply(&copy, &source, dest.path()).unwrap(),
+        [Remark::UnknownOwner {
+            what: "user",
+            name: "nobody".to_owned()
+        }]
+    );
+    assert_eq!(owner("a/file"), (0, 55));
+    let error = apply(&copy, &source, TempDir::new().path()).unwrap_err();
     assert!(
         message(&error).contains("the image has no user `nobody`"),
         "{}",
         message(&error)
     );
+    copy.chown = Some("33".to_owned());
+    apply(&copy, &source, dest.path()).unwrap();
 
     // A stage's files keep theirs.
     let stage = Tree::mounted(

@@ -103,6 +103,8 @@ fn layer() -> Result<Vec<u8>, Lack> {
     file("bin/busybox", 0o755, &binary);
     file("etc/passwd", 0o644, PASSWD.as_bytes());
     file("etc/group", 0o644, GROUP.as_bytes());
+    file("etc/os-release", 0o644, b"ID=busybox\n");
+    file("etc/nsswitch.conf", 0o644, b"hosts: files dns\n");
     file("bin/adduser", 0o755, ADDUSER.as_bytes());
     file("bin/addgroup", 0o755, ADDGROUP.as_bytes());
     for applet in applets

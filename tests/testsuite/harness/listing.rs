@@ -173,8 +173,13 @@ pub(crate) fn entries(tar: &[u8]) -> Listing {
     listing
 }
 
-/// Fails the test with the lines that differ, at most sixty.
-pub(crate) fn assert_same(left_name: &str, left: &Listing, right_name: &str, right: &Listing) {
+/// The lines in which two listings differ.
+pub(crate) fn differences(
+    left_name: &str,
+    left: &Listing,
+    right_name: &str,
+    right: &Listing,
+) -> Vec<String> {
     let mut differences = Vec::new();
     for (path, entry) in left {
         if right.get(path) != Some(entry) {
@@ -189,6 +194,12 @@ pub(crate) fn assert_same(left_name: &str, left: &Listing, right_name: &str, rig
             differences.push(format!("{right_name:>10}: {}", entry.line(path)));
         }
     }
+    differences
+}
+
+/// Fails the test with the lines that differ, at most sixty.
+pub(crate) fn assert_same(left_name: &str, left: &Listing, right_name: &str, right: &Listing) {
+    let mut differences = differences(left_name, left, right_name, right);
     let count = differences.len();
     differences.truncate(60);
     assert!(

@@ -98,8 +98,35 @@ impl BuildKit {
         command
     }
 
+    /// What its frontend answers to a request that builds nothing, such as `frontend.lint`.
+    pub(crate) fn ask(&self, context: &Path, request: &str) -> String {
+        let mut command =
+            self.buildctl(&["build", "--progress=quiet", "--frontend", "dockerfile.v0"]);
+        for local in ["context", "dockerfile"] {
+            command
+                .arg("--local")
+                .arg(format!("{local}={}", context.display()));
+        }
+        let output = command
+            .arg("--opt")
+            .arg(format!("requestid={request}"))
+            .output()
+            .expect("buildctl can be started");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Builds, and gives the image; or what it said.
     pub(crate) fn build(&self, request: &Request<'_>) -> Result<Layout, String> {
+        image_of(&mut self.command(request))
+    }
+
+    /// The command that writes the image's archive to its standard output.
+    pub(crate) fn command(&self, request: &Request<'_>) -> Command {
         let mut command =
             self.buildctl(&["build", "--progress=plain", "--frontend", "dockerfile.v0"]);
         for local in ["context", "dockerfile"] {
@@ -110,19 +137,20 @@ impl BuildKit {
         command
             .arg("--opt")
             .arg(format!("filename={}", request.dockerfile));
+        let mut layouts: Vec<&PathBuf> = Vec::new();
         for (name, dir) in &request.contexts {
             // A name may hold characters that a session's store name may not.
             let store: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
             let value = if dir.join("oci-layout").exists() {
-                command
-                    .arg("--oci-layout")
-                    .arg(format!("{store}={}", dir.display()));
-                format!(
-                    "oci-layout://{store}@{}",
-                    Layout::read(dir).index()["manifests"][0]["digest"]
-                        .as_str()
-                        .expect("a digest")
-                )
+                let number = layouts.iter().position(|layout| *layout == dir);
+                let store = format!("layout{}", number.unwrap_or(layouts.len()));
+                if number.is_none() {
+                    layouts.push(dir);
+                    command
+                        .arg("--oci-layout")
+                        .arg(format!("{store}={}", dir.display()));
+                }
+                format!("oci-layout://{store}@{}", manifest_digest(dir))
             } else {
                 command
                     .arg("--local")
@@ -134,14 +162,27 @@ impl BuildKit {
         for option in &request.options {
             command.arg("--opt").arg(option);
         }
-        let archive = command
-            .args(["--output", "type=oci,dest=-"])
-            .output()
-            .expect("buildctl can be started");
-        if archive.status.success() {
-            Ok(Layout::of_archive(&archive.stdout))
-        } else {
-            Err(String::from_utf8_lossy(&archive.stderr).into_owned())
-        }
+        command.args(["--output", "type=oci,dest=-"]);
+        command
+    }
+}
+
+/// What a layout's index names.
+fn manifest_digest(layout: &Path) -> String {
+    let index = std::fs::read(layout.join("index.json")).expect("a layout has an index");
+    let index: serde_json::Value = serde_json::from_slice(&index).expect("an index is JSON");
+    index["manifests"][0]["digest"]
+        .as_str()
+        .expect("a digest")
+        .to_owned()
+}
+
+/// Runs what [`BuildKit::command`] gave; the image, or what it said.
+pub(crate) fn image_of(command: &mut Command) -> Result<Layout, String> {
+    let archive = command.output().expect("buildctl can be started");
+    if archive.status.success() {
+        Ok(Layout::of_archive(&archive.stdout))
+    } else {
+        Err(String::from_utf8_lossy(&archive.stderr).into_owned())
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod buildkit;
 pub(crate) mod containers;
+pub(crate) mod pairs;
 
 use crate::harness::listing::{assert_same, tree, with_links_resolved, without};
 use crate::harness::machine::{self, need};
