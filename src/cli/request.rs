@@ -182,7 +182,8 @@ impl Common {
         Ok(Exit::Done)
     }
 
-    fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
+    /// Who shows the build.
+    pub(super) fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
         let stderr = std::io::stderr();
         let color = if environment.no_color {
             Color::Off
@@ -335,9 +336,13 @@ pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
 
 /// A context's name as an image of that name is called: `docker.io/library/alpine:latest` is `alpine`.
 fn context_name(name: &str) -> String {
+    let (name, platform) = match name.split_once("::") {
+        Some((name, platform)) => (name, format!("::{platform}")),
+        None => (name, String::new()),
+    };
     match name.parse::<Name>() {
-        Ok(full) => Name::familiar(&full.to_string()).to_owned(),
-        Err(_) => name.to_owned(),
+        Ok(full) => format!("{}{platform}", Name::familiar(&full.to_string())),
+        Err(_) => format!("{name}{platform}"),
     }
 }
 

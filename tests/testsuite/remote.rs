@@ -235,6 +235,7 @@ fn a_repository_is_added_as_its_address_says() {
              ADD {one}#{second} /commit/\n\
              ADD {one}#{short} /short/\n\
              ADD {one}?tag=v1&checksum={tag} /tag/\n\
+             ADD --keep-git-dir {one}#{tag} /object/\n\
              ADD --checksum={first} {one}#v1 /peeled/\n\
              ADD {one}?branch=wherever&checksum={second}&fetch-by-commit /direct/\n\
              ADD {one}#v1:sub /sub/\n\
@@ -269,7 +270,7 @@ fn a_repository_is_added_as_its_address_says() {
         );
     }
     let contents = bench.sh(
-        "for f in default branch commit short tag peeled direct modules/module long long2; do \
+        "for f in default branch commit short tag object peeled direct modules/module long long2; do \
            echo $f $(tar -xOf out.tar $f/file); done; tar -xOf out.tar kept/.git/HEAD; tar -tf out.tar | grep kept/.git/refs/tags/",
     );
     let head = format!("{first}\n");
@@ -279,6 +280,7 @@ fn a_repository_is_added_as_its_address_says() {
         "commit two\n",
         "short two\n",
         "tag one\n",
+        "object one\n",
         "peeled one\n",
         "direct two\n",
         "modules/module one\n",
@@ -447,7 +449,7 @@ impl<'a> Ssh<'a> {
         agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
         let agent = Server(agent.spawn().expect("an agent can be started"));
         wait_until(Duration::from_secs(10), || Path::new(&socket).exists());
-        bench.sh("SSH_AUTH_SOCK=$PWD/agent ssh-add -q mine; rm mine");
+        bench.sh("SSH_AUTH_SOCK=$PWD/agent ssh-add -q mine");
         let port = free_port();
         Ok(Self {
             bench,
@@ -511,6 +513,12 @@ fn a_repository_is_reached_by_ssh_with_the_callers_agent() {
     assert_eq!(run.status, 0, "{}", run.both());
     let context = build(&format!("{address}#:sub"));
     assert_eq!(context.status, 0, "{}", context.both());
+
+    // An agent or a key that was given goes before it.
+    bench.ok("build --pull --ssh default=agent .");
+    bench.ok("build --pull --ssh default=mine .");
+    bench.sh("ssh-keygen -q -t ed25519 -N '' -f other");
+    build("--pull --ssh default=other .").expect(5, &["Permission denied"]);
 
     // A host whose key is another one than it was is not talked to.
     drop(server);
