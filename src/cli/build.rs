@@ -54,9 +54,7 @@ pub(super) fn run(
     let text = common.work.dockerfile.clone();
     let call = arguments.call.or(arguments.check.then(Call::check));
     if let Some(call) = call.filter(|call| call.what != What::Build) {
-        return call
-            .answer(&common.work, &store)
-            .map_err(|stop| stop.with_text(&text.file, &text.text));
+        return call.answer(&common.work, &store);
     }
     common
         .build(store, environment)
