@@ -2,17 +2,14 @@
 
 mod answer;
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use super::exit::Exit;
-use super::render::Silent;
 use super::report::Stop;
 use super::request::print;
-use crate::backend::embedded::Embedded;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::plan;
-use crate::engine::work::{Unsettled, Work};
+use crate::engine::work::Work;
 use crate::frontend::{Outline, Review, Scope};
 use crate::store::Store;
 use answer::{Answer, CheckAnswer, DescribeAnswer, OutlineAnswer, TargetsAnswer};
@@ -94,18 +91,6 @@ impl Call {
 
     /// Prints the answer. Of a check that finds something, the code to end with is 1.
     pub(super) fn answer(self, work: &Work, store: &Path) -> Result<Exit, Stop> {
-        // A Dockerfile that is not here yet has to be fetched; nothing else is.
-        let work = if work.unsettled == Unsettled::default() {
-            Cow::Borrowed(work)
-        } else {
-            Embedded.settled(work, store, &Silent).map_err(Stop::from)?
-        };
-        let text = &work.dockerfile;
-        self.answer_of(&work, store)
-            .map_err(|stop| stop.with_text(&text.file, &text.text))
-    }
-
-    fn answer_of(self, work: &Work, store: &Path) -> Result<Exit, Stop> {
         let file = &work.dockerfile.file;
         match self.what {
             What::Describe | What::Build => {
