@@ -11,7 +11,8 @@ fuzz_target!(|text: &str| {
     let Ok(ignore) = IgnoreFile::parse(rules) else {
         return;
     };
-    let sound = !path.is_empty()
+    // Every directory of it is asked about, and each question looks at all above it.
+    let sound = (1..=200).contains(&path.len())
         && path
             .split('/')
             .all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'));

@@ -10,8 +10,11 @@ use super::pattern;
 /// How deep `${…}` may lie in one another.
 const DEPTH_MAX: usize = 100;
 
-/// How long a word may become.
-const LENGTH_BYTES_MAX: usize = 16 << 20;
+/// How much longer a word may become than it is written.
+const GROWTH_BYTES_MAX: usize = 1 << 20;
+
+/// How many characters may be looked at for one word: values that are put in, and those that patterns are tried on.
+const WORK_MAX: usize = 1 << 30;
 
 /// Where the values of variables come from.
 pub trait Variables {
@@ -81,8 +84,11 @@ pub enum ExpandError {
     #[error("more than {DEPTH_MAX} `${{` lie in one another")]
     TooDeep,
     /// Variables that are made of themselves, again and again.
-    #[error("it becomes longer than {LENGTH_BYTES_MAX} bytes")]
+    #[error("it becomes longer than it is written by more than {GROWTH_BYTES_MAX} bytes")]
     TooLong,
+    /// Patterns on long values, again and again.
+    #[error("it takes too long to expand: its values are too long for its patterns")]
+    TooMuch,
     /// `${v:?message}` of a variable that is unset or empty.
     #[error("{name}: {message}")]
     Required {
@@ -129,6 +135,8 @@ pub fn expand(
         input: word.chars().collect(),
         at: 0,
         depth: 0,
+        work: 0,
+        length_max: word.len() + GROWTH_BYTES_MAX,
         escape,
         variables,
         raw_quotes: matches!(keep, Keep::Quotes | Keep::QuotesAndEscapes),
@@ -170,6 +178,8 @@ struct Lexer<'a> {
     input: Vec<char>,
     at: usize,
     depth: usize,
+    work: usize,
+    length_max: usize,
     escape: char,
     variables: &'a dyn Variables,
     raw_quotes: bool,
@@ -244,12 +254,13 @@ impl Lexer<'_> {
                 self.at += 1;
                 return Ok((result, words.finish()));
             }
-            if result.len() > LENGTH_BYTES_MAX {
+            if result.len() > self.length_max {
                 return Err(ExpandError::TooLong);
             }
             match c {
                 '$' => {
                     let value = self.dollar()?;
+                    self.spend(value.len())?;
                     words.split_at_blanks(&value);
                     result.push_str(&value);
                 }
@@ -352,7 +363,14 @@ impl Lexer<'_> {
                     }
                     return Ok(result);
                 }
-                Some('$') => result.push_str(&self.dollar()?),
+                Some('$') => {
+                    let value = self.dollar()?;
+                    self.spend(value.len())?;
+                    if result.len() + value.len() > self.length_max {
+                        return Err(ExpandError::TooLong);
+                    }
+                    result.push_str(&value);
+                }
                 Some(c) if c == self.escape => {
                     self.at += 1;
                     match self.peek() {
@@ -462,6 +480,7 @@ impl Lexer<'_> {
                     None => (word.as_str(), pattern::Reach::Shortest),
                 };
                 let glob = pattern::Pattern::parse(glob)?;
+                self.spend(glob.work(&value, false))?;
                 Ok(if operator == '%' {
                     glob.without_suffix(&value, reach)
                 } else {
@@ -501,11 +520,19 @@ impl Lexer<'_> {
             });
         };
         let pattern = pattern::Pattern::parse(&glob)?;
-        Ok(if all {
-            pattern.replace_all(&value, &replacement)
-        } else {
-            pattern.replace_first(&value, &replacement)
-        })
+        self.spend(pattern.work(&value, true))?;
+        let times = if all { usize::MAX } else { 1 };
+        pattern
+            .replaced(&value, &replacement, times, self.length_max)
+            .ok_or(ExpandError::TooLong)
+    }
+
+    fn spend(&mut self, work: usize) -> Result<(), ExpandError> {
+        self.work = self.work.saturating_add(work);
+        if self.work > WORK_MAX {
+            return Err(ExpandError::TooMuch);
+        }
+        Ok(())
     }
 
     fn name(&mut self) -> String {

@@ -45,8 +45,25 @@ impl Pattern {
         Ok(Self(parts))
     }
 
+    /// How many characters are looked at, at most, to match at one place or at every place of a text.
+    pub(super) fn work(&self, text: &str, everywhere: bool) -> usize {
+        let length = text.len() + 1;
+        let there = self.window(length).saturating_mul(self.0.len() + 1);
+        there.saturating_mul(if everywhere { length } else { 1 })
+    }
+
+    /// How much of a text a match can take.
+    fn window(&self, length: usize) -> usize {
+        if self.0.contains(&Part::Any) {
+            length
+        } else {
+            length.min(self.0.len())
+        }
+    }
+
     /// Ends of all matches that begin where `text` begins, in characters, ascending.
     fn ends(&self, text: &[char]) -> Vec<usize> {
+        let text = &text[..self.window(text.len())];
         let mut reached = vec![false; text.len() + 1];
         reached[0] = true;
         for part in &self.0 {
@@ -88,15 +105,14 @@ impl Pattern {
         backwards[cut..].iter().rev().collect()
     }
 
-    pub(super) fn replace_first(&self, value: &str, replacement: &str) -> String {
-        self.replaced(value, replacement, 1)
-    }
-
-    pub(super) fn replace_all(&self, value: &str, replacement: &str) -> String {
-        self.replaced(value, replacement, usize::MAX)
-    }
-
-    fn replaced(&self, value: &str, replacement: &str, mut times: usize) -> String {
+    /// Replaces so many matches; `None` if the result would have more than `bytes_max`.
+    pub(super) fn replaced(
+        &self,
+        value: &str,
+        replacement: &str,
+        mut times: usize,
+        bytes_max: usize,
+    ) -> Option<String> {
         let text: Vec<char> = value.chars().collect();
         let mut result = String::new();
         let mut at = 0;
@@ -107,6 +123,9 @@ impl Pattern {
                 && let Some(length) = self.end(&text[at..], Reach::Longest)
                 && (length > 0 || after_match != Some(at))
             {
+                if result.len() + replacement.len() > bytes_max {
+                    return None;
+                }
                 result.push_str(replacement);
                 times -= 1;
                 at += length;
@@ -118,7 +137,7 @@ impl Pattern {
             result.extend(text.get(at));
             at += 1;
         }
-        result
+        Some(result)
     }
 }
 

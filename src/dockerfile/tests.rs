@@ -289,12 +289,27 @@ fn a_word_has_its_limits() {
     let error = expand(&deep, '\\', &NoVariables, Keep::Nothing).unwrap_err();
     assert_eq!(error, ExpandError::TooDeep);
 
-    let mut variables = std::collections::BTreeMap::from([("A".to_owned(), "x".repeat(1 << 20))]);
-    for _ in 0..30 {
-        match expand("$A$A", '\\', &variables, Keep::Nothing) {
-            Ok(longer) => drop(variables.insert("A".to_owned(), longer.text)),
-            Err(error) => return assert_eq!(error, ExpandError::TooLong),
+    let variables = |value: String| std::collections::BTreeMap::from([("A".to_owned(), value)]);
+    let mut known = variables("x".repeat(1 << 18));
+    let error = loop {
+        match expand("$A\"$A\"", '\\', &known, Keep::Nothing) {
+            Ok(longer) => known = variables(longer.text),
+            Err(error) => break error,
         }
-    }
-    panic!("it grew to {} bytes", variables["A"].len());
+    };
+    assert_eq!(error, ExpandError::TooLong);
+
+    // Each is six times as long as the one in it.
+    let known = variables("a/b.c".to_owned());
+    let nested = |times: usize| format!("{}x{}", "${A///".repeat(times), "}".repeat(times));
+    let some = expand(&nested(5), '\\', &known, Keep::Nothing).unwrap();
+    assert!(some.text.len() > 6_usize.pow(5));
+    let error = expand(&nested(50), '\\', &known, Keep::Nothing).unwrap_err();
+    assert_eq!(error, ExpandError::TooLong);
+
+    let known = variables("x".repeat(1 << 18));
+    let error = expand("${A//*y/}", '\\', &known, Keep::Nothing).unwrap_err();
+    assert_eq!(error, ExpandError::TooMuch);
+    let quick = expand("${A//xy/}", '\\', &known, Keep::Nothing).unwrap();
+    assert_eq!(quick.text.len(), 1 << 18);
 }

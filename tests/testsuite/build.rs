@@ -545,3 +545,23 @@ fn a_remembered_answer_serves_as_long_as_it_may() {
         .shmocker(&format!("build {base} --offline ."))
         .expect(5, &["other.bin", "offline"]);
 }
+
+#[test]
+fn a_stage_can_be_for_another_platform() {
+    let bench = Bench::new(&need!(machine::plain_user()), "other-platform");
+    bench
+        .file("base/Dockerfile", "FROM scratch\nCOPY file /\n")
+        .file("base/file", "from the base\n")
+        .file(
+            "Dockerfile",
+            "FROM --platform=linux/s390x localhost/base AS s390x\nFROM scratch\nCOPY --from=s390x /file /\n",
+        );
+    bench.built("build -t localhost/base base");
+    let events = bench.built("build -o type=local,dest=out .");
+    let warned = events
+        .of_kind("warning")
+        .any(|warning| warning["code"] == "InvalidBaseImagePlatform");
+    assert!(warned, "{}", events.run.both());
+    let copied = std::fs::read_to_string(bench.path("out/file")).expect("it is copied");
+    assert_eq!(copied, "from the base\n");
+}

@@ -121,6 +121,37 @@ fn a_download_has_name_mode_time_and_owner() {
 }
 
 #[test]
+fn files_and_downloads_of_one_addition_are_each_as_alone() {
+    let bench = Bench::new(&need!(machine::plain_user()), "add-mixed");
+    bench
+        .file("site/plain", "content\n")
+        .file("inner", "inner\n");
+    bench.sh("tar --owner=9 --group=9 -cf own.tar inner; cp own.tar site/theirs.tar");
+    let site = Site::new(&bench.path("site"));
+    let (plain, theirs) = (site.url("plain"), site.url("theirs.tar"));
+    bench.file(
+        "Dockerfile",
+        format!("FROM scratch\nADD own.tar {plain} {theirs} inner /d/\n"),
+    );
+    let names: Vec<String> = tree(&bench, "")
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            format!("{} {}", words[0], words[words.len() - 1])
+        })
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "drwxr-xr-x d/",
+            "-rw-r--r-- d/inner",
+            "-rw------- d/plain",
+            "-rw------- d/theirs.tar",
+        ]
+    );
+}
+
+#[test]
 fn a_download_is_asked_after_and_fetched_when_it_changed() {
     let bench = Bench::new(&need!(machine::plain_user()), "add-again");
     bench.file("site/f", "one\n");
