@@ -197,7 +197,14 @@ fn a_secret_opens_a_server_and_is_told_to_no_other() {
         asked.iter().all(|asked| asked.authorization.is_none()),
         "{asked:?}"
     );
-    // The secret is nowhere in the store.
+    // Neither it nor a password of an address is anywhere in the store.
+    let address = site.url("f").replace("http://", "http://me:PassWord@");
+    bench.file("Dockerfile", format!("FROM scratch\nADD {address} /\n"));
+    bench.ok("build -o type=cacheonly .");
+    bench.sh(&format!(
+        "! grep -rl PassWord {store}/index.sqlite* {store}/locks {store}/http",
+        store = bench.store().display()
+    ));
     bench.sh(&format!("! grep -r {KEY} {}", bench.store().display()));
 }
 
