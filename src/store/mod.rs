@@ -290,10 +290,10 @@ fn create(path: &Path) -> Result<(), StoreError> {
             .create(path.join(name))
             .doing("make the store", path.join(name))?;
     }
-    let name = format!("version.{}", rustix::process::getpid().as_raw_nonzero());
     let write = || {
         use std::io::Write;
-        top.remove_tree(&name)?;
+        // Not by the process id: every engine child is the first of its namespace.
+        let name = format!("version.{}", tmp::new_name()?);
         let mut file = top.create_file(&name, 0o600)?;
         writeln!(file, "{LAYOUT}")?;
         file.sync_all()?;
@@ -319,6 +319,17 @@ mod tests {
             std::fs::read_to_string(path.join("version")).unwrap(),
             "1\n"
         );
+    }
+
+    #[test]
+    fn several_make_one_store_at_once() {
+        let dir = TempDir::new();
+        let path = dir.path().join("store");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| Store::open(&path).unwrap());
+            }
+        });
     }
 
     #[test]

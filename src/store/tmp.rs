@@ -122,7 +122,8 @@ fn hold(tmp: &Dir, name: &str, fd: impl AsFd) -> io::Result<bool> {
     Ok(flock(&fd, FlockOperation::NonBlockingLockExclusive)? && is_still(tmp, name.as_ref(), &fd)?)
 }
 
-fn new_name() -> io::Result<String> {
+/// A name that nobody else gives, in whatever namespace they run.
+pub(super) fn new_name() -> io::Result<String> {
     static BOOT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     let boot = BOOT.get_or_init(|| {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

@@ -26,19 +26,186 @@ const BUSYBOXES: &[&str] = &[
 /// Those that must have a Debian's or another large distribution's programs.
 const DEBIANS: &[&str] = &["ubuntu", "fedora", "quay.io/libpod/centos:7"];
 
+const WRONG: &str = "it is wrong, and both say so";
+const FAILS: &str = "its RUN fails, as it is meant to";
+const IMAGE: &str = "its base is an image of a registry, or one that another test of buildah makes";
+const NETWORK: &str = "it takes something from the Internet";
+const TEST: &str = "it takes something from the test that runs it: a server, a mount, a device";
+const SECRET: &str = "its secret comes from the test that runs it";
+const CONTEXT: &str = "a file of its context is not among the fixtures";
+const BASE: &str = "it needs what a busybox or Debian here does not have";
+const VOLUME: &str = "it relies on buildah's making directories for VOLUME";
+const ENTITLED: &str = "--network=host has to be allowed";
+const ARGS: &str = "its build arguments come from the test that runs it";
+const STAGE: &str = "buildah's names of stages may hold what BuildKit's may not";
+
+/// Why something is not the same.
+const NOTHING: &str =
+    "BuildKit does not find `/` or what is before `/./` when --parents has nothing behind it";
+const XATTRS: &str = "BuildKit leaves all attributes but capabilities out of layers";
+const RELABEL: &str = "`z` of a mount is podman's; it is accepted here and means nothing";
+const LINK: &str = "BuildKit writes a further name of an earlier layer's file as a file of its own";
+
 /// What is to be said of the conformance cases.
 const CONFORMANCE: Listed = Listed {
     not_built: &[],
-    fail_on_both: &[],
-    differ: &[],
-    by_chance: &[],
+    fail_on_both: &[
+        ("add", NETWORK),
+        ("copy-integration3", WRONG),
+        ("copy-multiple-missing-file-with-glob", WRONG),
+        ("copy-multiple-some-missing", WRONG),
+        ("dockerignore-allowlist-alternating-nothing", WRONG),
+        ("dockerignore-allowlist-alternating-other", WRONG),
+        ("dockerignore-allowlist-subdir-nofile-dir", WRONG),
+        ("dockerignore-allowlist-subdir-nofile-file", WRONG),
+        ("env-invalid-ssquote", WRONG),
+        ("environment", WRONG),
+        ("header-builtin", IMAGE),
+        ("mount", TEST),
+        ("mount-targets-mount", CONTEXT),
+        ("mount-targets-new", CONTEXT),
+        ("mount-targets-old", CONTEXT),
+        ("quoted and inherited arg", BASE),
+        ("replace-directory-with-symlink", WRONG),
+        ("replace-directory-with-symlink-subdir", WRONG),
+        ("replace-symlink-with-directory", WRONG),
+        ("replace-symlink-with-directory-subdir", WRONG),
+        ("transient-mount", TEST),
+    ],
+    differ: &[
+        ("copy--parents-all-directories", NOTHING),
+        (
+            "copy--parents-directory-limit-parents-unknown-count-parent-directories",
+            NOTHING,
+        ),
+        (
+            "setuid-file-in-context",
+            "a rootless BuildKit loses set-id bits of a context; one that runs as root keeps them",
+        ),
+        ("xattrs-file-in-context", XATTRS),
+        ("xattrs-file-in-other-stage", XATTRS),
+    ],
+    by_chance: &[("ci-pipeline-modified", "env-contents.txt")],
 };
 
 /// What is to be said of the other Dockerfiles.
 const BUD: Listed = Listed {
-    not_built: &[],
-    fail_on_both: &[],
-    differ: &[],
+    not_built: &[(
+        "long-sleep/Dockerfile",
+        "it sleeps for five minutes, and is there to be killed",
+    )],
+    fail_on_both: &[
+        ("add-checksum/Containerfile", NETWORK),
+        ("add-checksum/Containerfile.bad", WRONG),
+        ("add-checksum/Containerfile.bad-checksum", NETWORK),
+        ("add-chmod/Dockerfile.bad", WRONG),
+        ("add-chown/Dockerfile.bad", WRONG),
+        ("arg-scope/Containerfile.copy-from-arg", WRONG),
+        (
+            "arg-scope/Containerfile.stage-overrides-header-copy-from",
+            WRONG,
+        ),
+        ("base-with-arg/Containerfile", STAGE),
+        ("base-with-arg/Containerfilebad", WRONG),
+        ("buildkit-mount-from/Dockerfilebindfrom", IMAGE),
+        ("buildkit-mount-from/Dockerfilebindfromrelative", IMAGE),
+        ("buildkit-mount-from/Dockerfilebindfromwithoutsource", IMAGE),
+        ("buildkit-mount-from/Dockerfilebindfromwriteable", IMAGE),
+        ("buildkit-mount-from/Dockerfilecachefromimage", IMAGE),
+        ("buildkit-mount/Dockerfilecacheread", FAILS),
+        ("buildkit-mount/Dockerfilecachereadwithoutz", FAILS),
+        ("buildkit-mount/Dockerfiletmpfscopyup", WRONG),
+        ("cache-chown/Dockerfile.url1", TEST),
+        ("cache-chown/Dockerfile.url2", TEST),
+        ("cdi/Dockerfile", TEST),
+        ("containerfile/Containerfile.in", WRONG),
+        ("containerignore/Dockerfile", WRONG),
+        ("context-escape-dir/testdir/Containerfile", WRONG),
+        ("copy-archive/Containerfile", CONTEXT),
+        ("copy-chmod/Dockerfile.bad", WRONG),
+        ("copy-chown/Dockerfile.bad", WRONG),
+        ("copy-from-stage-scoped-arg/Containerfile", WRONG),
+        (
+            "copy-from-stage-scoped-arg/Containerfile.multi-copy-arg-override",
+            WRONG,
+        ),
+        ("copy-from/Dockerfile", IMAGE),
+        ("copy-from/Dockerfile.bad", WRONG),
+        ("copy-from/Dockerfile2.bad", WRONG),
+        ("copy-globs/Dockerfile", WRONG),
+        ("copy-multistage-paths/Dockerfile.invalid_from", WRONG),
+        ("device/Dockerfile", TEST),
+        ("dockerignore3/Dockerfile", WRONG),
+        ("dockerignore4/Dockerfile.test", WRONG),
+        ("env/Dockerfile.env-from-image", IMAGE),
+        ("env/Dockerfile.env-precedence", IMAGE),
+        ("exit42/Containerfile", FAILS),
+        ("from-base/Containerfile", IMAGE),
+        ("from-invalid-registry/Containerfile", IMAGE),
+        ("from-multiple-files/Dockerfile2.nofrom", WRONG),
+        ("from-with-arg/Containerfile", ARGS),
+        ("heredoc/Containerfile.she_bang", BASE),
+        ("heredoc/Containerfile.verify_mount_leak", FAILS),
+        ("inline-network/Dockerfile1", ENTITLED),
+        ("inline-network/Dockerfile2", NETWORK),
+        ("inline-network/Dockerfile3", WRONG),
+        ("masks/Containerfile", CONTEXT),
+        ("multi-stage-builds/Dockerfile.arg_in_copy", WRONG),
+        ("multi-stage-only-base/Containerfile3", TEST),
+        ("multiarch/Containerfile.reset-platform", ARGS),
+        ("multiarch/Dockerfile", BASE),
+        ("multiarch/Dockerfile.fail-multistage", FAILS),
+        ("namespaces/Containerfile", CONTEXT),
+        ("no-history/Dockerfile", IMAGE),
+        ("no-hostname/Containerfile", BASE),
+        ("no-hostname/Containerfile.noetc", FAILS),
+        ("onbuild/Dockerfile1", IMAGE),
+        ("run-mounts/Dockerfile.secret", SECRET),
+        ("run-mounts/Dockerfile.secret-access", SECRET),
+        ("run-mounts/Dockerfile.secret-mode", SECRET),
+        ("run-mounts/Dockerfile.secret-options", SECRET),
+        ("run-mounts/Dockerfile.secret-required", SECRET),
+        ("run-mounts/Dockerfile.secret-required-false", SECRET),
+        ("run-mounts/Dockerfile.secret-required-wo-value", SECRET),
+        ("run-mounts/Dockerfile.ssh", IMAGE),
+        ("run-mounts/Dockerfile.ssh_access", IMAGE),
+        ("run-mounts/Dockerfile.ssh_options", IMAGE),
+        ("run-privd/Dockerfile", TEST),
+        (
+            "save-stages/Dockerfile.arg-build-stages-and-chained-build-stages",
+            STAGE,
+        ),
+        (
+            "save-stages/Dockerfile.chained-two-build-stages-no-aliases",
+            IMAGE,
+        ),
+        ("secret-relative/Dockerfile", SECRET),
+        ("symlink/Dockerfile", VOLUME),
+        ("symlink/Dockerfile.multiple-symlinks", VOLUME),
+        ("unrecognized/Dockerfile", WRONG),
+        ("use-layers/Dockerfile", TEST),
+        ("use-layers/Dockerfile.3", CONTEXT),
+        ("use-layers/Dockerfile.4", CONTEXT),
+        ("use-layers/Dockerfile.dangling-symlink", CONTEXT),
+        ("use-layers/Dockerfile.fail-case", WRONG),
+        ("use-layers/Dockerfile.multistage-copy", CONTEXT),
+        ("use-layers/Dockerfile.non-existent-registry", IMAGE),
+        ("verify-cleanup/Dockerfile", FAILS),
+        ("volume-perms/Dockerfile", VOLUME),
+    ],
+    differ: &[
+        ("buildkit-mount/Containerfile5", RELABEL),
+        ("buildkit-mount/Dockerfile", RELABEL),
+        ("buildkit-mount/Dockerfile2", RELABEL),
+        ("buildkit-mount/Dockerfile3", RELABEL),
+        ("buildkit-mount/Dockerfile4", RELABEL),
+        ("buildkit-mount/Dockerfile6", RELABEL),
+        ("buildkit-mount/Dockerfilecachewrite", RELABEL),
+        ("buildkit-mount/Dockerfilecachewritesharing", RELABEL),
+        ("buildkit-mount/Dockerfilemultiplemounts", RELABEL),
+        ("copy-parents/Containerfile-hardlinks", NOTHING),
+        ("layers-squash/Dockerfile.hardlinks", LINK),
+    ],
     by_chance: &[],
 };
 
@@ -102,10 +269,20 @@ fn the_dockerfiles_that_buildahs_tests_build() {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned(),
+            args: arguments(path),
             ..Case::default()
         })
         .collect();
     build_and_judge(&bench, cases, &BUD);
+}
+
+fn arguments(dockerfile: &Path) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(dockerfile).unwrap_or_default();
+    ARGUMENTS
+        .iter()
+        .filter(|(name, _)| text.contains(&format!("ARG {name}\n")))
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 fn find(dir: &Path, files: &mut Vec<PathBuf>) {
@@ -241,6 +418,14 @@ fn change(bench: &Bench, place: &str, op: &Value) {
         other => panic!("{other:?} is new"),
     }
 }
+
+/// What buildah's tests give, where it says something here too; used where a Dockerfile has that ARG.
+const ARGUMENTS: &[(&str, &str)] = &[
+    ("SAFEIMAGE", "busybox"),
+    ("CUSTOM_TARGET", "first"),
+    ("app_type", "x"),
+    ("another_app_type", "x"),
+];
 
 /// The images that a case names.
 fn bases(case: &Case) -> Result<Vec<(String, PathBuf)>, Lack> {

@@ -15,7 +15,7 @@ use crate::harness::site::{self, DATED_S, KEY, Site};
 use crate::peers::buildkit::{Request, buildkit};
 
 /// A server that ends with its test.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -439,14 +439,14 @@ fn a_git_daemon_is_asked_in_its_own_protocol() {
 }
 
 /// An ssh server for a bench's user, with a key of its own, and an agent that may log in.
-struct Ssh<'a> {
+pub(crate) struct Ssh<'a> {
     bench: &'a Bench,
-    port: u16,
+    pub(crate) port: u16,
     _agent: Server,
 }
 
 impl<'a> Ssh<'a> {
-    fn new(bench: &'a Bench) -> Result<Self, Lack> {
+    pub(crate) fn new(bench: &'a Bench) -> Result<Self, Lack> {
         for program in ["sshd", "ssh-agent", "ssh-keygen"] {
             machine::program(Capability::Ssh, program)?;
         }
@@ -466,7 +466,7 @@ impl<'a> Ssh<'a> {
     }
 
     /// Starts the server with a host key of that name.
-    fn server(&self, host_key: &str) -> Server {
+    pub(crate) fn server(&self, host_key: &str) -> Server {
         let directory = self.bench.project();
         self.bench.sh(&format!(
             "[ -e {host_key} ] || ssh-keygen -q -t ed25519 -N '' -f {host_key}"

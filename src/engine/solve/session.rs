@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
@@ -83,12 +83,12 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
-    /// The keys that git's ssh may use, where such were given.
-    _agent: Option<Door>,
     /// A directory for what lives as long as this: names of the sandbox, unfinished downloads.
     pub scratch: TmpDir,
     /// Where control groups for steps are made, for builds that limit them.
     pub groups: Option<PathBuf>,
+    /// Leads git to the keys that `--ssh default` names.
+    _door: Option<Door>,
 }
 
 /// What the engine child is given by its parent.
@@ -341,29 +341,6 @@ fn git_credentials(work: &Work) -> Vec<git::Credential> {
     credentials
 }
 
-/// How git's ssh gets in: by the agent or the keys that were given for `default`, else by the agent of the environment.
-fn git_ssh(work: &Work, scratch: &Path) -> Result<(Ssh, Option<Door>), Failure> {
-    let mut ssh = work.ssh.clone();
-    let given = work.agents.iter().find(|agent| agent.id == "default");
-    let door = match given.map(|agent| &agent.who) {
-        None => None,
-        Some(AgentKind::Forwarded(socket) | AgentKind::Raw(socket)) => {
-            ssh.agent = Some(socket.clone());
-            None
-        }
-        Some(keys @ AgentKind::Keys(_)) => {
-            let door = Door::open(&scratch.join("ssh-git"), keys, 0o600, (0, 0));
-            let door = door.map_err(|error| {
-                let message = "the SSH keys that were given cannot be offered to git";
-                Failure::caused(FailureKind::Machine, "git::ssh", message, &error)
-            })?;
-            ssh.agent = Some(door.path());
-            Some(door)
-        }
-    };
-    Ok((ssh, door))
-}
-
 impl Workshop {
     /// Sets up what the engine child makes things with.
     ///
@@ -403,7 +380,7 @@ impl Workshop {
             ca_files: work.ca_file.iter().cloned().collect(),
             ..Settings::default()
         });
-        let (ssh, agent) = git_ssh(work, &scratch.path())?;
+        let (ssh, door) = git_agent(work, &scratch)?;
         let git = Git::new(git::Settings {
             program: PathBuf::from("/usr/bin/git"),
             mirrors: session.store.path().join("git"),
@@ -420,9 +397,9 @@ impl Workshop {
             git,
             cancel: surroundings.cancel,
             cores,
-            _agent: agent,
             scratch,
             groups: surroundings.groups,
+            _door: door,
         })
     }
 
@@ -504,6 +481,30 @@ impl ReadableTree {
             )
         })
     }
+}
+
+/// Whom git asks for keys: as in BuildKit the agent that `--ssh default` names, else the caller's own.
+fn git_agent(work: &Work, scratch: &TmpDir) -> Result<(Ssh, Option<Door>), Failure> {
+    let mut ssh = work.ssh.clone();
+    let Some(agent) = work.agents.iter().find(|agent| agent.id == "default") else {
+        return Ok((ssh, None));
+    };
+    let door = match &agent.who {
+        AgentKind::Forwarded(socket) | AgentKind::Raw(socket) => {
+            ssh.agent = Some(socket.clone());
+            None
+        }
+        keys @ AgentKind::Keys(_) => {
+            let opened = Door::open(&scratch.path().join("ssh-git"), keys, 0o600, (0, 0));
+            let door = opened.map_err(|error| {
+                let message = "the keys of `--ssh default` cannot be offered to git";
+                Failure::caused(FailureKind::Machine, "solve::ssh", message, &error)
+            })?;
+            ssh.agent = Some(door.path());
+            Some(door)
+        }
+    };
+    Ok((ssh, door))
 }
 
 /// What the store says, as a failure of a build.

@@ -182,7 +182,7 @@ impl Door {
         })
     }
 
-    /// Where the socket is, for those who see this process's files.
+    /// Where the socket is.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.directory.join(NAME)
@@ -194,7 +194,7 @@ impl Door {
     /// What the kernel says.
     pub fn socket(&self) -> io::Result<OwnedFd> {
         Ok(rustix::fs::open(
-            self.directory.join(NAME),
+            self.path(),
             OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         )?)

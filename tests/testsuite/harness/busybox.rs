@@ -83,13 +83,16 @@ fn layer() -> Result<Vec<u8>, Lack> {
         ("home", 0o755),
         ("proc", 0o755),
         ("root", 0o700),
+        ("run", 0o755),
         ("sbin", 0o755),
         ("sys", 0o755),
         ("tmp", 0o1777),
         ("usr", 0o755),
         ("usr/bin", 0o755),
+        ("usr/local", 0o755),
         ("usr/sbin", 0o755),
         ("var", 0o755),
+        ("var/lib", 0o755),
     ] {
         let mut header = header(tar::EntryType::Directory, mode, 0);
         tar.append_data(&mut header, format!("{dir}/"), std::io::empty())

@@ -18,7 +18,7 @@ pub(crate) const DATED_S: i64 = 1_783_764_997;
 /// Serves until the test process ends.
 ///
 /// ```text
-/// /FILE               with an ETag, below dated/ with a time as well
+/// /FILE               with an ETag, below dated/ with a time as well, below stamped/ with the file's own
 /// /private/…          the same for those who have the key
 /// /git/REPOSITORY     git's own protocol
 /// /away/PORT/…        leads to that port of `localhost`
@@ -175,13 +175,31 @@ fn answer(request: &Request, root: &Path) -> Vec<u8> {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);
     let tag = format!("\"{:x}\"", hasher.finish());
-    let head = [format!("ETag: {tag}"), format!("Last-Modified: {DATED}")];
-    let count = if path.starts_with("dated/") { 2 } else { 1 };
-    let head: Vec<&str> = head.iter().take(count).map(String::as_str).collect();
+    let time = if path.starts_with("dated/") {
+        Some(DATED.to_owned())
+    } else if path.starts_with("stamped/") {
+        time_of(&root.join(path))
+    } else {
+        None
+    };
+    let mut head = vec![format!("ETag: {tag}")];
+    head.extend(time.map(|time| format!("Last-Modified: {time}")));
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
     if request.header("if-none-match") == Some(tag.as_str()) {
         return plain("304 Not Modified", &head, b"");
     }
     plain("200 OK", &head, &content)
+}
+
+/// When a file was last changed, as servers say it.
+fn time_of(file: &Path) -> Option<String> {
+    let output = Command::new("date")
+        .args(["-u", "+%a, %d %b %Y %H:%M:%S GMT", "-r"])
+        .arg(file)
+        .env("LC_ALL", "C")
+        .output()
+        .ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn plain(status: &str, head: &[&str], body: &[u8]) -> Vec<u8> {
