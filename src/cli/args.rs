@@ -115,7 +115,7 @@ pub(super) struct CommonBuildArguments {
     /// Print the image's digest only
     #[arg(short, long)]
     pub(super) quiet: bool,
-    /// Make a secret known: id=NAME[,src=PATH|env=VARIABLE]
+    /// Make a secret known: id=NAME[,type=file|env][,src=PATH|env=VARIABLE]
     #[arg(long = "secret", value_name = "SPEC")]
     pub(super) secrets: Vec<String>,
     /// Allow what is refused otherwise: network.host, security.insecure, home

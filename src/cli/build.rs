@@ -9,6 +9,7 @@ use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::report::Stop;
 use super::request::{self, Common};
+use crate::backend::embedded::Embedded;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::solve::context::{DOCKERFILE_NAMES, dockerfile_names, keep_archive};
 use crate::engine::tree::archive;
@@ -54,8 +55,11 @@ pub(super) fn run(
     let text = common.work.dockerfile.clone();
     let call = arguments.call.or(arguments.check.then(Call::check));
     if let Some(call) = call.filter(|call| call.what != What::Build) {
+        let events = common.events(environment);
+        let work = Embedded.settled(&common.work, &store, events.as_ref())?;
+        let text = &work.dockerfile;
         return call
-            .answer(&common.work, &store)
+            .answer(&work, &store)
             .map_err(|stop| stop.with_text(&text.file, &text.text));
     }
     common

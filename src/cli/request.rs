@@ -82,11 +82,13 @@ impl Common {
                 ms: arguments.refresh,
             },
         };
-        let secrets = arguments
-            .secrets
-            .iter()
-            .map(|spec| secret(spec))
-            .collect::<Result<_, _>>()?;
+        let mut secrets: Vec<Secret> = Vec::new();
+        for spec in &arguments.secrets {
+            let secret = secret(spec)?;
+            // One that is given again takes the place of the one before.
+            secrets.retain(|known| known.id != secret.id);
+            secrets.push(secret);
+        }
         let mut labels = Vec::new();
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
@@ -180,7 +182,8 @@ impl Common {
         Ok(Exit::Done)
     }
 
-    fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
+    /// Who shows the build.
+    pub(super) fn events(&self, environment: &Environment) -> Box<dyn EventSink> {
         let stderr = std::io::stderr();
         let color = if environment.no_color {
             Color::Off
@@ -256,16 +259,17 @@ fn epoch_by_name(environment: &Environment) -> Vec<(String, String)> {
         .collect()
 }
 
-/// `id=NAME[,src=PATH|env=VARIABLE]`
+/// `id=NAME[,type=file|env][,src=PATH|env=VARIABLE]`
 fn secret(spec: &str) -> Result<Secret, Stop> {
     let help = "a secret is id=NAME, with src=PATH or env=VARIABLE";
-    let (mut id, mut file, mut env) = (None, None, None);
+    let (mut id, mut source, mut env, mut is_variable) = (None, None, None, false);
     for part in spec.split(',') {
         match part.split_once('=') {
             Some(("id", value)) => id = Some(value.to_owned()),
-            Some(("src" | "source", value)) => file = Some(PathBuf::from(value)),
+            Some(("src" | "source", value)) => source = Some(value.to_owned()),
             Some(("env", value)) => env = Some(value.to_owned()),
-            Some(("type", "file" | "env")) => {}
+            Some(("type", "file")) => is_variable = false,
+            Some(("type", "env")) => is_variable = true,
             _ => {
                 return Err(Stop::usage(
                     format!("`{part}` in `--secret {spec}` is not known"),
@@ -274,10 +278,17 @@ fn secret(spec: &str) -> Result<Secret, Stop> {
             }
         }
     }
-    let Some(id) = id else {
+    let Some(id) = id.filter(|id| !id.is_empty()) else {
         return Err(Stop::usage(format!("`--secret {spec}` has no id"), help));
     };
-    read_secret(&id, file.as_deref(), env.as_deref()).map_err(Stop::from)
+    if is_variable && env.is_none() {
+        env = source.take();
+    }
+    // As buildx has it: without either, the variable of that name, or the file.
+    if env.is_none() && source.is_none() && variable(&id).is_none() && Path::new(&id).exists() {
+        source = Some(id.clone());
+    }
+    read_secret(&id, source.as_deref().map(Path::new), env.as_deref()).map_err(Stop::from)
 }
 
 /// The value of a secret: of a file, of a variable, or of the variable that is named as the secret is.
@@ -325,9 +336,13 @@ pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
 
 /// A context's name as an image of that name is called: `docker.io/library/alpine:latest` is `alpine`.
 fn context_name(name: &str) -> String {
+    let (name, platform) = match name.split_once("::") {
+        Some((name, platform)) => (name, format!("::{platform}")),
+        None => (name, String::new()),
+    };
     match name.parse::<Name>() {
-        Ok(full) => Name::familiar(&full.to_string()).to_owned(),
-        Err(_) => name.to_owned(),
+        Ok(full) => format!("{}{platform}", Name::familiar(&full.to_string())),
+        Err(_) => format!("{name}{platform}"),
     }
 }
 

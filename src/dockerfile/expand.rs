@@ -179,7 +179,6 @@ struct Lexer<'a> {
     unset: BTreeSet<String>,
 }
 
-#[derive(Default)]
 struct Words {
     done: Vec<String>,
     open: String,
@@ -234,8 +233,12 @@ impl Lexer<'_> {
         stop: Option<char>,
         escapes: Escapes,
     ) -> Result<(String, Vec<String>), ExpandError> {
-        let mut result = String::new();
-        let mut words = Words::default();
+        let left = self.input.len() - self.at;
+        let mut result = String::with_capacity(left);
+        let mut words = Words {
+            done: Vec::new(),
+            open: String::with_capacity(left),
+        };
         while let Some(c) = self.peek() {
             if stop == Some(c) {
                 self.at += 1;

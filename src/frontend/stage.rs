@@ -307,10 +307,15 @@ impl<'a> Lowerer<'a> {
                     "the stage `{short}` is defined only at line {line}; move it up"
                 ))
             }
-            _ => problem.near(
-                short,
-                names.chain(self.options.contexts.keys().map(String::as_str)),
-            ),
+            _ => problem
+                .help(format!(
+                    "give it as a context, from a directory that `skopeo copy docker://{short} oci:DIR` makes: \
+                     `--build-context {short}=oci-layout://DIR`"
+                ))
+                .near(
+                    short,
+                    names.chain(self.options.contexts.keys().map(String::as_str)),
+                ),
         }
     }
 

@@ -8,6 +8,7 @@
     missing_docs,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::allow_attributes
 )]

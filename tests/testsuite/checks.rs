@@ -33,7 +33,7 @@ COPY left-out .
 ";
 
 /// Runs shmocker with something on its standard input.
-fn fed(bench: &Bench, line: &str, input: &str) -> Run {
+fn fed(bench: &Bench, line: &str, input: impl AsRef<[u8]>) -> Run {
     let mut child = bench
         .shmocker_command(line)
         .stdin(Stdio::piped())
@@ -42,7 +42,7 @@ fn fed(bench: &Bench, line: &str, input: &str) -> Run {
         .spawn()
         .expect("shmocker can be started");
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(input.as_bytes()).expect("it is read");
+    stdin.write_all(input.as_ref()).expect("it is read");
     drop(stdin);
     let output = child.wait_with_output().expect("it ends");
     bench.said(
@@ -95,6 +95,23 @@ fn a_check_finds_what_could_be_better_and_builds_nothing() {
         run.json()["buildError"]["location"]["ranges"][0]["start"]["line"],
         2
     );
+}
+
+#[test]
+fn a_check_takes_its_file_from_wherever_a_build_does() {
+    let bench = Bench::new(&need!(machine::plain_user()), "check-stdin");
+    let file = "FROM scratch\nCMD x\n";
+    for line in ["build --check -f - .", "build --check -"] {
+        let run = fed(&bench, line, file);
+        assert_eq!(run.status, 1, "{line}\n{}", run.both());
+        assert!(run.out().contains(">>> CMD x"), "{line}\n{}", run.both());
+    }
+    bench.file("inside/Dockerfile", file);
+    bench.sh("tar -C inside -cf context.tar Dockerfile");
+    let archive = std::fs::read(bench.path("context.tar")).expect("an archive");
+    let run = fed(&bench, "build --check -", &archive);
+    assert_eq!(run.status, 1, "{}", run.both());
+    assert!(run.out().contains(">>> CMD x"), "{}", run.both());
 }
 
 #[test]

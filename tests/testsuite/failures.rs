@@ -252,7 +252,7 @@ fn a_source_that_is_out_of_reach_is_exit_code_5() {
     bench.file("Dockerfile", "FROM base\nADD http://127.0.0.1:9/file /\n");
     bench
         .shmocker(&format!("build {base} ."))
-        .expect(5, &["http://127.0.0.1:9/file"]);
+        .expect(5, &["http://127.0.0.1:9/file", "Dockerfile:2:"]);
 }
 
 /// A habitat's time-out ends the step with everything that it started.

@@ -163,6 +163,36 @@ fn secrets_are_files_or_variables_and_shown_nowhere() {
     let again = bench.built(&format!("build {base} --secret id=file,src=s.txt ."));
     assert_eq!(again.steps_run(), 0, "{:?}", again.executed());
 
+    // Every way to say where a secret is; the last one counts.
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN --mount=type=secret,id=x wc -c < /run/secrets/x > /length\n",
+    );
+    bench.file("x", "12345");
+    for (spec, length) in [
+        ("id=x,src=s.txt", 8),
+        ("id=x,type=file,source=s.txt", 8),
+        ("id=x,env=TOKEN", 14),
+        ("id=x,type=env,src=TOKEN", 14),
+        ("id=x", 5),
+        ("id=x,src=s.txt --secret id=x,env=TOKEN", 14),
+    ] {
+        bench.ok(&format!(
+            "build {base} --no-cache --secret {spec} -o type=local,dest=out ."
+        ));
+        let found = bench.sh("cat out/length; rm -r out").out();
+        assert_eq!(found.trim(), length.to_string(), "{spec}");
+    }
+    for (spec, part) in [
+        ("src=s.txt", "id"),
+        ("id=x,type=pipe", "type=pipe"),
+        ("id=x,file=s.txt", "file=s.txt"),
+    ] {
+        bench
+            .shmocker(&format!("build {base} --secret {spec} ."))
+            .expect(2, &[part]);
+    }
+
     bench.file(
         "Dockerfile",
         "FROM base\nRUN --mount=type=secret,id=TOKEN,env=T echo $T; cat /absent/$T\n",

@@ -15,7 +15,7 @@ use crate::harness::site::{self, DATED_S, KEY, Site};
 use crate::peers::buildkit::{Request, buildkit};
 
 /// A server that ends with its test.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -235,6 +235,7 @@ fn a_repository_is_added_as_its_address_says() {
              ADD {one}#{second} /commit/\n\
              ADD {one}#{short} /short/\n\
              ADD {one}?tag=v1&checksum={tag} /tag/\n\
+             ADD --keep-git-dir {one}#{tag} /object/\n\
              ADD --checksum={first} {one}#v1 /peeled/\n\
              ADD {one}?branch=wherever&checksum={second}&fetch-by-commit /direct/\n\
              ADD {one}#v1:sub /sub/\n\
@@ -269,7 +270,7 @@ fn a_repository_is_added_as_its_address_says() {
         );
     }
     let contents = bench.sh(
-        "for f in default branch commit short tag peeled direct modules/module long long2; do \
+        "for f in default branch commit short tag object peeled direct modules/module long long2; do \
            echo $f $(tar -xOf out.tar $f/file); done; tar -xOf out.tar kept/.git/HEAD; tar -tf out.tar | grep kept/.git/refs/tags/",
     );
     let head = format!("{first}\n");
@@ -279,6 +280,7 @@ fn a_repository_is_added_as_its_address_says() {
         "commit two\n",
         "short two\n",
         "tag one\n",
+        "object one\n",
         "peeled one\n",
         "direct two\n",
         "modules/module one\n",
@@ -430,14 +432,14 @@ fn a_git_daemon_is_asked_in_its_own_protocol() {
 }
 
 /// An ssh server for a bench's user, with a key of its own, and an agent that may log in.
-struct Ssh<'a> {
+pub(crate) struct Ssh<'a> {
     bench: &'a Bench,
-    port: u16,
+    pub(crate) port: u16,
     _agent: Server,
 }
 
 impl<'a> Ssh<'a> {
-    fn new(bench: &'a Bench) -> Result<Self, Lack> {
+    pub(crate) fn new(bench: &'a Bench) -> Result<Self, Lack> {
         for program in ["sshd", "ssh-agent", "ssh-keygen"] {
             machine::program(Capability::Ssh, program)?;
         }
@@ -447,7 +449,7 @@ impl<'a> Ssh<'a> {
         agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
         let agent = Server(agent.spawn().expect("an agent can be started"));
         wait_until(Duration::from_secs(10), || Path::new(&socket).exists());
-        bench.sh("SSH_AUTH_SOCK=$PWD/agent ssh-add -q mine; rm mine");
+        bench.sh("SSH_AUTH_SOCK=$PWD/agent ssh-add -q mine");
         let port = free_port();
         Ok(Self {
             bench,
@@ -457,7 +459,7 @@ impl<'a> Ssh<'a> {
     }
 
     /// Starts the server with a host key of that name.
-    fn server(&self, host_key: &str) -> Server {
+    pub(crate) fn server(&self, host_key: &str) -> Server {
         let directory = self.bench.project();
         self.bench.sh(&format!(
             "[ -e {host_key} ] || ssh-keygen -q -t ed25519 -N '' -f {host_key}"
@@ -511,6 +513,12 @@ fn a_repository_is_reached_by_ssh_with_the_callers_agent() {
     assert_eq!(run.status, 0, "{}", run.both());
     let context = build(&format!("{address}#:sub"));
     assert_eq!(context.status, 0, "{}", context.both());
+
+    // An agent or a key that was given goes before it.
+    bench.ok("build --pull --ssh default=agent .");
+    bench.ok("build --pull --ssh default=mine .");
+    bench.sh("ssh-keygen -q -t ed25519 -N '' -f other");
+    build("--pull --ssh default=other .").expect(5, &["Permission denied"]);
 
     // A host whose key is another one than it was is not talked to.
     drop(server);

@@ -8,6 +8,8 @@ use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::machine::{self, Capability, need};
 use crate::harness::processes::wait_until;
+use crate::harness::site;
+use crate::remote::Ssh;
 
 /// A real agent, with one key that it made.
 struct Agent(Child);
@@ -22,7 +24,7 @@ impl Drop for Agent {
 /// A bench with this machine's OpenSSH programs in `tools`, which a Dockerfile copies to `/`.
 fn bench(name: &str) -> Result<Bench, Lack> {
     for program in ["ssh-agent", "ssh-add", "ssh-keygen"] {
-        machine::program(Capability::OpenSsh, program)?;
+        machine::program(Capability::Ssh, program)?;
     }
     let bench = Bench::new(&machine::plain_user()?, name);
     bench.sh(
@@ -184,4 +186,46 @@ fn a_raw_socket_passes_every_byte_on() {
         "build {base} --ssh raw=agent,raw=true -o type=local,dest=out ."
     ));
     bench.sh("grep 'no identities' out/listed; ! SSH_AUTH_SOCK=$PWD/agent ssh-add -l");
+}
+
+/// By git, with an agent or a key that was named: in a step, and for ADD.
+#[test]
+fn a_repository_is_fetched_over_ssh_with_what_is_offered() {
+    let user = need!(machine::plain_user());
+    let base = need!(busybox::context());
+    let bench = Bench::new(&user, "ssh-git");
+    need!(machine::program(Capability::Git, "git"));
+    let repository = site::repository(&bench, "one", "");
+    let ssh = need!(Ssh::new(&bench));
+    let _server = ssh.server("host");
+    bench.sh(
+        "ssh-keygen -q -t ed25519 -N '' -f other; cat other.pub >> mine.pub; mkdir tools; \
+         for p in git ssh; do f=$(command -v $p); \
+         cp --parents -L $f $(ldd $f | grep -o '/[^ ]*' | sort -u) tools; done",
+    );
+    let address = format!(
+        "ssh://{}@127.0.0.1:{}{}",
+        user.name,
+        ssh.port,
+        repository.display()
+    );
+    bench.file(
+        "Dockerfile",
+        format!(
+            "FROM base\nCOPY tools /\n\
+             RUN --mount=type=ssh GIT_SSH_COMMAND='ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null' \
+             git clone -q -b feature {address} /cloned\nADD {address}#feature /added\n"
+        ),
+    );
+    for place in ["agent", "other"] {
+        bench.ok(&format!(
+            "build {base} --no-cache --pull --network host --ssh default={place} -o type=local,dest=out ."
+        ));
+        bench.sh(
+            "rm -r out/cloned/.git; diff -r out/cloned out/added; ls out/added | grep .; rm -r out",
+        );
+    }
+    bench
+        .shmocker(&format!("build {base} --no-cache --pull --network host ."))
+        .expect(5, &["Permission denied"]);
 }

@@ -33,9 +33,26 @@ fn hosts_limits_and_shared_memory_are_given_to_every_step() {
     assert_eq!(bench.sh("cat out/limits").out(), "1062\n2000\n0\n");
     assert!(bench.sh("cat out/shm").out().contains("size=131072k"));
 
+    // Neither is left in the image.
+    bench.sh("test ! -e out/etc/hosts && test ! -e out/etc/resolv.conf");
+    bench.sh("rm -r out");
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN hostname > /name; cat /etc/hosts >> /name\n",
+    );
+    bench.ok(&format!(
+        "build {base} --build-arg BUILDKIT_SANDBOX_HOSTNAME=other -o type=local,dest=out ."
+    ));
+    let name = bench.sh("cat out/name").out();
+    assert!(
+        name.starts_with("other\n127.0.0.1\tlocalhost other\n"),
+        "{name}"
+    );
+
     // An address is no part of the key; a name, a limit and a size are.
     let counts = |line: &str| bench.built(&format!("build {base} {line} .")).steps_run();
     let same = "--shm-size 128m --ulimit nofile=1062:2000 --ulimit core=0 --add-host v6:fd00::2";
+    bench.file("Dockerfile", "FROM base\nRUN true\n");
     assert_eq!(
         counts(&format!("{same} --add-host db=10.9.9.9")),
         1,

@@ -509,3 +509,19 @@ fn unreadable(name: &str, error: &std::io::Error) -> Failure {
     let message = format!("{name} cannot be read");
     Failure::caused(FailureKind::Machine, "context::unreadable", message, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::dockerfile_names;
+
+    #[test]
+    fn only_the_usual_name_may_be_in_lower_case() {
+        assert_eq!(
+            dockerfile_names("a/Dockerfile"),
+            ["a/Dockerfile", "a/dockerfile"]
+        );
+        assert_eq!(dockerfile_names("Dockerfile"), ["Dockerfile", "dockerfile"]);
+        assert_eq!(dockerfile_names("My.Dockerfile"), ["My.Dockerfile"]);
+        assert_eq!(dockerfile_names("Dockerfile.web"), ["Dockerfile.web"]);
+    }
+}

@@ -31,7 +31,7 @@ mod tap;
 use std::collections::HashMap;
 use std::sync::mpsc;
 
-use super::failure::{Failure, FailureKind};
+use super::failure::{Failure, FailureKind, Place};
 use super::plan::Planned;
 use crate::graph::NodeId;
 
@@ -109,8 +109,16 @@ pub fn solve(
                         }
                     }
                 }
-                Err(failure) => {
+                Err(mut failure) => {
                     workshop.cancel.cancel();
+                    // What is added has no line of its own: the first step that adds it has.
+                    let adds = |user: &&NodeId| graph.node(**user).op.inputs().first() != Some(&id);
+                    let added_by = users.get(&id).into_iter().flatten().filter(adds).min();
+                    let step = added_by.and_then(|user| graph.node(*user).step.as_ref());
+                    if let (None, None, Some(origin)) = (&failure.place, &graph.node(id).step, step)
+                    {
+                        failure.place = Some(Place::of(origin));
+                    }
                     failures.push(failure);
                 }
             }

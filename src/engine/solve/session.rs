@@ -21,8 +21,9 @@ use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
 use crate::engine::source::oci_layout;
+use crate::engine::ssh::Door;
 use crate::engine::tree::{self, hash};
-use crate::engine::work::Work;
+use crate::engine::work::{AgentKind, Ssh, Work};
 use crate::event::{BuildEvent, EventSink, StepOrigin};
 use crate::graph::NodeId;
 use crate::image::layer::Limits;
@@ -86,6 +87,8 @@ pub struct Workshop {
     pub scratch: TmpDir,
     /// Where control groups for steps are made, for builds that limit them.
     pub groups: Option<PathBuf>,
+    /// Leads git to the keys that `--ssh default` names.
+    _door: Option<Door>,
 }
 
 /// What the engine child is given by its parent.
@@ -377,12 +380,13 @@ impl Workshop {
             ca_files: work.ca_file.iter().cloned().collect(),
             ..Settings::default()
         });
+        let (ssh, door) = git_agent(work, &scratch)?;
         let git = Git::new(git::Settings {
             program: PathBuf::from("/usr/bin/git"),
             mirrors: session.store.path().join("git"),
             proxies,
             ca_file: work.ca_file.clone(),
-            ssh: work.ssh.clone(),
+            ssh,
             credentials: git_credentials(work),
         });
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
@@ -395,6 +399,7 @@ impl Workshop {
             cores,
             scratch,
             groups: surroundings.groups,
+            _door: door,
         })
     }
 
@@ -476,6 +481,30 @@ impl ReadableTree {
             )
         })
     }
+}
+
+/// Whom git asks for keys: as in BuildKit the agent that `--ssh default` names, else the caller's own.
+fn git_agent(work: &Work, scratch: &TmpDir) -> Result<(Ssh, Option<Door>), Failure> {
+    let mut ssh = work.ssh.clone();
+    let Some(agent) = work.agents.iter().find(|agent| agent.id == "default") else {
+        return Ok((ssh, None));
+    };
+    let door = match &agent.who {
+        AgentKind::Forwarded(socket) | AgentKind::Raw(socket) => {
+            ssh.agent = Some(socket.clone());
+            None
+        }
+        keys @ AgentKind::Keys(_) => {
+            let opened = Door::open(&scratch.path().join("ssh-git"), keys, 0o600, (0, 0));
+            let door = opened.map_err(|error| {
+                let message = "the keys of `--ssh default` cannot be offered to git";
+                Failure::caused(FailureKind::Machine, "solve::ssh", message, &error)
+            })?;
+            ssh.agent = Some(door.path());
+            Some(door)
+        }
+    };
+    Ok((ssh, door))
 }
 
 /// What the store says, as a failure of a build.

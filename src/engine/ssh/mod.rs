@@ -182,13 +182,19 @@ impl Door {
         })
     }
 
+    /// Where the socket is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(NAME)
+    }
+
     /// The socket, open as a place.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn socket(&self) -> io::Result<OwnedFd> {
         Ok(rustix::fs::open(
-            self.directory.join(NAME),
+            self.path(),
             OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         )?)

@@ -26,7 +26,6 @@ pub(crate) enum Capability {
     Ssh,
     Fixtures,
     Tun,
-    OpenSsh,
     Cgroup,
 }
 
@@ -47,7 +46,6 @@ impl Capability {
             Self::Ssh => "ssh",
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
-            Self::OpenSsh => "openssh",
             Self::Cgroup => "cgroup",
         }
     }

@@ -46,6 +46,7 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
     };
     let mirror = git.mirror(source, source.depth, reach, &resolved.commit)?;
     mirror.ensure(resolved)?;
+    let resolved = &mirror.peeled(resolved)?;
     let tree = match source
         .subdir
         .as_deref()

@@ -219,7 +219,10 @@ impl Git {
     pub fn commit_time_s(&self, source: &GitSource, resolved: &Resolved) -> Result<i64> {
         let mirror = self.mirror(source, source.depth, Reach::Named, &resolved.commit)?;
         mirror.ensure(resolved)?;
-        mirror.commit_time_s(&resolved.commit)
+        let commit = mirror.peeled(resolved)?.commit;
+        let show = ["show", "-s", "--format=%ct", "--end-of-options", &commit];
+        let time = mirror.program.text(&show)?;
+        Ok(time.trim().parse().unwrap_or(0))
     }
 
     fn resolve_short(&self, source: &GitSource, wanted: &str, refs: &Refs) -> Result<Resolved> {
@@ -409,11 +412,24 @@ impl Mirror {
         })
     }
 
-    fn commit_time_s(&self, commit: &str) -> Result<i64> {
-        let time =
-            self.program
-                .text(&["show", "-s", "--format=%ct", "--end-of-options", commit])?;
-        Ok(time.trim().parse().unwrap_or(0))
+    /// The same with a commit in the place of a tag's object that was asked for by its own name.
+    fn peeled(&self, resolved: &Resolved) -> Result<Resolved> {
+        let kind = self.program.text(&["cat-file", "-t", &resolved.commit])?;
+        if kind.trim() != "tag" {
+            return Ok(resolved.clone());
+        }
+        let wanted = format!("{}^{{commit}}", resolved.commit);
+        let commit = self.program.text(&[
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            &wanted,
+        ])?;
+        Ok(Resolved {
+            commit: commit.trim().to_owned(),
+            ..resolved.clone()
+        })
     }
 
     fn has(&self, resolved: &Resolved) -> bool {

@@ -321,6 +321,35 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_is_for_one_repository_or_for_all_of_github() {
+        for (url, covered) in [
+            ("https://host:8/a/b.git", Some("https://host:8/a/b.git")),
+            ("https://u:p@host/a", Some("https://host/a")),
+            ("https://github.com/a/b", Some("https://github.com/")),
+            ("http://github.com/a/b", Some("http://github.com/a/b")),
+            (
+                "https://github.com.evil/a",
+                Some("https://github.com.evil/a"),
+            ),
+            ("ssh://git@host/a", None),
+            ("git@host:a", None),
+            ("/srv/a", None),
+        ] {
+            assert_eq!(scope(url).as_deref(), covered, "{url}");
+        }
+        assert_eq!(host("https://u:p@host:8/a"), Some("host:8"));
+        assert_eq!(host("git@host:a"), None);
+        for (url, by_ssh) in [
+            ("git@host:a", true),
+            ("ssh://host/a", true),
+            ("https://host/a", false),
+            ("/srv/a:b", false),
+        ] {
+            assert_eq!(is_ssh(url), by_ssh, "{url}");
+        }
+    }
+
+    #[test]
     fn a_branch_wins_over_a_tag_and_a_tag_is_peeled() {
         let (a, b, c) = ("a".repeat(40), "b".repeat(40), "c".repeat(40));
         let listed = format!(
