@@ -191,6 +191,7 @@ impl Reference {
         };
         Ok(GitSource {
             url: self.url,
+            is_short: false,
             fetch_by_commit: self.fetch_by_commit && checksum.is_some(),
             reference,
             checksum,

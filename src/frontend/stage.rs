@@ -279,9 +279,34 @@ impl<'a> Lowerer<'a> {
             Some(Some(absence)) => {
                 let mut problem = Problem::error(absence.code, absence.message.clone(), span);
                 problem.help = absence.help.clone();
+                if absence.code == "copy::missing"
+                    && let Some((stage, line)) = self.spoken_of(work, path)
+                {
+                    problem = problem.help(format!(
+                        "the stage `{stage}` speaks of it, at line {line}: what is made there is taken with `--from={stage}`"
+                    ));
+                }
                 self.fail(work, problem);
             }
         }
+    }
+
+    /// The first earlier stage with an instruction in which a path stands, and that line.
+    fn spoken_of(&self, work: &Work<'_>, path: &str) -> Option<(String, u32)> {
+        let path = path.trim_start_matches("./").trim_matches('/');
+        if path.len() < 2 {
+            return None;
+        }
+        let stages = self.plan.stages.iter().enumerate().take(work.index);
+        for (index, stage) in stages {
+            let found = stage.instructions.iter().find(|instruction| {
+                !matches!(instruction.kind, Kind::From(_)) && names(&instruction.original, path)
+            });
+            if let Some(instruction) = found {
+                return Some((stage.title(index), instruction.span.line));
+            }
+        }
+        None
     }
 
     fn missing(&self, source: &Source, reason: &str, span: Span) -> Problem {
@@ -589,6 +614,16 @@ impl State {
         let workdir = self.image.config.working_dir.as_str();
         if workdir.is_empty() { "/" } else { workdir }
     }
+}
+
+/// Whether a path, or one that ends with it, stands in a text as a word.
+fn names(text: &str, path: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+    text.match_indices(path).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + path.len()..].chars().next();
+        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    })
 }
 
 /// Whether a source is an image; the others are trees alone.

@@ -497,6 +497,7 @@ fn additions_unpack_what_is_local_and_nothing_else() {
         url: "https://example.com/a.git".to_owned(),
         reference: Some("v1".to_owned()),
         checksum: None,
+        is_short: false,
         fetch_by_commit: false,
         subdir: Some("dir".to_owned()),
         depth: Some(1),

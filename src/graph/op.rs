@@ -77,6 +77,8 @@ pub struct GitSource {
     pub url: String,
     /// Branch, tag or commit; `None`: the remote's default branch.
     pub reference: Option<String>,
+    /// Whether the reference may be the first digits of a commit: in a habitat, but not in a Dockerfile.
+    pub is_short: bool,
     /// The commit, or object of a tag, that the reference has to mean: its name, or the first digits of it, in lower
     /// case. Anything else is an error.
     pub checksum: Option<String>,

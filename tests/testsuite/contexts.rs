@@ -452,7 +452,8 @@ fn a_file_that_is_not_there_is_looked_for_elsewhere() {
     bench
         .file("real", "")
         .file("lib/wanted", "")
-        .file("dir/a", "");
+        .file("dir/a", "")
+        .link("dangling", "lib/nowhere");
     for (dockerfile, options, parts) in [
         (
             "FROM scratch\nCOPY rael /\n",
@@ -463,6 +464,11 @@ fn a_file_that_is_not_there_is_looked_for_elsewhere() {
             "FROM scratch\nCOPY zzzzzz /\n",
             "",
             vec!["at its top there are", "lib"],
+        ),
+        (
+            "FROM scratch\nCOPY dangling /\n",
+            "",
+            vec!["it is a link that leads to `lib/nowhere`"],
         ),
         (
             "FROM scratch\nCOPY dir/zzzzzz /\n",
@@ -478,6 +484,15 @@ fn a_file_that_is_not_there_is_looked_for_elsewhere() {
             "FROM scratch\nCOPY --from=lib real /\n",
             "--build-context lib=lib",
             vec!["is not in the context `lib`", "leave `--from` away"],
+        ),
+        (
+            "FROM scratch AS build\nRUN make -o /out/tool && strip /out/tool\nFROM scratch\nCOPY out/tool /\n",
+            "",
+            vec![
+                "`out/tool` is not in the build context",
+                "the stage `build` speaks of it, at line 2",
+                "--from=build",
+            ],
         ),
         (
             "FROM scratch AS one\nWORKDIR /w\nCOPY real tool\nFROM scratch\nCOPY --from=one tool /\n",

@@ -283,6 +283,7 @@ impl Ready {
                 url: if *is_beside { beside(url) } else { url.clone() },
                 reference: reference.clone(),
                 checksum: None,
+                is_short: true,
                 fetch_by_commit: false,
                 subdir: None,
                 depth: *depth,

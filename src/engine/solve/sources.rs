@@ -174,10 +174,7 @@ impl Session<'_> {
             return Ok(made);
         }
         // Of several processes that need the same, one fetches it, and the others find it.
-        let _lease = self
-            .store
-            .lock(&format!("source {}", reference(source)))
-            .map_err(store_failure)?;
+        let _lease = self.store.lock(&reference(source)).map_err(store_failure)?;
         if !matches!(self.work.freshness, Freshness::Now)
             && let Some(made) = self.recall_source(source, image, note)?
         {
@@ -530,9 +527,11 @@ fn named(name: &str, value: &str) -> Fields {
     fields
 }
 
-/// A name under which a source's answer is remembered: everything that was asked for.
+/// A name under which a source's answer is remembered: of everything that was asked for. An address may hold a password,
+/// so it is no part of the name.
 pub(super) fn reference(source: &Source) -> String {
-    serde_json::to_string(source).unwrap_or_default()
+    let asked = serde_json::to_string(source).unwrap_or_default();
+    format!("source {}", Key::of(asked.as_bytes()))
 }
 
 /// A source as a person would write it.

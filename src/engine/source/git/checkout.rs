@@ -88,6 +88,7 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
             url: module.url,
             reference: None,
             checksum: None,
+            is_short: false,
             fetch_by_commit: false,
             subdir: None,
             depth: source.depth,

@@ -193,7 +193,7 @@ impl Git {
                 .ok_or_else(|| no_reference(source, "HEAD", &refs)),
             Some(wanted) => match refs.find(wanted) {
                 Some(found) => Ok(found),
-                None if reference::may_be_short_commit(wanted) => {
+                None if source.is_short && reference::may_be_short_commit(wanted) => {
                     self.resolve_short(source, wanted, &refs)
                 }
                 None => Err(no_reference(source, wanted, &refs)),

@@ -84,6 +84,7 @@ impl Place {
             url: self.repository.to_string_lossy().into_owned(),
             reference: None,
             checksum: None,
+            is_short: true,
             fetch_by_commit: false,
             subdir: None,
             depth: None,
