@@ -445,7 +445,13 @@ impl Run<'_> {
             from,
             to,
             path: PathBuf::new(),
-            times: None,
+            // The destination gets the directory's times, whether it is new or not; those of the directory that happens to
+            // hold a context say nothing.
+            times: pick
+                .entries
+                .first()
+                .map(|top| top.metadata)
+                .filter(|_| tree.owners == Owners::Kept || !pick.path.as_os_str().is_empty()),
         }];
         let mut links = Links::default();
         for entry in &pick.entries[1..] {

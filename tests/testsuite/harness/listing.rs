@@ -85,6 +85,24 @@ pub(crate) fn tree(image: &Layout) -> Listing {
     tree
 }
 
+/// When what is in the tree was last changed, in seconds since 1970; without what is younger than `oldest_now`, which is when
+/// it happened to be made.
+pub(crate) fn times(image: &Layout, oldest_now: u64) -> BTreeMap<String, u64> {
+    let mut times = BTreeMap::new();
+    for layer in image.layers() {
+        let mut archive = tar::Archive::new(layer.as_slice());
+        for entry in archive.entries().expect("a layer is a tar").flatten() {
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let path = path.trim_start_matches("./").trim_matches('/').to_owned();
+            let modified = entry.header().mtime().expect("a time is a number");
+            times.insert(path, modified);
+        }
+    }
+    let tree = tree(image);
+    times.retain(|path, modified| tree.contains_key(path) && *modified < oldest_now);
+    times
+}
+
 /// The entries of a tar.
 pub(crate) fn entries(tar: &[u8]) -> Listing {
     let mut listing = Listing::new();
