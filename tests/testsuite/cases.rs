@@ -38,10 +38,6 @@ const NOT_YET: &[(&str, &str)] = &[
         "a directory within an archive that is the context: no command line but BuildKit's own has that",
     ),
     (
-        "bk-git-query-string",
-        "the beginning of a commit's name is taken for a reference once the commit is known; the other 52 steps are right",
-    ),
-    (
         "bk-source-policy-with-named-context",
         "it needs a source policy",
     ),
