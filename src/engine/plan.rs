@@ -120,10 +120,17 @@ fn lowered(
     loop {
         match frontend::lower(dockerfile, &options, &resolved)? {
             Lowering::Done(lowered) => {
-                return Ok(Planned {
-                    lowered: *lowered,
-                    images,
-                });
+                let absent = |file: &ContextFile| absence(file, contexts).is_some();
+                if !lowered.files.iter().any(absent) {
+                    return Ok(Planned {
+                        lowered: *lowered,
+                        images,
+                    });
+                }
+                for file in lowered.files {
+                    let absence = absence(&file, contexts);
+                    resolved.file(file, absence);
+                }
             }
             Lowering::Needs(needs) => {
                 for need in needs {

@@ -146,7 +146,7 @@ impl Origins {
     }
 }
 
-/// What the lowering has to be told.
+/// What the lowering has to be told. After files it asks only where something is wrong anyway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Need {
     /// The configuration of an image.
@@ -249,6 +249,9 @@ pub struct Lowered {
     pub secrets: Vec<NeededSecret>,
     /// What the target can be given.
     pub outline: Outline,
+    /// Files that steps take from directories of this machine, as far as nobody has said that they are there. Where one
+    /// is not, [`Resolved`] is told so, and [`lower`] asked again: it says where.
+    pub files: Vec<ContextFile>,
     /// The SSH agents that steps ask for.
     pub agents: Vec<NeededSecret>,
     /// SOURCE_DATE_EPOCH, wherever it was given.

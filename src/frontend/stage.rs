@@ -38,6 +38,7 @@ pub(super) fn lower_all(
         graph: Graph::new(),
         stages: (0..plan.stages.len()).map(|_| None).collect(),
         needs: IndexSet::new(),
+        files: IndexSet::new(),
         problems: plan.problems.clone(),
         warnings: Vec::new(),
         secrets: Vec::new(),
@@ -66,7 +67,12 @@ pub(super) fn lower_all(
         .iter()
         .any(|problem| problem.severity == Severity::Error)
     {
-        return Err(found);
+        // Files that are not there are said together with what else is wrong.
+        let files = std::mem::take(&mut lowerer.files);
+        return match files.is_empty() {
+            true => Err(found),
+            false => Ok(Lowering::Needs(files.into_iter().map(Need::File).collect())),
+        };
     }
     let outline = lowerer.asked.outline(plan, dockerfile, options);
     Ok(lowerer.finish(found, outline))
@@ -82,6 +88,8 @@ pub(super) struct Lowerer<'a> {
     pub(super) graph: Graph,
     stages: Vec<Option<Finished>>,
     needs: IndexSet<Need>,
+    /// What is taken from directories of this machine, and not known to be there.
+    files: IndexSet<ContextFile>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) secrets: Vec<NeededSecret>,
@@ -274,7 +282,9 @@ impl<'a> Lowerer<'a> {
             path: path.to_owned(),
         };
         match self.resolved.files.get(&file) {
-            None => self.need(Need::File(file)),
+            None => {
+                self.files.insert(file);
+            }
             Some(None) => {}
             Some(Some(absence)) => {
                 let mut problem = Problem::error(absence.code, absence.message.clone(), span);
@@ -552,6 +562,7 @@ impl<'a> Lowerer<'a> {
             secrets: self.secrets,
             agents: self.agents,
             outline,
+            files: self.files.into_iter().collect(),
             source_date_epoch: self.plan.seconds(),
         }))
     }
