@@ -102,7 +102,7 @@ pub(super) enum Progress {
 
 /// What every build takes.
 #[derive(Debug, Default, Args)]
-pub(super) struct CommonBuildArguments {
+pub(super) struct SharedBuildArguments {
     /// Store the image under this name (may be given again)
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub(super) tags: Vec<String>,
@@ -174,7 +174,7 @@ pub(super) struct BuildArguments {
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(super) no_cache_filter: Vec<String>,
     #[command(flatten)]
-    pub(super) common: CommonBuildArguments,
+    pub(super) draft: SharedBuildArguments,
     // Last, because its heading would go on above what follows.
     #[command(flatten)]
     pub(super) steps: StepArguments,
@@ -279,7 +279,7 @@ pub(super) struct HabitatBuildArguments {
     #[arg(long, value_enum, default_value = "text", requires = "show_phases")]
     pub(super) format: Format,
     #[command(flatten)]
-    pub(super) common: CommonBuildArguments,
+    pub(super) draft: SharedBuildArguments,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use super::call::{Call, What};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::report::Stop;
-use super::request::{self, Common};
+use super::request::{self, Draft};
 use crate::backend::embedded::Embedded;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::solve::context::{DOCKERFILE_NAMES, dockerfile_names, keep_archive};
@@ -22,47 +22,47 @@ pub(super) fn run(
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let mut common = Common::new(arguments.common, environment)?;
+    let mut draft = Draft::new(arguments.draft, environment)?;
     for spec in &arguments.build_contexts {
-        common.work.contexts.push(request::named_context(spec)?);
+        draft.work.contexts.push(request::named_context(spec)?);
     }
-    common.work.target = arguments.target;
-    arguments.steps.apply(&mut common.work)?;
+    draft.work.target = arguments.target;
+    arguments.steps.apply(&mut draft.work)?;
     for spec in arguments.build_args {
         match spec.split_once('=') {
-            Some((name, value)) => common
+            Some((name, value)) => draft
                 .work
                 .build_args
                 .push((name.to_owned(), value.to_owned())),
             // As docker has it: a name alone takes the value that the environment has, if it has one.
-            None => common
+            None => draft
                 .work
                 .build_args
                 .extend(variable(&spec).map(|value| (spec, value))),
         }
     }
     if arguments.no_cache {
-        common.work.no_cache = NoCache::Everything;
+        draft.work.no_cache = NoCache::Everything;
     } else if !arguments.no_cache_filter.is_empty() {
-        common.work.no_cache = NoCache::Stages(arguments.no_cache_filter);
+        draft.work.no_cache = NoCache::Stages(arguments.no_cache_filter);
     }
     let file = arguments.file.as_deref();
     match Context::of(&arguments.context)? {
-        Context::Directory(directory) => take_directory(&mut common.work, directory, file)?,
-        Context::Remote(remote) => take_remote(&mut common.work, remote, file)?,
-        Context::Stdin => take_stdin(&mut common.work, file, &store)?,
+        Context::Directory(directory) => take_directory(&mut draft.work, directory, file)?,
+        Context::Remote(remote) => take_remote(&mut draft.work, remote, file)?,
+        Context::Stdin => take_stdin(&mut draft.work, file, &store)?,
     }
-    let text = common.work.dockerfile.clone();
+    let text = draft.work.dockerfile.clone();
     let call = arguments.call.or(arguments.check.then(Call::check));
     if let Some(call) = call.filter(|call| call.what != What::Build) {
-        let events = common.events(environment);
-        let work = Embedded.settled(&common.work, &store, events.as_ref())?;
+        let events = draft.events(environment);
+        let work = Embedded.settled(&draft.work, &store, events.as_ref())?;
         let text = &work.dockerfile;
         return call
             .answer(&work, &store)
             .map_err(|stop| stop.with_text(&text.file, &text.text));
     }
-    common
+    draft
         .build(store, environment)
         .map_err(|stop| stop.with_text(&text.file, &text.text))
 }

@@ -1,9 +1,9 @@
-//! What every build has in common, from flags to a finished request, and what is written when it is done.
+//! What every build has in draft, from flags to a finished request, and what is written when it is done.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::args::{CommonBuildArguments, Progress};
+use super::args::{Progress, SharedBuildArguments};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::render::{JsonLines, Plain, Silent, Tty, tty::Color};
@@ -25,7 +25,7 @@ use crate::ship::export::{Destination, Output};
 const DEFAULT_REFRESH_MS: u64 = 3_600_000;
 
 /// A request in the making.
-pub(super) struct Common {
+pub(super) struct Draft {
     pub(super) work: Work,
     pub(super) tags: Vec<String>,
     /// `--allow home`: files of the user's home may be baked into an image.
@@ -37,10 +37,10 @@ pub(super) struct Common {
     iidfile: Option<PathBuf>,
 }
 
-impl Common {
+impl Draft {
     /// Reads the flags that every build has. The Dockerfile, the context and the project are still to be filled in.
     pub(super) fn new(
-        arguments: CommonBuildArguments,
+        arguments: SharedBuildArguments,
         environment: &Environment,
     ) -> Result<Self, Stop> {
         let progress = match arguments.progress {
@@ -149,9 +149,9 @@ impl Common {
 
     /// A build with no flags at all.
     pub(super) fn plain(environment: &Environment) -> Result<Self, Stop> {
-        let arguments = CommonBuildArguments {
+        let arguments = SharedBuildArguments {
             refresh: DEFAULT_REFRESH_MS,
-            ..CommonBuildArguments::default()
+            ..SharedBuildArguments::default()
         };
         Self::new(arguments, environment)
     }

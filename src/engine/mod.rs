@@ -6,7 +6,7 @@
 //! solve      walks the graph, asks the cache      source    Debian, git, HTTP, OCI layouts
 //! exec       one process in one root              snapshot  trees in layers
 //! tree       COPY, ADD, content digests           layers    from snapshots to layer digests
-//! ssh        agents for RUN --mount=type=ssh
+//! ssh        agents for RUN --mount=type=ssh      entitlement  what a RUN needs leave for
 //! phases     a habitat's phases in the graph      launch    `run`: a command in an image
 //! ```
 //!

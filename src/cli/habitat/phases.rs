@@ -7,7 +7,7 @@ use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::render::{seconds, size};
 use super::super::report::Stop;
-use super::super::request::{Common, print};
+use super::super::request::{Draft, print};
 use super::Ready;
 use crate::backend::embedded::Embedded;
 use crate::engine::phases::PhaseReport;
@@ -20,7 +20,7 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let ready = Ready::read(&arguments.habitat, Purpose::Build, environment)?;
-    let mut work = Common::plain(environment)?.work;
+    let mut work = Draft::plain(environment)?.work;
     ready.fill(&mut work, environment)?;
     if arguments.pull {
         work.freshness = Freshness::Now;

@@ -7,7 +7,7 @@ use super::super::args::HabitatRenderArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::{Common, print};
+use super::super::request::{Draft, print};
 use super::Ready;
 use crate::dockerfile::Severity;
 use crate::engine::failure::{Failure, FailureKind};
@@ -92,15 +92,15 @@ fn write_context(
             format!("type=local,\"dest={dest_text}\""),
         )
     };
-    let mut common = Common::plain(environment)?;
-    common.work.project = dest_text;
-    common.work.dockerfile = Text {
+    let mut draft = Draft::plain(environment)?;
+    draft.work.project = dest_text;
+    draft.work.dockerfile = Text {
         file: "Dockerfile".to_owned(),
         text,
     };
-    common.work.contexts.push((name.to_owned(), place));
+    draft.work.contexts.push((name.to_owned(), place));
     let output = Output::parse(&spec)
         .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Bug, &error)))?;
-    common.outputs.push(output);
-    common.build(store.to_owned(), environment).map(drop)
+    draft.outputs.push(output);
+    draft.build(store.to_owned(), environment).map(drop)
 }
