@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Entry, EntryType};
 
 use super::error::{TreeError, reading, writing};
+use super::transfer::set_xattrs;
 use crate::sys::dir::{Dir, Kind, Time, Xattr};
 use crate::sys::file::is_content_xattr;
 use crate::sys::root::Root;
@@ -401,18 +402,4 @@ fn time_of(text: &str) -> Option<Time> {
         seconds,
         nanoseconds,
     })
-}
-
-fn set_xattrs(xattrs: &[Xattr], set: impl Fn(&Xattr) -> io::Result<()>) -> io::Result<()> {
-    for xattr in xattrs {
-        match set(xattr) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
-                ) => {}
-            other => other?,
-        }
-    }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::chmod::ModeChange;
 use crate::engine::exec::Shift;
-use crate::sys::dir::{Dir, Kind, Metadata, Time};
+use crate::sys::dir::{Dir, Kind, Metadata, Time, Xattr};
 use crate::sys::file::{copy_content, is_content_xattr, set_xattr, xattrs_of};
 use crate::sys::root::Root;
 
@@ -174,11 +174,18 @@ pub fn dress_dir_times(seen: &Metadata, to: &Dir, dress: &Dress) -> io::Result<(
 /// Copies the attributes that are content. One that the destination cannot hold is left out, as BuildKit has it.
 fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let to = to.as_fd();
-    for xattr in xattrs_of(from)?
-        .iter()
-        .filter(|xattr| is_content_xattr(&xattr.name))
-    {
-        match set_xattr(to, xattr) {
+    let all = xattrs_of(from)?;
+    let content = all.iter().filter(|xattr| is_content_xattr(&xattr.name));
+    set_xattrs(content, |xattr| set_xattr(to, xattr))
+}
+
+/// Sets attributes but for those that the destination cannot hold.
+pub(super) fn set_xattrs<'x>(
+    xattrs: impl IntoIterator<Item = &'x Xattr>,
+    set: impl Fn(&Xattr) -> io::Result<()>,
+) -> io::Result<()> {
+    for xattr in xattrs {
+        match set(xattr) {
             Err(error)
                 if matches!(
                     error.kind(),
