@@ -4,13 +4,13 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
-use miette::{GraphicalReportHandler, GraphicalTheme, NamedSource};
+use miette::NamedSource;
 
 use super::args::{LintArguments, LintFormat};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::found::Found;
-use super::report::Stop;
+use super::report::{Stop, handler};
 use super::request::{self, print};
 use crate::dockerfile::Problem;
 use crate::dockerfile::ignore::IgnoreFile;
@@ -61,15 +61,7 @@ fn all(files: &[Linted]) -> impl Iterator<Item = Found<'_>> {
 /// For people: on standard output, since it is what was asked for.
 fn pretty(shown: &str, text: &str, problems: &[Problem], environment: &Environment) {
     let color = !environment.no_color && std::io::stdout().is_terminal();
-    let theme = if color {
-        GraphicalTheme::unicode()
-    } else {
-        GraphicalTheme::unicode_nocolor()
-    };
-    let handler = GraphicalReportHandler::new_themed(theme)
-        .with_width(110)
-        .with_links(false)
-        .with_context_lines(1);
+    let handler = handler(color).with_links(false);
     for problem in problems {
         let report = miette::Report::new(problem.clone())
             .with_source_code(NamedSource::new(shown, text.to_owned()));

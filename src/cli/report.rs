@@ -42,6 +42,18 @@ impl From<Vec<Failure>> for Stop {
     }
 }
 
+/// How problems are laid out for a person.
+pub(super) fn handler(color: bool) -> GraphicalReportHandler {
+    let theme = if color {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
+    GraphicalReportHandler::new_themed(theme)
+        .with_width(110)
+        .with_context_lines(1)
+}
+
 impl Stop {
     /// The command line is wrong in a way that the argument parser cannot see.
     pub(super) fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
@@ -62,14 +74,7 @@ impl Stop {
 
     /// Writes all failures for a person.
     pub(super) fn write(&self, out: &mut dyn Write, color: bool) {
-        let theme = if color {
-            GraphicalTheme::unicode()
-        } else {
-            GraphicalTheme::unicode_nocolor()
-        };
-        let handler = GraphicalReportHandler::new_themed(theme)
-            .with_width(110)
-            .with_context_lines(1);
+        let handler = handler(color);
         for failure in &self.failures {
             let shown = Shown::new(failure, &self.texts);
             let mut text = String::new();
