@@ -6,7 +6,7 @@ use std::rc::Rc;
 use indexmap::{IndexMap, IndexSet};
 
 use super::outline::{Asked, Outline};
-use super::stages::{Plan, PlannedStage, Tree};
+use super::stages::{Plan, PlannedStage, Tree, sources_of};
 use super::{
     Base, ContextFile, Lowered, LoweredHistory, Lowering, Need, NeededSecret, Options, Resolved,
     Stage, lint,
@@ -46,8 +46,14 @@ pub(super) fn lower_all(
         used_args: plan.declared.clone(),
         asked: Asked::default(),
     };
+    // What the file names itself is asked for before any instruction is lowered; ONBUILD may name more.
     for index in &plan.needed {
-        lowerer.stage(*index);
+        lowerer.ask_for_images(*index);
+    }
+    if lowerer.needs.is_empty() {
+        for index in &plan.needed {
+            lowerer.stage(*index);
+        }
     }
     if !lowerer.needs.is_empty() {
         return Ok(Lowering::Needs(lowerer.needs.into_iter().collect()));
@@ -143,6 +149,26 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Lowerer<'a> {
+    /// Asks for the images that a stage starts from and takes from, where they are not known.
+    fn ask_for_images(&mut self, index: usize) {
+        let planned = &self.plan.stages[index];
+        let taken = match self.plan.is_replaced(index, self.options) {
+            true => &[][..],
+            false => planned.instructions,
+        };
+        let taken = taken.iter().flat_map(sources_of);
+        let taken = taken.map(|(name, span)| self.plan.tree(&name, index, span, self.options));
+        let trees: Vec<_> = std::iter::once(planned.base.clone()).chain(taken).collect();
+        for tree in trees {
+            if let Ok(Tree::Source(source)) = tree
+                && has_config(&source)
+                && self.resolved.get(&source).is_none()
+            {
+                self.need(Need::Config(source));
+            }
+        }
+    }
+
     fn stage(&mut self, index: usize) {
         if self.stages[index].is_some() {
             return;
