@@ -229,6 +229,12 @@ pub(super) struct HabitatFile {
     /// Templates that take the place of the built-in ones of the same name
     #[arg(long, value_name = "DIR")]
     pub(super) templates: Option<PathBuf>,
+    /// The directory with `habitats/` and the layers `system/` and `shared/`, instead of the next one upwards
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Leave out the user's own layer, ~/.config/shmocker/habitat.yaml
+    #[arg(long)]
+    pub(super) no_user_layer: bool,
 }
 
 #[derive(Debug, Args)]

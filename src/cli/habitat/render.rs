@@ -29,7 +29,7 @@ pub(super) fn run(
         .filter(|warning| warning.severity == Severity::Warning)
     {
         let failures = vec![ready.config.failure(warning)];
-        let stop = Stop::from(failures).with_text(&ready.config.shown, &ready.config.text);
+        let stop = ready.config.with_texts(Stop::from(failures));
         stop.write(&mut std::io::stderr(), !environment.no_color);
     }
     let Some(out) = &arguments.out else {
