@@ -45,6 +45,8 @@ pub fn schema() -> serde_json::Value {
 }
 
 #[cfg(test)]
+mod layer_tests;
+#[cfg(test)]
 mod shell_tests;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ mod failures;
 mod habitats;
 mod harness;
 mod keys;
+mod layers;
 mod mounts;
 mod network;
 mod parallel;
