@@ -66,8 +66,6 @@ keys! {
         labels: Labels = "labels",
         /// Not supported yet: the platforms to build for.
         platforms: Option<Later> = "platforms",
-        /// Not supported: a spelling of an older program.
-        container: Option<Later> = "container",
     }
 }
 
@@ -145,11 +143,6 @@ impl Document {
                 "platforms",
                 &self.platforms,
                 "builds for other platforms come with a later version",
-            ),
-            (
-                "container",
-                &self.container,
-                "this spelling of an older program has no meaning here",
             ),
         ];
         let top = top

@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 
 use super::env::Scope;
+use super::migrate;
 use super::node::{Node, Value};
 use super::phase::PHASES;
 use super::report::Report;
@@ -403,6 +404,21 @@ impl<'n> Entries<'n> {
         for (key, value) in entries {
             let written = key.as_scalar().unwrap_or_default();
             if !known.contains(&written) {
+                if let Some(now) =
+                    migrate::successor(written).filter(|_| layering == Layering::ByKey)
+                {
+                    let says_nothing = value.is_null()
+                        || matches!(&value.value, Value::Mapping(parts) if parts.is_empty());
+                    let message = format!("`{written}` is a key of an older program");
+                    if says_nothing {
+                        report.warning("habitat::legacy_key", key.span, message)
+                    } else {
+                        report.error("habitat::legacy_key", key.span, message)
+                    }
+                    .label(format!("{now} took its place"))
+                    .help("`shmocker habitat migrate FILE` rewrites it");
+                    continue;
+                }
                 let phase = PHASES
                     .iter()
                     .find(|row| nearest(written, [row.name]).is_some() || row.name == written);

@@ -27,6 +27,7 @@ mod mounts;
 mod network;
 mod parallel;
 mod peers;
+mod published;
 mod quickstart;
 mod remote;
 mod rendered;

@@ -32,7 +32,7 @@ pub(super) fn run(
             if wrong {
                 return Err(stop);
             }
-            stop.write(&mut std::io::stderr(), !environment.no_color);
+            stop.tell(environment);
         }
         CheckFormat::Short => {
             for problem in &problems {

@@ -101,6 +101,7 @@ impl Config {
         let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
         failure.label = problem.label.clone();
         failure.help = problem.help.clone();
+        failure.is_warning = problem.severity == Severity::Warning;
         failure.place = Some(match problem.span {
             Some(span) => self.spot(span),
             None => Place {
@@ -310,7 +311,7 @@ impl Found<'_> {
     }
 }
 
-fn in_directory(given: &Path) -> PathBuf {
+pub(super) fn in_directory(given: &Path) -> PathBuf {
     if given.is_dir() {
         given.join(FILE_NAME)
     } else {

@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod config;
+mod migrate;
 mod phases;
 mod render;
 
@@ -33,6 +34,7 @@ pub(super) fn run(
         HabitatCommand::Check(arguments) => check::run(&arguments, environment),
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
+        HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
     }
 }

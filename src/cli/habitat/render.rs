@@ -30,7 +30,7 @@ pub(super) fn run(
     {
         let failures = vec![ready.config.failure(warning)];
         let stop = ready.config.with_texts(Stop::from(failures));
-        stop.write(&mut std::io::stderr(), !environment.no_color);
+        stop.tell(environment);
     }
     let Some(out) = &arguments.out else {
         print(&ready.rendered.dockerfile);
