@@ -109,9 +109,15 @@ impl Document {
 
     /// Lays a later layer over this one.
     fn cover(&mut self, later: Self) {
-        if later.base_image.is_some() || later.base.is_some() || later.image.is_some() {
-            // A habitat has one base, whatever key names it: the later wins.
-            (self.base_image, self.base, self.image) = (None, None, None);
+        // A habitat has one base, whatever key names it: the later wins.
+        if later.base_image.is_some() || later.image.is_some() {
+            self.base = None;
+        }
+        if later.base.is_some() || later.image.is_some() {
+            self.base_image = None;
+        }
+        if later.base_image.is_some() || later.base.is_some() {
+            self.image = None;
         }
         self.overlay(later);
     }
@@ -210,10 +216,10 @@ pub enum Base {
 
 keys! {
     /// A root filesystem made from a Debian archive.
-    DebianBase is "a Debian base" {
-        /// The suite, by its code name: `bookworm`.
-        suite: Text = "debian",
-        /// Packages beside the essential ones and apt.
+    DebianBase is "a Debian base", ByKey {
+        /// The suite, by its code name: `bookworm`. A layer that adds to a base before it need not repeat it.
+        suite: Option<Text> = "debian",
+        /// Packages beside the essential ones and apt, and those of the layers before.
         #[schemars(default)]
         packages: List<Text> = "packages",
         /// The archive to use; without it the host's own, else deb.debian.org.
@@ -259,6 +265,8 @@ struct DockerfileBase {
 impl Key for Base {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         const FORMS: [&str; 3] = ["debian", "dockerfile", "oci"];
+        /// What a later layer may add to a Debian base without naming the suite again.
+        const DEBIAN_ONLY: [&str; 3] = ["packages", "mirror", "arch"];
         let Value::Mapping(entries) = &node.value else {
             report
                 .error("habitat::wrong_type", node.span, format!("base is {}", node.kind()))
@@ -286,6 +294,13 @@ impl Key for Base {
             Some("debian") => DebianBase::read(node, report).map(Self::Debian),
             Some("oci") => OciBase::read(node, report).map(Self::Oci),
             Some(_) => Some(Self::Dockerfile(Later { span: node.span })),
+            None if entries.iter().any(|(key, _)| {
+                key.as_scalar()
+                    .is_some_and(|key| DEBIAN_ONLY.contains(&key))
+            }) =>
+            {
+                DebianBase::read(node, report).map(Self::Debian)
+            }
             None => {
                 let (span, written) = entries.first().map_or((node.span, ""), |(key, _)| {
                     (key.span, key.as_scalar().unwrap_or_default())
@@ -300,6 +315,13 @@ impl Key for Base {
                     .near(written, FORMS, "write `base: {debian: bookworm}`");
                 None
             }
+        }
+    }
+
+    fn overlay(&mut self, later: Self) {
+        match (self, later) {
+            (Self::Debian(debian), Self::Debian(later)) => debian.overlay(later),
+            (base, later) => *base = later,
         }
     }
 

@@ -455,7 +455,11 @@ impl Planner<'_> {
                     .as_ref()
                     .map_or_else(|| self.facts.debian_arch.clone(), |arch| arch.value.clone());
                 ContextKind::Debian {
-                    suite: debian.suite.value.clone(),
+                    suite: debian
+                        .suite
+                        .as_ref()
+                        .map(|suite| suite.value.clone())
+                        .unwrap_or_default(),
                     packages: packages.into_iter().collect(),
                     mirror: debian.mirror.as_ref().map(|mirror| mirror.value.clone()),
                     arch,
