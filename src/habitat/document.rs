@@ -4,11 +4,13 @@
 use schemars::JsonSchema;
 
 use super::env::{EnvBlock, Scope};
+use super::fields::{Field, below};
 use super::keys::{
     Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
 };
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
+use super::quote;
 use super::report::Report;
 use crate::dockerfile::Span;
 
@@ -256,6 +258,14 @@ impl Key for Base {
             Self::Dockerfile(_) => {}
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Debian(debian) => debian.fields(name, fields),
+            Self::Oci(oci) => oci.fields(name, fields),
+            Self::Dockerfile(later) => later.fields(name, fields),
+        }
+    }
 }
 
 impl JsonSchema for Base {
@@ -479,6 +489,10 @@ macro_rules! or_string {
             fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
                 self.0.expand(scope, report);
             }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                self.0.fields(name, fields);
+            }
         }
 
         impl JsonSchema for $outer {
@@ -533,6 +547,10 @@ macro_rules! words {
                         None
                     }
                 }
+            }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                fields.push(Field { name: name.to_owned(), value: self.word().to_owned(), span: None });
             }
         }
     };
@@ -611,6 +629,12 @@ impl Key for Labels {
             .iter_mut()
             .for_each(|(_, value)| value.expand(scope, report));
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        for (key, value) in &self.0 {
+            value.fields(&below(name, key.as_str()), fields);
+        }
+    }
 }
 
 impl JsonSchema for Labels {
@@ -660,6 +684,17 @@ impl Key for Words {
                 .for_each(|word| word.value = scope.command(word, report)),
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Line(line) => line.fields(name, fields),
+            Self::List(words) => {
+                let span = words.first().map(|word| word.span);
+                let words: Vec<String> = words.iter().map(|word| word.value.clone()).collect();
+                fields.push(Field { name: name.to_owned(), value: quote::json(&words), span });
+            }
+        }
+    }
 }
 
 /// A shell with its options.
@@ -680,6 +715,10 @@ impl Key for Shell {
             return None;
         }
         Some(Self(words))
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field { name: name.to_owned(), value: self.0.join(" "), span: None });
     }
 }
 
@@ -769,6 +808,17 @@ impl Key for Mount {
             }
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        let (value, span) = match self {
+            Self::Tmpfs { target } => (format!("tmpfs:{}", target.value), target.span),
+            Self::Bind { source, target, writable } => {
+                let rw = if *writable { ":rw" } else { "" };
+                (format!("{}:{target}{rw}", source.value), source.span)
+            }
+        };
+        fields.push(Field::of(name, value, span));
+    }
 }
 
 impl JsonSchema for Mount {
@@ -830,6 +880,13 @@ impl Key for Timeouts {
 
     fn absent() -> Option<Self> {
         Some(Self::default())
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        self.per_phase.fields(&below(name, "per-phase"), fields);
+        for (phase, limit) in &self.phases {
+            limit.fields(&below(name, phase.name()), fields);
+        }
     }
 }
 

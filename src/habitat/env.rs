@@ -9,6 +9,7 @@
 //! expand, which sees the base image's values alone, because all entries are one instruction. Every other string is
 //! expanded with the final values; commands only in the form `{env.NAME}`, since `${NAME}` belongs to the shell.
 
+use super::fields::Field;
 use super::keys::{Key, Text};
 use super::node::{Node, Value};
 use super::report::Report;
@@ -413,6 +414,9 @@ impl Key for EnvBlock {
     fn absent() -> Option<Self> {
         Some(Self::default())
     }
+
+    /// Entries are told as they are in the end, over all layers.
+    fn fields(&self, _: &str, _: &mut Vec<Field>) {}
 }
 
 impl schemars::JsonSchema for EnvBlock {
