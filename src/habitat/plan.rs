@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::check::{Habitat, is_remote};
 use super::document::{Base, Mount, Repo};
 use super::facts::{Facts, clean};
+use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
 use super::phase::PhaseId;
 use super::report::Report;
@@ -39,6 +40,19 @@ pub struct NamedContext {
     pub kind: ContextKind,
     /// Where the habitat asks for it; `None`: it follows from other keys.
     pub span: Option<Span>,
+}
+
+impl NamedContext {
+    /// The key of the habitat that asks for it, where one does: `base`, `repos[1]`.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        if self.name == BASE_CONTEXT {
+            return Some("base".to_owned());
+        }
+        let (kind, number) = self.name.rsplit_once('-')?;
+        let index = number.parse::<usize>().ok()?.checked_sub(1)?;
+        Some(format!("{kind}s[{index}]"))
+    }
 }
 
 /// The kinds of named contexts.
@@ -131,6 +145,8 @@ pub struct Plan {
     pub home_files: Vec<Problem>,
     /// What should be mended, but stops nothing.
     pub warnings: Vec<Problem>,
+    /// The values that it is made from.
+    pub(super) fields: Vec<Field>,
 }
 
 #[derive(Debug, Clone)]
@@ -278,6 +294,13 @@ impl Plan {
         &self.name
     }
 
+    /// The image that it is built on, where that is one of a registry.
+    #[must_use]
+    pub fn base_image(&self) -> Option<&str> {
+        let image = self.fields.iter().find(|field| field.name == "base_image");
+        image.map(|field| field.value.as_str())
+    }
+
     /// Lays a habitat out.
     ///
     /// # Errors
@@ -321,8 +344,20 @@ impl Plan {
             secrets,
             home_files,
             warnings,
+            fields: values(habitat, facts),
         })
     }
+}
+
+/// The values of a habitat, and what it finds on this machine beside the files that it names.
+fn values(habitat: &Habitat, facts: &Facts) -> Vec<Field> {
+    let mut fields = habitat.fields();
+    fields.extend(facts.ignore.as_ref().map(|ignore| Field {
+        name: ".habignore".to_owned(),
+        value: ignore.clone(),
+        span: None,
+    }));
+    fields
 }
 
 /// Lays a habitat out, phase by phase.

@@ -13,13 +13,14 @@ use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
-use crate::dockerfile::{Problem, Severity};
+use crate::dockerfile::{Problem, Severity, Span};
 use crate::engine::failure::{Failure, FailureKind, Place};
-use crate::engine::work::{self, Origin, PhaseStages, Text, Work};
+use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
-    self, ContextKind, Facts, Habitat, NamedContext, PathKind, Plan, Purpose, Rendered, Templates,
+    self, ContextKind, Facts, Field, Habitat, NamedContext, PathKind, Plan, Purpose, Rendered, Templates,
 };
+use crate::image::Name;
 
 /// Carries out a subcommand.
 pub(super) fn run(
@@ -224,6 +225,16 @@ impl Ready {
                     .map_err(failed)?,
             );
         }
+        for context in &self.rendered.contexts {
+            let key = context.key();
+            work.source_keys
+                .extend(key.map(|key| (context.name.clone(), key)));
+        }
+        if let Some(image) = self.plan.base_image() {
+            let name = image.parse::<Name>().map(|name| name.to_string());
+            let name = name.unwrap_or_else(|_| image.to_owned());
+            work.source_keys.push((name, "base_image".to_owned()));
+        }
         work.phases = self
             .rendered
             .phases
@@ -235,9 +246,36 @@ impl Ready {
                 stages: phase.stages.clone(),
                 hooks: (phase.hooks_before as u32, phase.hooks_after as u32),
                 empty: phase.empty,
+                skipped: false,
+                fields: self.named(&phase.fields),
+                unclaimed: self.named(&phase.unclaimed),
+                items: phase
+                    .items
+                    .iter()
+                    .map(|(said, span)| Item {
+                        said: said.clone(),
+                        place: span.map(|span| self.written_at(span)),
+                    })
+                    .collect(),
             })
             .collect();
         Ok(())
+    }
+
+    /// The file and line of a span.
+    fn written_at(&self, span: Span) -> (String, u32) {
+        (self.config.shown.clone(), span.line)
+    }
+
+    fn named(&self, fields: &[Field]) -> Vec<Named> {
+        fields
+            .iter()
+            .map(|field| Named {
+                name: field.name.clone(),
+                value: field.value.clone(),
+                place: field.span.map(|span| self.written_at(span)),
+            })
+            .collect()
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
