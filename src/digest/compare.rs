@@ -197,12 +197,7 @@ fn lists(
         let shown = |items: Vec<String>| Some(items.join(", "));
         changes.push(Change {
             name: full,
-            old: shown(
-                before
-                    .iter()
-                    .map(|at| described(&old[*at], list))
-                    .collect(),
-            ),
+            old: shown(before.iter().map(|at| described(&old[*at], list)).collect()),
             new: shown(
                 new.iter()
                     .zip(&pairs)
@@ -270,7 +265,12 @@ mod tests {
             .into_iter()
             .map(|change| {
                 let side = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-                format!("{}: {} -> {}", change.name, side(change.old), side(change.new))
+                format!(
+                    "{}: {} -> {}",
+                    change.name,
+                    side(change.old),
+                    side(change.new)
+                )
             })
             .collect()
     }

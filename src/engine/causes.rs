@@ -411,9 +411,9 @@ pub(super) fn of_phase(
                 },
             };
             for cause in cause {
-                let known = causes.iter().any(|known| {
-                    known.field == cause.field && known.path == cause.path
-                });
+                let known = causes
+                    .iter()
+                    .any(|known| known.field == cause.field && known.path == cause.path);
                 if !known {
                     causes.push(cause);
                 }
@@ -566,7 +566,9 @@ pub(super) fn of_source(
 /// The item that names a path: `files[2]`.
 fn asks_for(fields: &Fields, path: &str) -> String {
     let clean = |text: &str| -> String {
-        let parts = text.split('/').filter(|part| !part.is_empty() && *part != ".");
+        let parts = text
+            .split('/')
+            .filter(|part| !part.is_empty() && *part != ".");
         parts.collect::<Vec<_>>().join("/")
     };
     let wanted = clean(path);
@@ -700,12 +702,14 @@ pub(super) fn trace_environment(causes: &mut [Cause], environment: &[Cause]) {
         if cause.field.starts_with("env.") || cause.kind == "file" {
             continue;
         }
-        let from = environment.iter().find(|entry| match (&entry.old, &entry.new) {
-            (Some(was), Some(is)) => {
-                !was.is_empty() && old.contains(was) && old.replace(was, is) == *new
-            }
-            _ => false,
-        });
+        let from = environment
+            .iter()
+            .find(|entry| match (&entry.old, &entry.new) {
+                (Some(was), Some(is)) => {
+                    !was.is_empty() && old.contains(was) && old.replace(was, is) == *new
+                }
+                _ => false,
+            });
         cause.causes.extend(from.cloned());
     }
 }
@@ -772,7 +776,10 @@ mod tests {
         );
         let long = "x".repeat(80);
         let told = cause("c", Some(&format!("{long}a")), Some(&format!("{long}b"))).to_string();
-        assert!(told.contains("xa\" -> ") && told.ends_with("xb\""), "{told}");
+        assert!(
+            told.contains("xa\" -> ") && told.ends_with("xb\""),
+            "{told}"
+        );
         let file = Cause {
             field: "files[0]".to_owned(),
             kind: "file",
@@ -780,6 +787,9 @@ mod tests {
             note: Some("content changed".to_owned()),
             ..Cause::default()
         };
-        assert_eq!(file.to_string(), "files[0] src/app/main.py: content changed");
+        assert_eq!(
+            file.to_string(),
+            "files[0] src/app/main.py: content changed"
+        );
     }
 }

@@ -261,9 +261,7 @@ fn told(config: &ImageConfig) -> BTreeMap<String, String> {
         told.insert(format!("env {name}"), value.to_owned());
     }
     let names = config.config.env.iter();
-    let names: Vec<&str> = names
-        .filter_map(|entry| entry.split('=').next())
-        .collect();
+    let names: Vec<&str> = names.filter_map(|entry| entry.split('=').next()).collect();
     told.insert("env order".to_owned(), names.join(" "));
     for (name, value) in config.config.labels.iter().flatten() {
         told.insert(format!("label {name}"), value.clone());
@@ -306,7 +304,11 @@ impl Makings {
 impl Part<'_> {
     /// The name under which the store remembers it.
     pub(super) fn slot(&self, session: &Session<'_>) -> String {
-        let kind = if self.phase.is_some() { "phase" } else { "stage" };
+        let kind = if self.phase.is_some() {
+            "phase"
+        } else {
+            "stage"
+        };
         format!("{}\n{kind} {}", session.work.project, self.name)
     }
 

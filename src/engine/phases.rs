@@ -296,9 +296,7 @@ pub fn step_report(
     let graph = &planned.lowered.graph;
     for part in parts::parts(session, planned) {
         let was = part.was(session)?;
-        let compared = was
-            .as_ref()
-            .map(|was| Compared::of(was, &part.makings));
+        let compared = was.as_ref().map(|was| Compared::of(was, &part.makings));
         for (at, source) in part.makings.sources.iter().enumerate() {
             let before = compared
                 .as_ref()
@@ -355,11 +353,7 @@ pub fn step_report(
 }
 
 /// What a step stands on that would be built for a reason of its own.
-fn behind(
-    planned: &Planned,
-    reports: &[(Option<NodeId>, StepReport)],
-    id: NodeId,
-) -> Vec<Cause> {
+fn behind(planned: &Planned, reports: &[(Option<NodeId>, StepReport)], id: NodeId) -> Vec<Cause> {
     let needed: HashSet<NodeId> = planned.lowered.graph.needed(&[id]).into_iter().collect();
     let own_reason = reports.iter().filter(|(known, report)| {
         matches!(report.state, "changed" | "new" | "forced")
@@ -407,11 +401,7 @@ pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Failure>
     Ok(())
 }
 
-fn measure(
-    session: &Session<'_>,
-    planned: &Planned,
-    part: &Part<'_>,
-) -> Result<Measured, Failure> {
+fn measure(session: &Session<'_>, planned: &Planned, part: &Part<'_>) -> Result<Measured, Failure> {
     let index = session.index()?;
     let mut measured = Measured {
         duration_ms: 0,

@@ -764,7 +764,11 @@ impl Key for Words {
             Self::List(words) => {
                 let span = words.first().map(|word| word.span);
                 let words: Vec<String> = words.iter().map(|word| word.value.clone()).collect();
-                fields.push(Field { name: name.to_owned(), value: quote::json(&words), span });
+                fields.push(Field {
+                    name: name.to_owned(),
+                    value: quote::json(&words),
+                    span,
+                });
             }
         }
     }
@@ -791,7 +795,11 @@ impl Key for Shell {
     }
 
     fn fields(&self, name: &str, fields: &mut Vec<Field>) {
-        fields.push(Field { name: name.to_owned(), value: self.0.join(" "), span: None });
+        fields.push(Field {
+            name: name.to_owned(),
+            value: self.0.join(" "),
+            span: None,
+        });
     }
 }
 
@@ -885,7 +893,11 @@ impl Key for Mount {
     fn fields(&self, name: &str, fields: &mut Vec<Field>) {
         let (value, span) = match self {
             Self::Tmpfs { target } => (format!("tmpfs:{}", target.value), target.span),
-            Self::Bind { source, target, writable } => {
+            Self::Bind {
+                source,
+                target,
+                writable,
+            } => {
                 let rw = if *writable { ":rw" } else { "" };
                 (format!("{}:{target}{rw}", source.value), source.span)
             }

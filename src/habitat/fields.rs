@@ -4,6 +4,8 @@
 //!
 //! Values are those after expansion. What only people read ([`Field::is_remark`]) changes nothing of a build.
 
+use std::collections::HashMap;
+
 use super::check::Habitat;
 use super::env::Part;
 use super::keys::Key;
@@ -175,6 +177,17 @@ impl Habitat {
     }
 }
 
+impl Habitat {
+    /// Those of its values that belong to a phase, remarks among them.
+    #[must_use]
+    pub fn fields_of(&self, phase: PhaseId) -> Vec<Field> {
+        let all = self.fields();
+        let hooks = hooks(&all);
+        let belongs = |field: &&Field| belongs(field, &hooks, phase) == Some(true);
+        all.iter().filter(belongs).cloned().collect()
+    }
+}
+
 /// What the values of a habitat have to do with one phase.
 #[derive(Debug, Clone, Default)]
 pub(super) struct OfPhase {
@@ -185,20 +198,40 @@ pub(super) struct OfPhase {
 }
 
 /// Sorts the values by phase.
-pub(super) fn of_phase(fields: &[Field], phase: PhaseId) -> OfPhase {
-    let mut sorted = OfPhase::default();
-    for field in fields.iter().filter(|field| !field.is_remark()) {
-        match belongs(field, fields, phase) {
-            Some(true) => sorted.own.push(field.clone()),
-            Some(false) => {}
-            None => sorted.unclaimed.push(field.clone()),
+pub(super) fn by_phase(fields: &[Field]) -> Vec<(PhaseId, OfPhase)> {
+    let hooks = hooks(fields);
+    let of_phase = |phase| {
+        let mut sorted = OfPhase::default();
+        for field in fields.iter().filter(|field| !field.is_remark()) {
+            match belongs(field, &hooks, phase) {
+                Some(true) => sorted.own.push(field.clone()),
+                Some(false) => {}
+                None => sorted.unclaimed.push(field.clone()),
+            }
+        }
+        (phase, sorted)
+    };
+    PhaseId::all().map(of_phase).collect()
+}
+
+/// The phases before or after which items run, by item.
+type Hooks<'f> = HashMap<&'f str, Vec<&'f str>>;
+
+fn hooks(fields: &[Field]) -> Hooks<'_> {
+    let mut hooks: Hooks<'_> = HashMap::new();
+    for field in fields {
+        if let Some(item) = field.item()
+            && let rest = &field.name[item.len()..]
+            && (rest.starts_with(".before[") || rest.starts_with(".after["))
+        {
+            hooks.entry(item).or_default().push(&field.value);
         }
     }
-    sorted
+    hooks
 }
 
 /// Whether a value belongs to a phase; `None`: nothing says so of any.
-fn belongs(field: &Field, fields: &[Field], phase: PhaseId) -> Option<bool> {
+fn belongs(field: &Field, hooks: &Hooks<'_>, phase: PhaseId) -> Option<bool> {
     let below = |key: &str| field.name.strip_prefix(key)?.strip_prefix('.');
     if let Some(name) = below("env") {
         return Some(phase == PhaseId::ENV || MEANT.contains(&name));
@@ -212,18 +245,8 @@ fn belongs(field: &Field, fields: &[Field], phase: PhaseId) -> Option<bool> {
     if matches!(field.key(), "entry" | "name") {
         return Some(phase == PhaseId::FINAL);
     }
-    if let Some(item) = field.item() {
-        let hooks: Vec<&Field> = fields
-            .iter()
-            .filter(|other| {
-                other.name.strip_prefix(item).is_some_and(|rest| {
-                    rest.starts_with(".before[") || rest.starts_with(".after[")
-                })
-            })
-            .collect();
-        if !hooks.is_empty() {
-            return Some(hooks.iter().any(|hook| hook.value == phase.name()));
-        }
+    if let Some(hooks) = field.item().and_then(|item| hooks.get(item)) {
+        return Some(hooks.contains(&phase.name()));
     }
     let mut rows = PHASES
         .iter()
@@ -282,7 +305,9 @@ mod tests {
         .expect("it is sound");
         let all = habitat.fields();
         let commands = |phase: PhaseId| -> Vec<String> {
-            let own = of_phase(&all, phase).own.into_iter();
+            let sorted = by_phase(&all).into_iter();
+            let own = sorted.filter(|(id, _)| *id == phase);
+            let own = own.flat_map(|(_, sorted)| sorted.own);
             own.filter(|field| field.name.ends_with("commands[0]"))
                 .map(|field| field.value)
                 .collect()

@@ -391,14 +391,15 @@ enum Side {
 
 impl Planner<'_> {
     fn phase(&mut self, id: PhaseId) {
+        if let Some(previous) = self.previous(id)
+            && self.facts.skipped.contains(&id)
+        {
+            return self.skip(id, previous);
+        }
         let (before, items_before) = self.hooks(id, Side::Before);
         let (after, items_after) = self.hooks(id, Side::After);
         let core = self.core(id);
-        let previous = match id {
-            PhaseId::BASE => None,
-            PhaseId::VERIFY | PhaseId::TEST | PhaseId::FINAL => Some(PhaseId::SCRIPTS),
-            _ => self.phases.last().map(|phase| phase.id),
-        };
+        let previous = self.previous(id);
         let mut state = previous.map(|id| self.end_of(id)).unwrap_or_default();
         let mut from = previous.map_or_else(|| self.base(), |id| id.name().to_owned());
         let mut stages = std::mem::take(&mut self.prepared);
@@ -470,6 +471,26 @@ impl Planner<'_> {
             stages,
             before: items_before,
             after: items_after,
+        });
+    }
+
+    /// The phase that this one goes on from.
+    fn previous(&self, id: PhaseId) -> Option<PhaseId> {
+        match id {
+            PhaseId::BASE => None,
+            PhaseId::VERIFY | PhaseId::TEST | PhaseId::FINAL => Some(PhaseId::SCRIPTS),
+            _ => self.phases.last().map(|phase| phase.id),
+        }
+    }
+
+    /// A phase in which nothing is done; its stage is there, so that it can still be named.
+    fn skip(&mut self, id: PhaseId, previous: PhaseId) {
+        let stage = Stage::new(id.name(), previous.name(), self.end_of(previous));
+        self.phases.push(Phase {
+            id,
+            stages: vec![stage],
+            before: 0,
+            after: 0,
         });
     }
 

@@ -6,7 +6,7 @@
 //! Where a line comes from is not read off its comment: the main template puts a mark before each step, which is taken
 //! out again here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::fields::{self, Field, OfPhase};
 use super::layer::Layers;
-use super::phase::PhaseRow;
+use super::phase::{PhaseId, PhaseRow};
 use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
 use super::quote;
 use crate::digest::Key;
@@ -234,6 +234,7 @@ impl Plan {
             .get_template("Dockerfile.j2")
             .and_then(|main| main.render(minijinja::value::Serde(values)))
             .map_err(|error| failed(&error))?;
+        let mut values: HashMap<_, _> = fields::by_phase(&self.fields).into_iter().collect();
         let (dockerfile, origins) = self.without_marks(&marked, &spans);
         Ok(Rendered {
             dockerfile,
@@ -242,7 +243,7 @@ impl Plan {
             phases: self
                 .phases
                 .iter()
-                .map(|phase| phase_plan(phase, &self.fields, templates))
+                .map(|phase| phase_plan(phase, &mut values, templates))
                 .collect(),
             secrets: self.secrets.clone(),
         })
@@ -337,13 +338,17 @@ fn step_values(step: &Step) -> Value {
     Value::Object(values)
 }
 
-fn phase_plan(phase: &Phase, values: &[Field], templates: &Templates) -> PhasePlan {
+fn phase_plan(
+    phase: &Phase,
+    values: &mut HashMap<PhaseId, OfPhase>,
+    templates: &Templates,
+) -> PhasePlan {
     let row = phase.id.row();
     let steps = || phase.stages.iter().flat_map(|stage| &stage.steps);
     let OfPhase {
         own: mut fields,
         unclaimed,
-    } = fields::of_phase(values, phase.id);
+    } = values.remove(&phase.id).unwrap_or_default();
     let mut used: BTreeSet<&str> = steps().filter_map(|step| step.template).collect();
     if !used.is_empty() {
         used.insert("Dockerfile.j2");

@@ -720,7 +720,7 @@ impl Planner<'_> {
         let gates: Vec<Value> = self
             .phases
             .iter()
-            .filter(|phase| matches!(phase.id, PhaseId::VERIFY | PhaseId::TEST))
+            .filter(|phase| !self.facts.skipped.contains(&phase.id))
             .filter_map(|phase| match phase.id {
                 PhaseId::VERIFY if self.verify().is_some() => Some(marker("verify", "/verify.ok")),
                 PhaseId::TEST if !document.tests.0.is_empty() => Some(marker("test", "/test.ok")),

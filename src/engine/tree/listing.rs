@@ -167,11 +167,23 @@ mod tests {
         let (one, other) = ([1; 32], [2; 32]);
         for (path, was, is) in [
             ("src", Some((b'd', 0o755, &one)), Some((b'd', 0o755, &one))),
-            ("src/a", Some((b'f', 0o644, &one)), Some((b'f', 0o644, &other))),
-            ("src/b", Some((b'f', 0o644, &one)), Some((b'f', 0o600, &one))),
+            (
+                "src/a",
+                Some((b'f', 0o644, &one)),
+                Some((b'f', 0o644, &other)),
+            ),
+            (
+                "src/b",
+                Some((b'f', 0o644, &one)),
+                Some((b'f', 0o600, &one)),
+            ),
             ("src/c", Some((b'f', 0o644, &one)), None),
             ("src/cc", None, Some((b'f', 0o644, &one))),
-            ("src/d", Some((b'f', 0o644, &one)), Some((b'l', 0o777, &other))),
+            (
+                "src/d",
+                Some((b'f', 0o644, &one)),
+                Some((b'l', 0o777, &other)),
+            ),
         ] {
             for (listing, entry) in [(&mut old, was), (&mut new, is)] {
                 if let Some((kind, mode, digest)) = entry {
