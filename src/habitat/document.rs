@@ -4,12 +4,14 @@
 use schemars::JsonSchema;
 
 use super::env::{EnvBlock, Scope};
+use super::fields::{Field, below};
 use super::keys::{
     Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
 };
 use super::layer::Layers;
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
+use super::quote;
 use super::report::Report;
 use crate::dockerfile::Span;
 
@@ -332,6 +334,14 @@ impl Key for Base {
             Self::Dockerfile(_) => {}
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Debian(debian) => debian.fields(name, fields),
+            Self::Oci(oci) => oci.fields(name, fields),
+            Self::Dockerfile(later) => later.fields(name, fields),
+        }
+    }
 }
 
 impl JsonSchema for Base {
@@ -555,6 +565,10 @@ macro_rules! or_string {
             fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
                 self.0.expand(scope, report);
             }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                self.0.fields(name, fields);
+            }
         }
 
         impl JsonSchema for $outer {
@@ -609,6 +623,10 @@ macro_rules! words {
                         None
                     }
                 }
+            }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                fields.push(Field { name: name.to_owned(), value: self.word().to_owned(), span: None });
             }
         }
     };
@@ -706,6 +724,12 @@ impl Key for Labels {
             .iter_mut()
             .for_each(|(_, value)| value.expand(scope, report));
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        for (key, value) in &self.0 {
+            value.fields(&below(name, key.as_str()), fields);
+        }
+    }
 }
 
 impl JsonSchema for Labels {
@@ -755,6 +779,21 @@ impl Key for Words {
                 .for_each(|word| word.value = scope.command(word, report)),
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Line(line) => line.fields(name, fields),
+            Self::List(words) => {
+                let span = words.first().map(|word| word.span);
+                let words: Vec<String> = words.iter().map(|word| word.value.clone()).collect();
+                fields.push(Field {
+                    name: name.to_owned(),
+                    value: quote::json(&words),
+                    span,
+                });
+            }
+        }
+    }
 }
 
 /// A shell with its options.
@@ -775,6 +814,14 @@ impl Key for Shell {
             return None;
         }
         Some(Self(words))
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field {
+            name: name.to_owned(),
+            value: self.0.join(" "),
+            span: None,
+        });
     }
 }
 
@@ -864,6 +911,21 @@ impl Key for Mount {
             }
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        let (value, span) = match self {
+            Self::Tmpfs { target } => (format!("tmpfs:{}", target.value), target.span),
+            Self::Bind {
+                source,
+                target,
+                writable,
+            } => {
+                let rw = if *writable { ":rw" } else { "" };
+                (format!("{}:{target}{rw}", source.value), source.span)
+            }
+        };
+        fields.push(Field::of(name, value, span));
+    }
 }
 
 impl JsonSchema for Mount {
@@ -932,6 +994,13 @@ impl Key for Timeouts {
         for (phase, limit) in later.phases {
             self.phases.retain(|(known, _)| *known != phase);
             self.phases.push((phase, limit));
+        }
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        self.per_phase.fields(&below(name, "per-phase"), fields);
+        for (phase, limit) in &self.phases {
+            limit.fields(&below(name, phase.name()), fields);
         }
     }
 }
