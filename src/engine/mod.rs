@@ -8,6 +8,7 @@
 //! tree       COPY, ADD, content digests           layers    from snapshots to layer digests
 //! ssh        agents for RUN --mount=type=ssh      entitlement  what a RUN needs leave for
 //! phases     a habitat's phases in the graph      launch    `run`: a command in an image
+//! lock       what a habitat's sources are pinned to
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
@@ -22,6 +23,7 @@ pub mod failure;
 pub mod images;
 pub mod launch;
 pub mod layers;
+pub mod lock;
 pub mod phases;
 pub mod plan;
 pub mod snapshot;

@@ -116,6 +116,9 @@ impl Planner<'_> {
         let mut flags = vec![format!("--from={LOCAL_CONTEXT}")];
         flags.extend(self.chown(&self.habitat.user));
         flags.push("--exclude=.git".to_owned());
+        // Which state of its sources an image was made of is no part of what it is made of.
+        let lock = std::path::Path::new(&self.facts.config).with_extension("lock");
+        flags.push(format!("--exclude={}", lock.display()));
         let document = &self.habitat.document;
         let tests = document.tests.0.iter().map(|test| clean(&test.path.value));
         let repos = document

@@ -8,6 +8,7 @@ use super::super::exit::Exit;
 use super::super::report::Stop;
 use super::super::request::Draft;
 use super::{Ready, phases};
+use crate::engine::lock::Mode;
 use crate::engine::work::NoCache;
 use crate::habitat::Purpose;
 
@@ -28,6 +29,9 @@ pub(super) fn run(
         draft.work.no_cache = NoCache::Everything;
     } else if let Some(from) = &arguments.rebuild_from {
         draft.work.no_cache = NoCache::Stages(ready.stages_from(from)?);
+    }
+    if arguments.frozen {
+        ready.lock(&mut draft.work)?.mode = Mode::Frozen;
     }
     if arguments.show_phases {
         return phases::show(&draft.work, &store, arguments.format)

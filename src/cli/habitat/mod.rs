@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod lock;
 mod phases;
 mod render;
 
@@ -13,7 +14,7 @@ use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
-use crate::dockerfile::{Problem, Severity};
+use crate::dockerfile::{Problem, Severity, Span};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::work::{self, Origin, PhaseStages, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
@@ -32,6 +33,9 @@ pub(super) fn run(
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
+        HabitatCommand::Lock(arguments) => lock::pin(arguments, store, environment),
+        HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
+        HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
     }
 }
 
@@ -86,14 +90,23 @@ impl Config {
         let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
         failure.label = problem.label.as_deref().map(str::to_owned);
         failure.help = problem.help.as_deref().map(str::to_owned);
-        failure.place = Some(Place {
-            file: self.shown.clone(),
-            line: problem.span.map_or(1, |span| span.line),
-            span: problem
-                .span
-                .map(|span| (span.start, span.end.saturating_sub(span.start))),
+        failure.place = Some(match problem.span {
+            Some(span) => self.place(span),
+            None => Place {
+                file: self.shown.clone(),
+                line: 1,
+                span: None,
+            },
         });
         failure
+    }
+
+    fn place(&self, span: Span) -> Place {
+        Place {
+            file: self.shown.clone(),
+            line: span.line,
+            span: Some((span.start, span.end.saturating_sub(span.start))),
+        }
     }
 
     /// What the plan must know of this machine.
@@ -157,6 +170,8 @@ fn find_root(config: &Path) -> Option<PathBuf> {
 /// A habitat that is planned and rendered.
 struct Ready {
     config: Config,
+    /// The image of a registry that it starts from, and where it says so.
+    base_image: Option<(String, Span)>,
     plan: Plan,
     rendered: Rendered,
 }
@@ -175,8 +190,10 @@ impl Ready {
         let rendered = plan
             .render(&templates)
             .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Input, &error)))?;
+        let base_image = habitat.document.base_image;
         Ok(Self {
             config,
+            base_image: base_image.map(|image| (image.value, image.span)),
             plan,
             rendered,
         })
@@ -209,14 +226,7 @@ impl Ready {
                 .as_ref()
                 .map(|file| self.config.directory().join(file));
             let failed = |mut failure: Failure| {
-                failure.place = Some(Place {
-                    file: self.config.shown.clone(),
-                    line: secret.span.line,
-                    span: Some((
-                        secret.span.start,
-                        secret.span.end.saturating_sub(secret.span.start),
-                    )),
-                });
+                failure.place = Some(self.config.place(secret.span));
                 Stop::from(failure).with_text(&self.config.shown, &self.config.text)
             };
             work.secrets.push(
@@ -237,7 +247,7 @@ impl Ready {
                 empty: phase.empty,
             })
             .collect();
-        Ok(())
+        self.read_lock(work)
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
