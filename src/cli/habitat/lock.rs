@@ -61,10 +61,10 @@ pub(super) fn outdated(
 ) -> Result<Exit, Stop> {
     let mut asked = Asked::of(arguments.ask, environment)?;
     let Some(lock) = &mut asked.draft.work.lock else {
-        let message = format!("`{}` has no lock file", asked.ready.config.shown);
+        let message = format!("`{}` has no lock file", asked.ready.config.shown());
         let help = format!(
             "`shmocker habitat lock {}` makes it",
-            asked.ready.config.shown
+            asked.ready.config.shown()
         );
         return Err(Failure::new(FailureKind::Input, "lock::none", message)
             .with_help(help)
@@ -280,7 +280,7 @@ fn write(path: &Path, text: &str) -> Result<(), Stop> {
 impl super::Config {
     /// Where the lock file is, or would be.
     pub(super) fn lock_path(&self) -> PathBuf {
-        self.path.with_extension("lock")
+        self.path().with_extension("lock")
     }
 }
 
@@ -298,10 +298,10 @@ impl Ready {
 
     fn empty_lock(&self) -> Lock {
         let path = self.config.lock_path();
-        let shown = Path::new(&self.config.shown).with_extension("lock");
+        let shown = Path::new(self.config.shown()).with_extension("lock");
         Lock {
             file: shown.display().to_string(),
-            habitat: self.config.shown.clone(),
+            habitat: self.config.shown().to_owned(),
             directory: path.parent().map(Path::to_owned).unwrap_or_default(),
             mode: Mode::Open,
             entries: Vec::new(),
@@ -354,7 +354,7 @@ impl Ready {
                 .iter()
                 .find(|(name, _)| *name == context.name)?;
             match place {
-                work::Place::Source(source) => Some((source.clone(), self.config.place(span))),
+                work::Place::Source(source) => Some((source.clone(), self.config.spot(span))),
                 _ => None,
             }
         });
@@ -363,7 +363,7 @@ impl Ready {
             let source = Source::StoredImage {
                 name: name.to_string(),
             };
-            Some((source, self.config.place(*span)))
+            Some((source, self.config.spot(*span)))
         });
         places.chain(image).collect()
     }
