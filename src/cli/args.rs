@@ -245,6 +245,15 @@ pub(super) enum HabitatCommand {
     Why(HabitatWhyArguments),
     /// Say in what two habitats differ
     Diff(HabitatDiffArguments),
+    /// Pin what is not pinned yet, in a lock file beside the habitat
+    ///
+    /// The lock of config.yaml is config.lock. It holds images by digest, Debian packages by version and hash,
+    /// repositories by commit, downloads by hash. A build takes what is pinned as it is pinned.
+    Lock(HabitatLockArguments),
+    /// List what is pinned and is another thing now; change nothing
+    Outdated(HabitatOutdatedArguments),
+    /// Pin what there is now, of everything or of some sources
+    Upgrade(HabitatUpgradeArguments),
     /// Rewrite the keys of an older program, and say what nothing takes the place of
     Migrate(HabitatMigrateArguments),
 }
@@ -380,6 +389,9 @@ pub(super) struct HabitatBuildArguments {
     pub(super) rebuild_from: Option<String>,
     #[command(flatten)]
     pub(super) steering: SteeringArguments,
+    /// Take nothing that the lock file does not pin; ask nothing of what it means
+    #[arg(long)]
+    pub(super) frozen: bool,
     /// Print the phases and whether they would be built; build nothing
     #[arg(long)]
     pub(super) show_phases: bool,
@@ -391,6 +403,42 @@ pub(super) struct HabitatBuildArguments {
     pub(super) verbose: bool,
     #[command(flatten)]
     pub(super) draft: SharedBuildArguments,
+}
+
+/// What it takes to ask sources.
+#[derive(Debug, Args)]
+pub(super) struct AskArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// Make a secret known: id=NAME[,type=file|env][,src=PATH|env=VARIABLE]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(super) secrets: Vec<String>,
+    /// How progress is shown [default: $BUILDKIT_PROGRESS, else auto]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) progress: Option<Progress>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatLockArguments {
+    #[command(flatten)]
+    pub(super) ask: AskArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatOutdatedArguments {
+    #[command(flatten)]
+    pub(super) ask: AskArguments,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatUpgradeArguments {
+    #[command(flatten)]
+    pub(super) ask: AskArguments,
+    /// Sources, as the lock file has them, or a part of the name that no other has [default: all]
+    #[arg(value_name = "NAME")]
+    pub(super) names: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -132,6 +132,7 @@ impl Draft {
                 mirror: environment.debian_mirror.clone(),
                 keyring: environment.debian_keyring.clone(),
             },
+            lock: None,
             allow,
             phases: Vec::new(),
             source_keys: Vec::new(),

@@ -131,6 +131,9 @@ impl Planner<'_> {
         let mut flags = vec![format!("--from={}", self.context_name(Place::Layer(index)))];
         flags.extend(self.chown(&self.habitat.user));
         flags.push("--exclude=.git".to_owned());
+        // Which state of its sources an image was made of is no part of what it is made of.
+        let lock = std::path::Path::new(&self.facts.layers[index].config).with_extension("lock");
+        flags.push(format!("--exclude={}", lock.display()));
         let ignored = self.facts.layers[index].ignore.iter();
         let mut excluded: Vec<String> = ignored
             .flat_map(|ignore| exclude_patterns(ignore, ""))

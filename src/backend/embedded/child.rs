@@ -112,6 +112,26 @@ fn carry_out(
             finish::settle(&work, &store, &sink, surroundings, sink.clone().warnings())
                 .map(|work| Report::Settled(Box::new(work)))
         }
+        Order::Lock {
+            store,
+            work,
+            wanted,
+        } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            finish::lock(
+                &work,
+                &store,
+                wanted,
+                &sink,
+                surroundings,
+                sink.clone().warnings(),
+            )
+            .map(Report::Locked)
+        }
         Order::Launch(launch) => launch::run(&launch, files, resizes)
             .map(|status| Report::Ended { status })
             .map_err(|failure| vec![failure]),

@@ -9,6 +9,7 @@ use super::super::report::Stop;
 use super::super::request::Draft;
 use super::phases::{self, How};
 use super::{Ready, steering};
+use crate::engine::lock::Mode;
 use crate::engine::work::NoCache;
 use crate::habitat::Purpose;
 
@@ -31,6 +32,9 @@ pub(super) fn run(
     } else if let Some(from) = &arguments.rebuild_from {
         draft.work.no_cache =
             NoCache::Stages(ready.stages_from(steering::phase(from, "--rebuild-from")?));
+    }
+    if arguments.frozen {
+        ready.lock(&mut draft.work)?.mode = Mode::Frozen;
     }
     if arguments.show_phases {
         return phases::show(

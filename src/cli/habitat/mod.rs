@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod config;
 mod diff;
+mod lock;
 mod migrate;
 mod phases;
 mod render;
@@ -44,12 +45,17 @@ pub(super) fn run(
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
         HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
         HabitatCommand::Diff(arguments) => diff::run(&arguments, environment),
+        HabitatCommand::Lock(arguments) => lock::pin(arguments, store, environment),
+        HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
+        HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
     }
 }
 
 /// A habitat that is planned and rendered.
 struct Ready {
     config: Config,
+    /// The image of a registry that it starts from, and where it says so.
+    base_image: Option<(String, Span)>,
     plan: Plan,
     rendered: Rendered,
 }
@@ -92,8 +98,10 @@ impl Ready {
         let rendered = plan
             .render(&templates)
             .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Input, &error)))?;
+        let base_image = habitat.document.base_image;
         Ok(Self {
             config,
+            base_image: base_image.map(|image| (image.value, image.span)),
             plan,
             rendered,
         })
@@ -169,7 +177,7 @@ impl Ready {
                     .collect(),
             })
             .collect();
-        Ok(())
+        self.read_lock(work)
     }
 
     /// The file and line of a span.
