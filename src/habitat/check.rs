@@ -95,6 +95,7 @@ impl Habitat {
         };
         check.files();
         check.repos();
+        check.tools();
         check.scripts();
         check.verify_and_tests();
         check.secrets_and_labels();
@@ -138,10 +139,10 @@ impl Habitat {
     }
 }
 
-struct Check<'h> {
-    document: &'h Document,
-    environment: &'h Environment,
-    report: &'h mut Report,
+pub(super) struct Check<'h> {
+    pub(super) document: &'h Document,
+    pub(super) environment: &'h Environment,
+    pub(super) report: &'h mut Report,
 }
 
 impl Check<'_> {
@@ -283,7 +284,13 @@ impl Check<'_> {
         }
     }
 
-    fn sound(&mut self, text: &Text, is_sound: impl Fn(&str) -> bool, what: &str, example: &str) {
+    pub(super) fn sound(
+        &mut self,
+        text: &Text,
+        is_sound: impl Fn(&str) -> bool,
+        what: &str,
+        example: &str,
+    ) {
         if !is_sound(&text.value) {
             self.report
                 .error(
@@ -326,7 +333,7 @@ impl Check<'_> {
         String::new()
     }
 
-    fn relative(&mut self, path: &Text) {
+    pub(super) fn relative(&mut self, path: &Text) {
         let value = path.value.as_str();
         if value.is_empty() || value.starts_with('/') {
             self.report
@@ -351,7 +358,7 @@ impl Check<'_> {
     }
 
     /// Paths have no letters that would end or change the instruction that they become a part of.
-    fn plain(&mut self, path: &Text, refused: &str) {
+    pub(super) fn plain(&mut self, path: &Text, refused: &str) {
         let odd = |letter: char| letter.is_control() || refused.contains(letter);
         if let Some(letter) = path.value.chars().find(|letter| odd(*letter)) {
             self.report
@@ -365,7 +372,7 @@ impl Check<'_> {
         }
     }
 
-    fn absolute(&mut self, path: &Text, what: &str) {
+    pub(super) fn absolute(&mut self, path: &Text, what: &str) {
         let rest = path
             .value
             .strip_prefix("~/")
@@ -386,7 +393,7 @@ impl Check<'_> {
         self.plain(path, "\"'\\");
     }
 
-    fn owner(&mut self, owner: &Text) {
+    pub(super) fn owner(&mut self, owner: &Text) {
         let mut parts = owner.value.split(':');
         let user = parts.next().unwrap_or_default();
         let group = parts.next().unwrap_or("root");

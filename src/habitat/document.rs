@@ -10,6 +10,7 @@ use super::keys::{
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::report::Report;
+use super::tools::Tool;
 use crate::dockerfile::Span;
 
 keys! {
@@ -37,8 +38,9 @@ keys! {
         /// Repositories that are checked out.
         #[schemars(default)]
         repos: List<Repo> = "repos",
-        /// Not supported yet: static binaries.
-        tools: Option<Later> = "tools",
+        /// Programs that are downloaded.
+        #[schemars(default)]
+        tools: List<Tool> = "tools",
         /// What is run while the image is built.
         #[schemars(default)]
         scripts: List<Script> = "scripts",
@@ -79,11 +81,6 @@ impl Document {
                 "a Dockerfile as the base comes with a later version",
             ),
             ("extends", &self.extends, "layers come with a later version"),
-            (
-                "tools",
-                &self.tools,
-                "tools come with a later version; a script can fetch them meanwhile",
-            ),
             (
                 "volumes",
                 &self.volumes,

@@ -38,6 +38,9 @@ pub struct Facts {
     pub config: String,
     /// Debian's name of this machine's architecture.
     pub debian_arch: String,
+    /// What downloads have to be, as a lock file knows it: the SHA-256 (64 hex digits) by address. It holds for tools that say
+    /// none themselves.
+    pub sums: BTreeMap<String, String>,
     /// What the plan is for.
     pub purpose: Purpose,
 }

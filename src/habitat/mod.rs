@@ -24,6 +24,7 @@ mod quote;
 mod render;
 mod report;
 mod steps;
+mod tools;
 mod users;
 
 pub use check::Habitat;
@@ -33,6 +34,7 @@ pub use facts::{Facts, PathKind, Purpose};
 pub use phase::{PHASES, PhaseId, PhaseRow};
 pub use plan::{ContextKind, NamedContext, Place, Plan, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
+pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.
 #[must_use]
@@ -42,6 +44,8 @@ pub fn schema() -> serde_json::Value {
         .to_value()
 }
 
+#[cfg(test)]
+mod item_tests;
 #[cfg(test)]
 mod shell_tests;
 #[cfg(test)]

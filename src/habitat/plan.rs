@@ -24,6 +24,7 @@ use super::keys::{Duration, OneOrMore};
 use super::phase::PhaseId;
 use super::report::Report;
 use super::steps::{LOCAL_CONTEXT, default_shell, marker};
+use super::tools::Download;
 use super::users;
 use crate::dockerfile::{Problem, Span};
 
@@ -125,6 +126,8 @@ pub struct Plan {
     pub(super) phases: Vec<Phase>,
     /// The trees that must be provided.
     pub contexts: Vec<NamedContext>,
+    /// What is downloaded by its address.
+    pub downloads: Vec<Download>,
     /// The secrets that scripts name.
     pub secrets: Vec<SecretSource>,
     /// Files of the host's home that would become part of the image without having been allowed: a build refuses them.
@@ -291,6 +294,7 @@ impl Plan {
             home_files: Vec::new(),
             phases: Vec::new(),
             prepared: Vec::new(),
+            downloads: Vec::new(),
         };
         for (key, span, why) in habitat.document.later() {
             planner
@@ -310,6 +314,7 @@ impl Plan {
             contexts,
             home_files,
             phases,
+            downloads,
             ..
         } = planner;
         let warnings = report.finish()?;
@@ -318,6 +323,7 @@ impl Plan {
             file: habitat.file.clone(),
             phases,
             contexts: contexts.into_values().collect(),
+            downloads,
             secrets,
             home_files,
             warnings,
@@ -335,6 +341,7 @@ pub(super) struct Planner<'h> {
     pub(super) phases: Vec<Phase>,
     /// Stages of the phase at hand in which something is got ready beside the others.
     pub(super) prepared: Vec<Stage>,
+    pub(super) downloads: Vec<Download>,
 }
 
 /// Which side of a phase.
@@ -589,6 +596,12 @@ impl Planner<'_> {
                 repos
                     .into_iter()
                     .map(|(index, repo)| self.repo(index, repo))
+                    .collect()
+            }
+            PhaseId::TOOLS => {
+                let tools = document.tools.0.iter().enumerate();
+                tools
+                    .filter_map(|(index, tool)| self.tool(index, tool))
                     .collect()
             }
             PhaseId::SCRIPTS => {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::phase::PhaseRow;
 use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
 use super::quote;
+use super::tools::Download;
 use crate::digest::{Fields, Key};
 use crate::dockerfile::suggest::nearest;
 
@@ -33,6 +34,7 @@ built_in! {
     "Dockerfile.j2",
     "copy.j2",
     "directory.j2",
+    "download.j2",
     "env.j2",
     "extras.j2",
     "final.j2",
@@ -137,6 +139,8 @@ pub struct Rendered {
     pub origins: Vec<Origin>,
     /// Its phases, in order.
     pub phases: Vec<PhasePlan>,
+    /// What it downloads.
+    pub downloads: Vec<Download>,
     /// The secrets that it mounts.
     pub secrets: Vec<SecretSource>,
 }
@@ -237,6 +241,7 @@ impl Plan {
                 .iter()
                 .map(|phase| phase_plan(phase, templates))
                 .collect(),
+            downloads: self.downloads.clone(),
             secrets: self.secrets.clone(),
         })
     }

@@ -32,4 +32,5 @@ mod rendered;
 mod ssh;
 mod steps;
 mod tidy;
+mod tools;
 mod users;
