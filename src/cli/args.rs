@@ -136,6 +136,9 @@ pub(super) struct SharedBuildArguments {
     /// Write the image's id (the digest of its configuration)
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,
+    /// When a step fails, go on with all that does not need it
+    #[arg(long)]
+    pub(super) keep_going: bool,
     /// Add a label to the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(super) labels: Vec<String>,
@@ -219,6 +222,8 @@ pub(super) enum HabitatCommand {
     Build(Box<HabitatBuildArguments>),
     /// Print the phases and whether they would be built
     Phases(HabitatPhasesArguments),
+    /// Run the tests of a habitat, all of them, and say what each found
+    Test(HabitatTestArguments),
 }
 
 #[derive(Debug, Args)]
@@ -278,8 +283,37 @@ pub(super) struct HabitatBuildArguments {
     /// With --show-phases
     #[arg(long, value_enum, default_value = "text", requires = "show_phases")]
     pub(super) format: Format,
+    /// Write what the tests found as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
     #[command(flatten)]
     pub(super) draft: SharedBuildArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatTestArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// Only tests whose path has this in it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) filter: Option<String>,
+    /// Write what they found as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// How the build's progress is shown [default: quiet]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) progress: Option<Progress>,
+    /// Make a secret known: id=NAME[,type=file|env][,src=PATH|env=VARIABLE]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(super) secrets: Vec<String>,
+    /// Allow what is refused otherwise: network.host, security.insecure, home
+    #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+    /// Never ask; use what the store remembers
+    #[arg(long)]
+    pub(super) offline: bool,
 }
 
 #[derive(Debug, Args)]

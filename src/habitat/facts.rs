@@ -41,6 +41,8 @@ pub struct Facts {
     /// What downloads have to be, as a lock file knows it: the SHA-256 (64 hex digits) by address. It holds for tools that say
     /// none themselves.
     pub sums: BTreeMap<String, String>,
+    /// Only tests whose path has this in it.
+    pub tests: Option<String>,
     /// What the plan is for.
     pub purpose: Purpose,
 }

@@ -32,7 +32,7 @@ pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};
 pub use facts::{Facts, PathKind, Purpose};
 pub use phase::{PHASES, PhaseId, PhaseRow};
-pub use plan::{ContextKind, NamedContext, Place, Plan, SecretSource};
+pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
 pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
 

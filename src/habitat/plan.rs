@@ -23,7 +23,7 @@ use super::facts::{Facts, clean};
 use super::keys::{Duration, OneOrMore};
 use super::phase::PhaseId;
 use super::report::Report;
-use super::steps::{LOCAL_CONTEXT, default_shell, marker};
+use super::steps::{LOCAL_CONTEXT, default_shell, marker, test_stage};
 use super::tools::Download;
 use super::users;
 use crate::dockerfile::{Problem, Span};
@@ -105,6 +105,17 @@ impl Place {
     }
 }
 
+/// A test and the stage that it is run in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedTest {
+    /// The stage.
+    pub stage: String,
+    /// The program, as it is written.
+    pub path: String,
+    /// Where it is listed.
+    pub span: Span,
+}
+
 /// A secret and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretSource {
@@ -126,6 +137,8 @@ pub struct Plan {
     pub(super) phases: Vec<Phase>,
     /// The trees that must be provided.
     pub contexts: Vec<NamedContext>,
+    /// The tests.
+    pub tests: Vec<PlannedTest>,
     /// What is downloaded by its address.
     pub downloads: Vec<Download>,
     /// The secrets that scripts name.
@@ -309,6 +322,7 @@ impl Plan {
         }
         PhaseId::all().for_each(|id| planner.phase(id));
         let secrets = planner.secrets();
+        let tests = planner.planned_tests();
         let Planner {
             report,
             contexts,
@@ -323,6 +337,7 @@ impl Plan {
             file: habitat.file.clone(),
             phases,
             contexts: contexts.into_values().collect(),
+            tests,
             downloads,
             secrets,
             home_files,
@@ -382,7 +397,7 @@ impl Planner<'_> {
             last.splice(0..0, std::mem::take(&mut first));
         }
         let tests = if id == PhaseId::TEST {
-            self.habitat.document.tests.0.len()
+            self.tests().count()
         } else {
             0
         };
@@ -615,8 +630,9 @@ impl Planner<'_> {
             }
             PhaseId::VERIFY => self.verify().into_iter().collect(),
             PhaseId::TEST => {
-                let markers: Vec<Value> = (1..=document.tests.0.len())
-                    .map(|number| marker(&format!("test-{number}"), "/test.ok"))
+                let markers: Vec<Value> = self
+                    .tests()
+                    .map(|(index, _)| marker(&test_stage(index), "/test.ok"))
                     .collect();
                 if markers.is_empty() {
                     return Vec::new();

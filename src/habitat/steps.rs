@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::caches;
 use super::check::is_remote;
-use super::document::{Access, FileItem, Mount, Network, Repo, Script, Words};
+use super::document::{Access, FileItem, Mount, Network, Repo, Script, TestItem, Words};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::{Duration, Text};
 use super::phase::PhaseId;
-use super::plan::{ContextKind, Place, Planner, SecretSource, Stage, State, Step};
+use super::plan::{ContextKind, Place, PlannedTest, Planner, SecretSource, Stage, State, Step};
 use super::quote;
 use crate::dockerfile::{Problem, Span};
 
@@ -21,7 +21,7 @@ const TEST_MOUNT: &str = "/run/habitat";
 /// Where a directory lies while its modes are set.
 const PREPARED: &str = "/prepared";
 
-impl Planner<'_> {
+impl<'h> Planner<'h> {
     /// A RUN of shmocker's own, by root.
     pub(super) fn root_step(
         &self,
@@ -536,6 +536,26 @@ impl Planner<'_> {
         Some(Step { at: span, ..step })
     }
 
+    /// The tests that are asked for, with their places in the list.
+    pub(super) fn tests(&self) -> impl Iterator<Item = (usize, &'h TestItem)> + use<'h> {
+        let (habitat, facts) = (self.habitat, self.facts);
+        let all = habitat.document.tests.0.iter().enumerate();
+        all.filter(move |(_, test)| {
+            let wanted = facts.tests.as_deref();
+            wanted.is_none_or(|wanted| test.path.value.contains(wanted))
+        })
+    }
+
+    pub(super) fn planned_tests(&self) -> Vec<PlannedTest> {
+        self.tests()
+            .map(|(index, test)| PlannedTest {
+                stage: test_stage(index),
+                path: test.path.value.clone(),
+                span: test.span,
+            })
+            .collect()
+    }
+
     /// A stage for each test, beside the one that gathers them.
     pub(super) fn add_test_stages(&mut self, stages: &mut Vec<Stage>) {
         let judge = {
@@ -552,7 +572,7 @@ impl Planner<'_> {
         };
         let state = root.state.clone();
         let mut leaves = vec![judge];
-        for (index, test) in self.habitat.document.tests.0.iter().enumerate() {
+        for (index, test) in self.tests() {
             let (place, path) = match self.find(&test.path) {
                 Some((place, path, _)) => (place, path),
                 None => {
@@ -601,7 +621,7 @@ impl Planner<'_> {
                 .map(|limit| format!("timeout={} ", spoken(limit)))
                 .unwrap_or_default()
                 + "tap";
-            let mut stage = Stage::new(format!("test-{}", index + 1), "pre-test", state.clone());
+            let mut stage = Stage::new(test_stage(index), "pre-test", state.clone());
             stage.push(step);
             leaves.push(stage);
         }
@@ -664,7 +684,7 @@ impl Planner<'_> {
             .filter(|phase| matches!(phase.id, PhaseId::VERIFY | PhaseId::TEST))
             .filter_map(|phase| match phase.id {
                 PhaseId::VERIFY if self.verify().is_some() => Some(marker("verify", "/verify.ok")),
-                PhaseId::TEST if !document.tests.0.is_empty() => Some(marker("test", "/test.ok")),
+                PhaseId::TEST if self.tests().next().is_some() => Some(marker("test", "/test.ok")),
                 _ => None,
             })
             .collect();
@@ -701,6 +721,11 @@ impl Planner<'_> {
             })
             .collect()
     }
+}
+
+/// The stage of a test, by its place in the list.
+pub(super) fn test_stage(index: usize) -> String {
+    format!("test-{}", index + 1)
 }
 
 /// A mount that makes a stage wait for another. It lies in /dev, which is no part of any image.

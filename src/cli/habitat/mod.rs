@@ -4,6 +4,8 @@ mod build;
 mod check;
 mod phases;
 mod render;
+mod test;
+mod verdicts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,7 @@ pub(super) fn run(
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
+        HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
     }
 }
 
@@ -163,10 +166,23 @@ struct Ready {
 
 impl Ready {
     fn read(file: &HabitatFile, purpose: Purpose, environment: &Environment) -> Result<Self, Stop> {
+        Self::read_for(file, purpose, None, environment)
+    }
+
+    /// The same with a part of the tests only.
+    fn read_for(
+        file: &HabitatFile,
+        purpose: Purpose,
+        tests: Option<String>,
+        environment: &Environment,
+    ) -> Result<Self, Stop> {
         let config = Config::read(&file.file)?;
         let habitat = Habitat::parse(&config.text, &config.shown)
             .map_err(|problems| config.stop(&problems))?;
-        let facts = config.facts(&habitat, purpose, environment);
+        let facts = Facts {
+            tests,
+            ..config.facts(&habitat, purpose, environment)
+        };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
         let templates = match &file.templates {
             None => Templates::default(),
@@ -238,6 +254,20 @@ impl Ready {
             })
             .collect();
         Ok(())
+    }
+
+    /// Refuses to bake files of the host's home into an image, unless that is allowed.
+    fn refuse_home(&self, draft: &request::Draft) -> Result<(), Stop> {
+        if draft.home_allowed || self.plan.home_files.is_empty() {
+            return Ok(());
+        }
+        let files = self.plan.home_files.iter();
+        let failures: Vec<Failure> = files.map(|file| self.config.failure(file)).collect();
+        Err(Stop {
+            exit: Exit::Refused,
+            ..Stop::from(failures)
+        }
+        .with_text(&self.config.shown, &self.config.text))
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
