@@ -76,7 +76,7 @@ tools:
 config: {install_path: ./programs, check_updates: false, download_timeout: 60}
 ";
     let mut report = Report::default();
-    let node = super::node::parse(text, &mut report).expect("it is YAML");
+    let node = super::node::parse(text, 0, &mut report).expect("it is YAML");
     let file = ToolsFile::read(&node, &mut report).expect("it is a tools.yaml");
     assert_eq!(report.finish(), Ok(Vec::new()));
     let dests: Vec<String> = file

@@ -43,7 +43,7 @@ impl Verdicts {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let tests = ready.plan.tests.iter().map(|test| Verdict {
             path: test.path.clone(),
-            file: ready.config.shown.clone(),
+            file: ready.config.spot(test.span).file,
             line: test.span.line,
             heard: all.get(&test.stage).cloned(),
         });
