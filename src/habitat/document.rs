@@ -11,6 +11,7 @@ use super::layer::{LayerKind, Layers};
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::report::Report;
+use super::repos::Repo;
 use super::tools::{Tool, ToolsFile};
 use crate::dockerfile::Span;
 
@@ -173,36 +174,12 @@ impl Document {
                 ("when", script.when, "conditions come with a later version"),
             ]
         });
-        let repos = self.repos.0.iter().flat_map(|repo| {
-            [
-                (
-                    "lfs",
-                    repo.lfs,
-                    "large files of git come with a later version",
-                ),
-                (
-                    "before",
-                    repo.before,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "after",
-                    repo.after,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "secret",
-                    repo.secret,
-                    "credentials for repositories come with a later version",
-                ),
-            ]
-        });
         let tests = self
             .tests
             .0
             .iter()
             .map(|test| ("needs", test.needs, "services come with a later version"));
-        let rest = scripts.chain(repos).chain(tests);
+        let rest = scripts.chain(tests);
         let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
         top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
     }
@@ -360,38 +337,6 @@ keys! {
         allow_home: Option<Flag> = "allow_home",
         /// What it is for.
         description: Option<Text> = "description",
-    }
-}
-
-keys! {
-    /// A repository that is checked out.
-    Repo is "an item of repos" {
-        /// Anything git takes, or the path of a repository or bundle beside this file.
-        url: Text = "url",
-        /// Where to, absolute.
-        path: Text = "path",
-        /// The branch; without it the remote's default.
-        branch: Option<Text> = "branch",
-        /// A branch, a tag or a commit.
-        reference: Option<Text> = "ref",
-        /// Whether only the last commit is kept (default true).
-        shallow: Option<Flag> = "shallow",
-        /// How many commits are kept.
-        depth: Option<Count> = "depth",
-        /// Whether submodules are checked out.
-        submodules: Option<Flag> = "submodules",
-        /// `write` (default), or `read`, which disables pushing.
-        access: Option<Access> = "access",
-        /// What it is for.
-        description: Option<Text> = "description",
-        /// Not supported yet.
-        lfs: Option<Later> = "lfs",
-        /// Not supported yet.
-        before: Option<Later> = "before",
-        /// Not supported yet.
-        after: Option<Later> = "after",
-        /// Not supported yet.
-        secret: Option<Later> = "secret",
     }
 }
 

@@ -25,6 +25,7 @@ mod plan;
 mod quote;
 mod render;
 mod report;
+mod repos;
 mod steps;
 mod tools;
 mod users;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The stage that bears a phase's name is its last: `pre-P` where something runs before P, `core-P` where something runs
-//! after it. Within one place files come before scripts, each in the order of the document.
+//! after it. Within one place files come before repositories and those before scripts, each in the order of the document.
 //!
 //! The directories of the layers in a ROOT are copied to SYSTEM_PATH, SHARED_PATH and LOCAL_PATH, each in two parts. What
 //! other items name (the configuration itself, the sources of `files`) comes at the very end of scripts, so that a change
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::check::{Habitat, is_remote};
-use super::document::{Base, Mount, Repo};
+use super::document::{Base, Mount};
 use super::facts::{Facts, PathKind, Wanted, clean};
 use super::keys::{Duration, OneOrMore};
 use super::layer::Layers;
@@ -83,6 +83,8 @@ pub enum ContextKind {
         read_only: bool,
         /// The URL to record, without credentials; `None` for a path.
         remote: Option<String>,
+        /// The id of the secret that opens it.
+        secret: Option<String>,
     },
     /// A directory of this machine.
     Directory(Place),
@@ -526,7 +528,7 @@ impl Planner<'_> {
         own.or_else(|| self.habitat.document.timeout.of(phase))
     }
 
-    /// The steps that run on one side of a phase: files, then scripts. And of how many items they are.
+    /// The steps that run on one side of a phase: files, then repositories, then scripts. And of how many items they are.
     fn hooks(&mut self, id: PhaseId, side: Side) -> (Vec<Step>, usize) {
         let document = &self.habitat.document;
         let here = |before: &Option<OneOrMore<PhaseId>>, after: &Option<OneOrMore<PhaseId>>| {
@@ -538,6 +540,12 @@ impl Planner<'_> {
         for (index, file) in document.files.0.iter().enumerate() {
             if here(&file.before, &file.after) {
                 steps.extend(self.file(index, file, id));
+                items += 1;
+            }
+        }
+        for (index, repo) in document.repos.0.iter().enumerate() {
+            if here(&repo.before, &repo.after) {
+                steps.push(self.repo(index, repo));
                 items += 1;
             }
         }
@@ -612,9 +620,9 @@ impl Planner<'_> {
                 steps
             }
             PhaseId::REPOS => {
-                let repos: Vec<(usize, &Repo)> = document.repos.0.iter().enumerate().collect();
+                let repos = document.repos.0.iter().enumerate();
                 repos
-                    .into_iter()
+                    .filter(|(_, repo)| repo.before.is_none() && repo.after.is_none())
                     .map(|(index, repo)| self.repo(index, repo))
                     .collect()
             }

@@ -412,7 +412,7 @@ fn context_values(context: &NamedContext, layers: &Layers) -> Value {
                 .unwrap_or_default();
             (
                 format!("./{name}"),
-                format!("{}{reference}", super::steps::without_credentials(url)),
+                format!("{}{reference}", super::repos::without_credentials(url)),
             )
         }
         ContextKind::Directory(Place::Layer(index)) => (

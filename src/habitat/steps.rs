@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::caches;
 use super::check::{Habitat, is_remote};
-use super::document::{Access, FileItem, Mount, Network, Repo, Script, TestItem, Words};
+use super::document::{FileItem, Mount, Network, Script, TestItem, Words};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::{Duration, Text};
 use super::phase::PhaseId;
@@ -60,7 +60,7 @@ impl<'h> Planner<'h> {
         json!({ "entries": list, "exported": exported })
     }
 
-    fn chown(&self, user: &str) -> Option<String> {
+    pub(super) fn chown(&self, user: &str) -> Option<String> {
         (user != "root" && user != "root:root").then(|| format!("--chown={user}"))
     }
 
@@ -372,55 +372,6 @@ impl<'h> Planner<'h> {
         let modes = Step::of("modes.j2", "its modes", values).at(span);
         stage.push(modes.user("root").shell(default_shell()));
         self.prepared.push(stage);
-    }
-
-    pub(super) fn repo(&mut self, index: usize, repo: &Repo) -> Step {
-        let name = format!("repo-{}", index + 1);
-        let is_path = !is_remote(&repo.url.value);
-        let found = if is_path { self.find(&repo.url) } else { None };
-        if is_path && found.is_none() {
-            self.report
-                .error(
-                    "habitat::missing_file",
-                    repo.url.span,
-                    format!("`{}` does not exist", repo.url.value),
-                )
-                .label("there is no such repository or bundle beside this file")
-                .help("mend the path, or give a URL");
-        }
-        let shallow = repo.shallow.is_none_or(|flag| flag.value);
-        let depth = repo.depth.map(|depth| depth.value).or(shallow.then_some(1));
-        let kind = ContextKind::Repository {
-            url: if is_path {
-                clean(&repo.url.value)
-            } else {
-                repo.url.value.clone()
-            },
-            place: found.map(|(place, _, _)| place),
-            reference: repo
-                .branch
-                .as_ref()
-                .or(repo.reference.as_ref())
-                .map(|reference| reference.value.clone()),
-            depth,
-            submodules: repo.submodules.is_some_and(|flag| flag.value),
-            read_only: repo.access == Some(Access::Read),
-            remote: (!is_path).then(|| without_credentials(&repo.url.value)),
-        };
-        self.context(&name, kind, Some(repo.span));
-        let mut flags = vec![format!("--from={name}")];
-        flags.extend(self.chown(&self.habitat.user));
-        let dest = format!(
-            "{}/",
-            self.habitat.at_home(&repo.path.value).trim_end_matches('/')
-        );
-        let said = format!("repos[{index}] {}", without_credentials(&repo.url.value));
-        Step::of(
-            "copy.j2",
-            said,
-            json!({ "flags": flags, "paths": quote::copy_paths("/", &dest) }),
-        )
-        .at(repo.span)
     }
 
     pub(super) fn script(&mut self, index: usize, script: &Script, phase: PhaseId) -> Vec<Step> {
@@ -773,12 +724,18 @@ impl<'h> Planner<'h> {
 
     pub(super) fn secrets(&self) -> Vec<SecretSource> {
         let document = &self.habitat.document;
+        let repos = document.repos.0.iter();
         let used: BTreeSet<&str> = document
             .scripts
             .0
             .iter()
             .flat_map(|script| script.secrets.iter().flat_map(|secrets| &secrets.0))
             .map(|secret| secret.id.as_str())
+            .chain(
+                repos
+                    .filter_map(|repo| repo.secret.as_ref())
+                    .map(Text::as_str),
+            )
             .collect();
         let text = |text: &Option<Text>| text.as_ref().map(|text| text.value.clone());
         let declared = document
@@ -850,20 +807,5 @@ fn spoken(limit: Duration) -> String {
         ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
         ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
         ms => format!("{ms}ms"),
-    }
-}
-
-/// A URL without the user and password in it; `git@` of ssh is kept.
-pub(super) fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let (host, path) = rest
-        .split_once('/')
-        .map_or((rest, ""), |(host, path)| (host, path));
-    match host.rsplit_once('@') {
-        Some((user, _)) if scheme == "ssh" && !user.contains(':') => url.to_owned(),
-        Some((_, host)) => format!("{scheme}://{host}/{path}"),
-        None => url.to_owned(),
     }
 }

@@ -33,6 +33,7 @@ mod remote;
 mod rendered;
 mod ssh;
 mod steps;
+mod taps;
 mod tidy;
 mod tools;
 mod users;

@@ -20,11 +20,11 @@ use super::exit::Exit;
 use super::report::Stop;
 use super::request;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{self, Origin, PhaseStages, Text, Work};
+use crate::engine::work::{self, Origin, PhaseStages, Secret, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
-    self, ContextKind, Facts, Habitat, NamedContext, Plan, Purpose, Rendered, Templates,
-    UnknownNames,
+    self, ContextKind, Facts, Habitat, NamedContext, Plan, Purpose, Rendered, SecretSource,
+    Templates, UnknownNames,
 };
 
 /// Carries out a subcommand.
@@ -113,22 +113,9 @@ impl Ready {
                 .push((context.name.clone(), self.place(context, environment)?));
         }
         for secret in &self.rendered.secrets {
-            if work.secrets.iter().any(|known| known.id == secret.id) {
-                continue;
+            if !work.secrets.iter().any(|known| known.id == secret.id) {
+                work.secrets.push(self.secret(secret)?);
             }
-            let layer = self.config.layers.index_of(secret.span);
-            let file = secret
-                .file
-                .as_ref()
-                .map(|file| self.config.directories[layer].join(file));
-            let failed = |mut failure: Failure| {
-                failure.place = Some(self.config.spot(secret.span));
-                self.config.with_texts(Stop::from(failure))
-            };
-            work.secrets.push(
-                request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref())
-                    .map_err(failed)?,
-            );
         }
         work.phases = self
             .rendered
@@ -157,6 +144,33 @@ impl Ready {
             exit: Exit::Refused,
             ..Stop::from(failures)
         }))
+    }
+
+    /// The value of a secret that the habitat declares.
+    fn secret(&self, secret: &SecretSource) -> Result<Secret, Stop> {
+        let layer = self.config.layers.index_of(secret.span);
+        let file = secret
+            .file
+            .as_ref()
+            .map(|file| self.config.directories[layer].join(file));
+        request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref()).map_err(
+            |mut failure| {
+                failure.place = Some(self.config.spot(secret.span));
+                self.config.with_texts(Stop::from(failure))
+            },
+        )
+    }
+
+    /// What opens a repository.
+    fn secrets_of(&self, context: &NamedContext) -> Result<Vec<Secret>, Stop> {
+        let ContextKind::Repository {
+            secret: Some(id), ..
+        } = &context.kind
+        else {
+            return Ok(Vec::new());
+        };
+        let declared = self.rendered.secrets.iter().filter(|known| known.id == *id);
+        declared.map(|secret| self.secret(secret)).collect()
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
@@ -219,6 +233,7 @@ impl Ready {
                 submodules,
                 read_only,
                 remote,
+                secret,
             } => Source::Git(GitSource {
                 url: found(*place, url)?,
                 reference: reference.clone(),
@@ -231,6 +246,7 @@ impl Ready {
                 keep_git_dir: true,
                 remote: remote.clone(),
                 read_only: *read_only,
+                secret: secret.clone(),
             }),
             ContextKind::Directory(place) => {
                 let path = directory(*place)?;

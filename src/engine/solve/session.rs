@@ -338,6 +338,18 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The secrets that a source may name as its own.
+fn git_tokens(work: &Work) -> Vec<(String, Authorization)> {
+    let secrets = work.secrets.iter();
+    secrets
+        .filter_map(|secret| {
+            let token = std::str::from_utf8(secret.expose()).ok()?.trim();
+            let authorization = Authorization::basic("x-access-token", token);
+            Some((secret.id.clone(), authorization))
+        })
+        .collect()
+}
+
 /// Where what a test said is remembered: with the snapshot that it left.
 fn test_name(record: &OpRecord) -> String {
     let left = record.layers.last().map(Key::to_string);
@@ -426,6 +438,7 @@ impl Workshop {
             ca_file: work.ca_file.clone(),
             ssh,
             credentials: git_credentials(work),
+            tokens: git_tokens(work),
         });
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {
