@@ -486,7 +486,7 @@ impl Check<'_> {
             self.both_sides("script", script.span, &script.before, &script.after);
             for cache in script.cache.iter().flat_map(|cache| &cache.0) {
                 let is_path = is_absolute(cache.as_str()) || cache.value.starts_with("~/");
-                if !is_path && super::caches::find(&cache.value).is_none() {
+                if !is_path && !super::caches::is_known(&cache.value) {
                     self.report
                         .error(
                             "habitat::unknown_cache",

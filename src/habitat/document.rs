@@ -13,6 +13,7 @@ use super::phase::{PHASES, PhaseId};
 use super::report::Report;
 use super::repos::Repo;
 use super::tools::{Tool, ToolsFile};
+use super::when::When;
 use crate::dockerfile::Span;
 
 keys! {
@@ -168,12 +169,11 @@ impl Document {
             )),
             _ => None,
         };
-        let scripts = self.scripts.0.iter().flat_map(|script| {
-            [
-                ("needs", script.needs, "services come with a later version"),
-                ("when", script.when, "conditions come with a later version"),
-            ]
-        });
+        let scripts = self
+            .scripts
+            .0
+            .iter()
+            .map(|script| ("needs", script.needs, "services come with a later version"));
         let tests = self
             .tests
             .0
@@ -375,8 +375,8 @@ keys! {
         description: Option<Text> = "description",
         /// Not supported yet.
         needs: Option<Later> = "needs",
-        /// Not supported yet.
-        when: Option<Later> = "when",
+        /// When it is run: a command that has to succeed, or `{arch, command}`.
+        when: Option<When> = "when",
     }
 }
 

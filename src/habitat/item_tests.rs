@@ -2,7 +2,7 @@
 
 use super::keys::Key as _;
 use super::report::Report;
-use super::tests::{check, told};
+use super::tests::{check, render, told};
 use super::*;
 
 #[test]
@@ -86,4 +86,61 @@ config: {install_path: ./programs, check_updates: false, download_timeout: 60}
         .map(|dest| dest.value)
         .collect();
     assert_eq!(dests, ["${SYSTEM_PATH}/tools/programs", "/opt"]);
+}
+
+#[test]
+fn mistakes_in_repositories_are_told_with_their_way_out() {
+    let text = "\
+name: cloned
+base_image: debian:12
+secrets: [{id: token, env: TOKEN}]
+files:
+  - {src: a, dest: /one/a, optional: true}
+  - {src: a, dest: /two/a, optional: true, after: repos}
+repos:
+  - {url: https://example.org/a, path: /a, lfs: true}
+  - {url: https://example.org/b, path: /b, secret: tokne}
+  - {url: git@example.org:c, path: /c, secret: token}
+  - {url: https://me:pass@example.org/d, path: /d, lfs: false}
+  - {url: https://example.org/e, path: /e, before: tools, after: scripts}
+  - {url: https://example.org/one, path: /one}
+  - {url: https://example.org/one, path: /two}
+  - {url: https://example.org/three, path: /three/inner, before: repos}
+  - {url: https://example.org/three, path: /three}
+  - {url: https://example.org/four, path: /four/inner, after: repos}
+  - {url: https://example.org/four, path: /four}
+";
+    insta::assert_snapshot!(check(text));
+}
+
+#[test]
+fn a_hook_has_files_then_repositories_then_scripts() {
+    let text = "\
+name: hooks
+base_image: debian:12
+scripts:
+  - {commands: echo script, before: tools}
+repos:
+  - {url: https://example.org/r, path: /r, before: tools}
+  - {url: https://example.org/q, path: /q}
+files:
+  - {src: f, dest: /f, before: tools}
+";
+    let rendered = render(text, &[("f", PathKind::File)]);
+    let lines: Vec<&str> = rendered
+        .dockerfile
+        .lines()
+        .skip_while(|line| !line.starts_with("FROM habitat"))
+        .filter(|line| {
+            ["FROM", "COPY --from", "RUN echo"]
+                .iter()
+                .any(|word| line.starts_with(word))
+        })
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
+    let tools = rendered.phases.iter().find(|phase| phase.name == "tools");
+    assert_eq!(
+        tools.map(|tools| (tools.hooks_before, tools.hooks_after)),
+        Some((3, 0))
+    );
 }

@@ -29,6 +29,7 @@ mod repos;
 mod steps;
 mod tools;
 mod users;
+mod when;
 
 pub use check::Habitat;
 pub use document::{Document, Timeouts};

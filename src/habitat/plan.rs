@@ -312,6 +312,7 @@ impl Plan {
             phases: Vec::new(),
             prepared: Vec::new(),
             downloads: Vec::new(),
+            mount_points: BTreeSet::new(),
         };
         for (key, span, why) in habitat.document.later() {
             planner
@@ -361,6 +362,8 @@ pub(super) struct Planner<'h> {
     /// Stages of the phase at hand in which something is got ready beside the others.
     pub(super) prepared: Vec<Stage>,
     pub(super) downloads: Vec<Download>,
+    /// Directories that were made for caches.
+    pub(super) mount_points: BTreeSet<String>,
 }
 
 /// Which side of a phase.

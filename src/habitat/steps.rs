@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::caches;
+use super::caches::Caches;
 use super::check::{Habitat, is_remote};
 use super::document::{FileItem, Mount, Network, Script, TestItem, Words};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
@@ -12,6 +12,7 @@ use super::keys::{Duration, Text};
 use super::phase::PhaseId;
 use super::plan::{ContextKind, Place, PlannedTest, Planner, SecretSource, Stage, State, Step};
 use super::quote;
+use super::when::When;
 use crate::dockerfile::{Problem, Span};
 
 /// Where the files lie that only a test sees.
@@ -379,6 +380,14 @@ impl<'h> Planner<'h> {
             .run_as
             .as_ref()
             .map_or_else(|| self.habitat.user.clone(), |user| user.value.clone());
+        let architecture = self.architecture().0;
+        if script
+            .when
+            .as_ref()
+            .is_some_and(|when| !when.holds_on(architecture))
+        {
+            return Vec::new();
+        }
         let mut flags = Vec::new();
         for mount in &script.mounts.0 {
             match mount {
@@ -409,9 +418,9 @@ impl<'h> Planner<'h> {
                 }
             }
         }
-        for cache in script.cache.iter().flat_map(|caches| &caches.0) {
-            flags.extend(self.cache(cache, &user));
-        }
+        let named_caches = script.cache.iter().flat_map(|caches| &caches.0);
+        let caches = Caches::of(self.habitat, &user, named_caches);
+        flags.extend(caches.flags.iter().cloned());
         for secret in script.secrets.iter().flat_map(|secrets| &secrets.0) {
             let id = &secret.id.value;
             flags.push(match &secret.env {
@@ -429,16 +438,19 @@ impl<'h> Planner<'h> {
         {
             flags.push(format!("--network={}", network.word()));
         }
-        let exports: Vec<String> = script
-            .env
-            .0
-            .iter()
-            .map(|(name, value)| format!("export {}={}", name.value, quote::shell(&value.value)))
-            .collect();
-        let shell = script
-            .shell
-            .as_ref()
-            .map_or_else(default_shell, |shell| own_shell(&shell.0));
+        // What is set for the tools comes first, so that the script's own word counts.
+        let mut before = caches.lines.clone();
+        before.extend(
+            script.env.0.iter().map(|(name, value)| {
+                format!("export {}={}", name.value, quote::shell(&value.value))
+            }),
+        );
+        before.extend(script.when.as_ref().and_then(When::guard));
+        // Another shell may be no shell at all: what goes before is for the one that starts it.
+        let shell = match &script.shell {
+            None => default_shell(),
+            Some(shell) => own_shell(&shell.0, &std::mem::take(&mut before)),
+        };
         let extras = self
             .limit(script.timeout, phase)
             .map(|limit| format!("timeout={}", spoken(limit)))
@@ -453,57 +465,32 @@ impl<'h> Planner<'h> {
             || format!("scripts[{index}]"),
             |name| format!("script {}", name.value),
         );
-        script
-            .commands
-            .0
-            .iter()
-            .enumerate()
-            .map(|(number, command)| {
-                let said = if count > 1 {
-                    format!("{named}, command {} of {count}", number + 1)
-                } else {
-                    named.clone()
-                };
-                let lines: Vec<&str> = exports
-                    .iter()
-                    .map(String::as_str)
-                    .chain([command.0.value.trim_end_matches('\n')])
-                    .collect();
-                let values = json!({ "flags": flags, "command": quote::run(&lines.join("\n")) });
-                let mut step = Step::of("script.j2", said, values)
-                    .at(command.0.span)
-                    .user(&user)
-                    .shell(shell.clone());
-                step.workdir = Some(workdir.to_owned());
-                step.extras.clone_from(&extras);
-                step
-            })
-            .collect()
-    }
-
-    fn cache(&self, cache: &Text, user: &str) -> Vec<String> {
-        let directories: Vec<(String, bool)> = match caches::find(&cache.value) {
-            Some(known) => known
+        let made = self.mount_points(&caches, &user, &named);
+        let commands = script.commands.0.iter().enumerate();
+        let steps = commands.map(|(number, command)| {
+            let said = if count > 1 {
+                format!("{named}, command {} of {count}", number + 1)
+            } else {
+                named.clone()
+            };
+            let lines: Vec<&str> = before
                 .iter()
-                .map(|directory| (directory.path.to_owned(), directory.locked))
-                .collect(),
-            None => vec![(cache.value.clone(), false)],
-        };
-        let home = match user.split(':').next() {
-            Some("root") => "/root".to_owned(),
-            Some(other) if other != self.habitat.user => format!("/home/{other}"),
-            _ => self.habitat.home.clone(),
-        };
-        directories
+                .map(String::as_str)
+                .chain([command.0.value.trim_end_matches('\n')])
+                .collect();
+            let values = json!({ "flags": flags, "command": quote::run(&lines.join("\n")) });
+            let mut step = Step::of("script.j2", said, values)
+                .at(command.0.span)
+                .user(&user)
+                .shell(shell.clone());
+            step.workdir = Some(workdir.to_owned());
+            step.extras.clone_from(&extras);
+            step
+        });
+        let at = script.span;
+        made.map(|step| step.at(at))
             .into_iter()
-            .map(|(path, locked)| {
-                let target = path
-                    .strip_prefix("~/")
-                    .map_or_else(|| path.clone(), |rest| format!("{home}/{rest}"));
-                let mode = if user == "root" { "" } else { ",mode=0777" };
-                let sharing = if locked { ",sharing=locked" } else { "" };
-                format!("--mount=type=cache,target={target}{mode}{sharing}")
-            })
+            .chain(steps)
             .collect()
     }
 
@@ -777,15 +764,15 @@ pub(super) fn default_shell() -> Vec<String> {
 const LOAD: &str =
     "if [ -r /etc/profile.d/habitat-env.sh ]; then . /etc/profile.d/habitat-env.sh; fi";
 
-/// The same with a script's own shell.
-fn own_shell(words: &[String]) -> Vec<String> {
+/// The same with a script's own shell; `before` is lines of shell that are run first.
+fn own_shell(words: &[String], before: &[String]) -> Vec<String> {
     let words: Vec<String> = words.iter().map(|word| quote::shell(word)).collect();
-    [
-        "/bin/sh".to_owned(),
-        "-c".to_owned(),
-        format!("{LOAD}; exec {} -c \"$0\"", words.join(" ")),
-    ]
-    .into()
+    let before: String = before.iter().map(|lines| format!("\n{lines}")).collect();
+    let script = match before.as_str() {
+        "" => format!("{LOAD}; exec {} -c \"$0\"", words.join(" ")),
+        lines => format!("{LOAD}{lines}\nexec {} -c \"$0\"", words.join(" ")),
+    };
+    ["/bin/sh".to_owned(), "-c".to_owned(), script].into()
 }
 
 /// An owner for `chown`: with the user's own group where none is named.

@@ -144,7 +144,7 @@ impl Key for Checksum {
             let Scalar(sum) = Scalar::read(node, report)?;
             return Some(Self::One(sum));
         };
-        let names = || ARCHITECTURES.iter().map(|(name, _, _)| *name);
+        let names = architecture_names;
         let mut sums = Vec::new();
         for (key, value) in entries {
             let written = key.as_scalar().unwrap_or_default();
@@ -403,12 +403,22 @@ fn is_file_name(name: &str) -> bool {
             .all(|it| it.is_ascii_alphanumeric() || "._+-".contains(it))
 }
 
-impl Planner<'_> {
-    /// A tool's own stage, and the step that copies from it.
-    pub(super) fn tool(&mut self, index: usize, tool: &Tool) -> Option<Step> {
+/// The architectures, as images name them.
+pub(super) fn architecture_names() -> impl Iterator<Item = &'static str> + Clone {
+    ARCHITECTURES.iter().map(|(name, _, _)| *name)
+}
+
+impl<'h> Planner<'h> {
+    /// What the architecture that is built for is called in images, and by `uname -m`.
+    pub(super) fn architecture(&self) -> (&'h str, &'h str) {
         let debian = self.facts.debian_arch.as_str();
         let known = ARCHITECTURES.iter().find(|(_, _, name)| *name == debian);
-        let architecture = known.map_or((debian, debian), |(image, machine, _)| (*image, *machine));
+        known.map_or((debian, debian), |(image, machine, _)| (*image, *machine))
+    }
+
+    /// A tool's own stage, and the step that copies from it.
+    pub(super) fn tool(&mut self, index: usize, tool: &Tool) -> Option<Step> {
+        let architecture = self.architecture();
         self.needs_version(tool)?;
         let url = tool.fill(&tool.url.value, architecture);
         let own = match &tool.sha256 {

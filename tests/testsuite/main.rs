@@ -31,6 +31,8 @@ mod published;
 mod quickstart;
 mod remote;
 mod rendered;
+mod repos;
+mod scripts;
 mod ssh;
 mod steps;
 mod taps;
