@@ -138,6 +138,9 @@ pub(super) struct SharedBuildArguments {
     /// Write the image's id (the digest of its configuration)
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,
+    /// When a step fails, go on with all that does not need it
+    #[arg(long)]
+    pub(super) keep_going: bool,
     /// Add a label to the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(super) labels: Vec<String>,
@@ -254,6 +257,8 @@ pub(super) enum HabitatCommand {
     Outdated(HabitatOutdatedArguments),
     /// Pin what there is now, of everything or of some sources
     Upgrade(HabitatUpgradeArguments),
+    /// Run the tests of a habitat, all of them, and say what each found
+    Test(HabitatTestArguments),
     /// Rewrite the keys of an older program, and say what nothing takes the place of
     Migrate(HabitatMigrateArguments),
 }
@@ -272,6 +277,9 @@ pub(super) struct HabitatFile {
     /// Leave out the user's own layer, ~/.config/shmocker/habitat.yaml
     #[arg(long)]
     pub(super) no_user_layer: bool,
+    /// Add a repository to those of the habitat (may be given again)
+    #[arg(long = "repo", value_name = "URL:PATH[:BRANCH]")]
+    pub(super) repos: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -401,6 +409,9 @@ pub(super) struct HabitatBuildArguments {
     /// With --show-phases: every item and where it is written, every cause, and what a build would ask the network for
     #[arg(long, requires = "show_phases")]
     pub(super) verbose: bool,
+    /// Write what the tests found as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
     #[command(flatten)]
     pub(super) draft: SharedBuildArguments,
 }
@@ -439,6 +450,32 @@ pub(super) struct HabitatUpgradeArguments {
     /// Sources, as the lock file has them, or a part of the name that no other has [default: all]
     #[arg(value_name = "NAME")]
     pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatTestArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// Only tests whose path has this in it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) filter: Option<String>,
+    /// Write what they found as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// How the build's progress is shown [default: quiet]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) progress: Option<Progress>,
+    /// Make a secret known: id=NAME[,type=file|env][,src=PATH|env=VARIABLE]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(super) secrets: Vec<String>,
+    /// Allow what is refused otherwise: network.host, security.insecure, home
+    #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+    /// Never ask; use what the store remembers
+    #[arg(long)]
+    pub(super) offline: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,11 +8,14 @@ use super::fields::{Field, below};
 use super::keys::{
     Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
 };
-use super::layer::Layers;
+use super::layer::{LayerKind, Layers};
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::quote;
 use super::report::Report;
+use super::repos::Repo;
+use super::tools::{Tool, ToolsFile};
+use super::when::When;
 use crate::dockerfile::Span;
 
 keys! {
@@ -41,8 +44,9 @@ keys! {
         /// Repositories that are checked out.
         #[schemars(default)]
         repos: List<Repo> = "repos",
-        /// Not supported yet: static binaries.
-        tools: Option<Later> = "tools",
+        /// Programs that are downloaded.
+        #[schemars(default)]
+        tools: List<Tool> = "tools",
         /// What is run while the image is built.
         #[schemars(default)]
         scripts: List<Script> = "scripts",
@@ -76,6 +80,7 @@ impl Document {
     pub(super) fn of(layers: &Layers, report: &mut Report) -> Option<Self> {
         let mut document: Option<Self> = None;
         let mut main = None;
+        let mut tools = Vec::new();
         for (index, layer) in layers.all().iter().enumerate() {
             let is_main = std::ptr::eq(layer, layers.main());
             let told = report.len();
@@ -93,9 +98,22 @@ impl Document {
                 }
                 continue;
             };
-            let Some(later) = Self::read(&root, report) else {
+            if layer.kind == LayerKind::Tools {
+                let file = ToolsFile::read(&root, report);
+                tools.extend(file.into_iter().flat_map(ToolsFile::into_tools));
+                continue;
+            }
+            let Some(mut later) = Self::read(&root, report) else {
                 continue;
             };
+            // They lie in the system layer's directory: whatever a later layer says of tools is laid over them.
+            match &mut document {
+                Some(document) => document.tools.0.append(&mut tools),
+                None => {
+                    tools.append(&mut later.tools.0);
+                    later.tools.0.append(&mut tools);
+                }
+            }
             if is_main {
                 main = Some(later.span);
             }
@@ -133,11 +151,6 @@ impl Document {
                 "a Dockerfile as the base comes with a later version",
             ),
             (
-                "tools",
-                &self.tools,
-                "tools come with a later version; a script can fetch them meanwhile",
-            ),
-            (
                 "volumes",
                 &self.volumes,
                 "volumes come with a later version; give `shmocker run -v` meanwhile",
@@ -164,42 +177,17 @@ impl Document {
             )),
             _ => None,
         };
-        let scripts = self.scripts.0.iter().flat_map(|script| {
-            [
-                ("needs", script.needs, "services come with a later version"),
-                ("when", script.when, "conditions come with a later version"),
-            ]
-        });
-        let repos = self.repos.0.iter().flat_map(|repo| {
-            [
-                (
-                    "lfs",
-                    repo.lfs,
-                    "large files of git come with a later version",
-                ),
-                (
-                    "before",
-                    repo.before,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "after",
-                    repo.after,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "secret",
-                    repo.secret,
-                    "credentials for repositories come with a later version",
-                ),
-            ]
-        });
+        let scripts = self
+            .scripts
+            .0
+            .iter()
+            .map(|script| ("needs", script.needs, "services come with a later version"));
         let tests = self
             .tests
             .0
             .iter()
             .map(|test| ("needs", test.needs, "services come with a later version"));
-        let rest = scripts.chain(repos).chain(tests);
+        let rest = scripts.chain(tests);
         let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
         top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
     }
@@ -385,38 +373,6 @@ keys! {
 }
 
 keys! {
-    /// A repository that is checked out.
-    Repo is "an item of repos" {
-        /// Anything git takes, or the path of a repository or bundle beside this file.
-        url: Text = "url",
-        /// Where to, absolute.
-        path: Text = "path",
-        /// The branch; without it the remote's default.
-        branch: Option<Text> = "branch",
-        /// A branch, a tag or a commit.
-        reference: Option<Text> = "ref",
-        /// Whether only the last commit is kept (default true).
-        shallow: Option<Flag> = "shallow",
-        /// How many commits are kept.
-        depth: Option<Count> = "depth",
-        /// Whether submodules are checked out.
-        submodules: Option<Flag> = "submodules",
-        /// `write` (default), or `read`, which disables pushing.
-        access: Option<Access> = "access",
-        /// What it is for.
-        description: Option<Text> = "description",
-        /// Not supported yet.
-        lfs: Option<Later> = "lfs",
-        /// Not supported yet.
-        before: Option<Later> = "before",
-        /// Not supported yet.
-        after: Option<Later> = "after",
-        /// Not supported yet.
-        secret: Option<Later> = "secret",
-    }
-}
-
-keys! {
     /// Commands that are run while the image is built.
     Script is "a script" {
         /// What it is called in messages.
@@ -451,8 +407,8 @@ keys! {
         description: Option<Text> = "description",
         /// Not supported yet.
         needs: Option<Later> = "needs",
-        /// Not supported yet.
-        when: Option<Later> = "when",
+        /// When it is run: a command that has to succeed, or `{arch, command}`.
+        when: Option<When> = "when",
     }
 }
 
