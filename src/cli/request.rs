@@ -22,7 +22,7 @@ use crate::image::Name;
 use crate::ship::export::{Destination, Output};
 
 /// How long a remembered answer serves.
-const DEFAULT_REFRESH_MS: u64 = 3_600_000;
+pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
 
 /// A request in the making.
 pub(super) struct Draft {
@@ -156,11 +156,21 @@ impl Draft {
         Self::new(arguments, environment)
     }
 
-    /// Builds and writes what was asked for.
+    /// Builds and writes what was asked for, and prints the image's digest where that is wanted.
     pub(super) fn build(self, store: PathBuf, environment: &Environment) -> Result<Exit, Stop> {
-        let events = self.events(environment);
         let takes_stdout = self.outputs.iter().any(writes_stdout);
         let tagged = !self.tags.is_empty();
+        let quiet = self.quiet;
+        let outcome = self.made(store, environment)?;
+        if !takes_stdout && (quiet || !tagged || !std::io::stdout().is_terminal()) {
+            print(&format!("{}\n", outcome.manifest.digest));
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Builds and writes what was asked for.
+    pub(super) fn made(self, store: PathBuf, environment: &Environment) -> Result<Outcome, Stop> {
+        let events = self.events(environment);
         let request = BuildRequest {
             store,
             work: self.work,
@@ -176,10 +186,7 @@ impl Draft {
         if let Some(path) = &self.iidfile {
             write_file(path, &outcome.config_digest.to_string())?;
         }
-        if !takes_stdout && (self.quiet || !tagged || !std::io::stdout().is_terminal()) {
-            print(&format!("{}\n", outcome.manifest.digest));
-        }
-        Ok(Exit::Done)
+        Ok(outcome)
     }
 
     /// Who shows the build.

@@ -1,11 +1,12 @@
 //! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
 
-use super::document::{Base, Document, FileItem, Mount, Repo, Script};
+use super::document::{Base, Document, FileItem, Mount, Repo, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
 use super::keys::{Key, Text};
 use super::node;
 use super::phase::PhaseId;
 use super::report::Report;
+use super::services::Service;
 use crate::dockerfile::{Problem, Span};
 
 /// A habitat whose keys are known, whose strings are expanded and whose paths and names are sound.
@@ -97,6 +98,8 @@ impl Habitat {
         check.repos();
         check.scripts();
         check.verify_and_tests();
+        check.services();
+        check.volumes();
         check.secrets_and_labels();
         let warnings = report.finish()?;
         Ok(Self {
@@ -120,6 +123,24 @@ impl Habitat {
             .is_some_and(|flag| flag.value)
     }
 
+    /// What it runs when it is started; `None`: a shell.
+    #[must_use]
+    pub fn command(&self) -> Option<Vec<String>> {
+        match self.document.entry.as_ref()?.command.as_ref()? {
+            Words::Line(line) => Some(vec![
+                "/bin/sh".to_owned(),
+                "-c".to_owned(),
+                line.value.clone(),
+            ]),
+            Words::List(words) => Some(words.iter().map(|word| word.value.clone()).collect()),
+        }
+    }
+
+    /// Its services, in their order.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.document.services.0.iter()
+    }
+
     /// A path in the image, with `~/` replaced by USER's home.
     #[must_use]
     pub fn at_home(&self, path: &str) -> String {
@@ -138,10 +159,10 @@ impl Habitat {
     }
 }
 
-struct Check<'h> {
-    document: &'h Document,
+pub(super) struct Check<'h> {
+    pub(super) document: &'h Document,
     environment: &'h Environment,
-    report: &'h mut Report,
+    pub(super) report: &'h mut Report,
 }
 
 impl Check<'_> {
@@ -351,7 +372,7 @@ impl Check<'_> {
     }
 
     /// Paths have no letters that would end or change the instruction that they become a part of.
-    fn plain(&mut self, path: &Text, refused: &str) {
+    pub(super) fn plain(&mut self, path: &Text, refused: &str) {
         let odd = |letter: char| letter.is_control() || refused.contains(letter);
         if let Some(letter) = path.value.chars().find(|letter| odd(*letter)) {
             self.report
@@ -365,7 +386,7 @@ impl Check<'_> {
         }
     }
 
-    fn absolute(&mut self, path: &Text, what: &str) {
+    pub(super) fn absolute(&mut self, path: &Text, what: &str) {
         let rest = path
             .value
             .strip_prefix("~/")
@@ -386,7 +407,7 @@ impl Check<'_> {
         self.plain(path, "\"'\\");
     }
 
-    fn owner(&mut self, owner: &Text) {
+    pub(super) fn owner(&mut self, owner: &Text) {
         let mut parts = owner.value.split(':');
         let user = parts.next().unwrap_or_default();
         let group = parts.next().unwrap_or("root");
@@ -737,7 +758,7 @@ pub(super) fn is_remote(url: &str) -> bool {
     url.starts_with('/') || url.contains("://") || scp_like()
 }
 
-fn is_absolute(path: &str) -> bool {
+pub(super) fn is_absolute(path: &str) -> bool {
     path.starts_with('/')
         && !path.split('/').any(|part| part == "..")
         && !path.contains(char::is_control)

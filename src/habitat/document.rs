@@ -10,6 +10,8 @@ use super::keys::{
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::report::Report;
+use super::services::Service;
+use super::volumes::Volume;
 use crate::dockerfile::Span;
 
 keys! {
@@ -42,10 +44,13 @@ keys! {
         /// What is run while the image is built.
         #[schemars(default)]
         scripts: List<Script> = "scripts",
-        /// Not supported yet: what is mounted when the habitat runs.
-        volumes: Option<Later> = "volumes",
-        /// Not supported yet: what is started beside the scripts and tests that need it.
-        services: Option<Later> = "services",
+        /// What `shmocker habitat up` mounts: `SRC:DST` or `SRC:DST:ro`. SRC lies beside this file, or is absolute, or is
+        /// `~/…` of the host. The image knows nothing of it.
+        #[schemars(default)]
+        volumes: List<Volume> = "volumes",
+        /// Programs that run beside the scripts and tests that need them, and when the habitat runs.
+        #[schemars(default)]
+        services: List<Service> = "services",
         /// What must be true of the file system when all scripts have run.
         verify_fs: Option<VerifyFs> = "verify-fs",
         /// Programs that print TAP. Each runs in its own sandbox; nothing that it writes reaches the image.
@@ -85,16 +90,6 @@ impl Document {
                 "tools come with a later version; a script can fetch them meanwhile",
             ),
             (
-                "volumes",
-                &self.volumes,
-                "volumes come with a later version; give `shmocker run -v` meanwhile",
-            ),
-            (
-                "services",
-                &self.services,
-                "services come with a later version",
-            ),
-            (
                 "platforms",
                 &self.platforms,
                 "builds for other platforms come with a later version",
@@ -116,12 +111,11 @@ impl Document {
             )),
             _ => None,
         };
-        let scripts = self.scripts.0.iter().flat_map(|script| {
-            [
-                ("needs", script.needs, "services come with a later version"),
-                ("when", script.when, "conditions come with a later version"),
-            ]
-        });
+        let scripts = self
+            .scripts
+            .0
+            .iter()
+            .map(|script| ("when", script.when, "conditions come with a later version"));
         let repos = self.repos.0.iter().flat_map(|repo| {
             [
                 (
@@ -146,12 +140,7 @@ impl Document {
                 ),
             ]
         });
-        let tests = self
-            .tests
-            .0
-            .iter()
-            .map(|test| ("needs", test.needs, "services come with a later version"));
-        let rest = scripts.chain(repos).chain(tests);
+        let rest = scripts.chain(repos);
         let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
         top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
     }
@@ -363,8 +352,9 @@ keys! {
         secrets: Option<OneOrMore<SecretItem>> = "secrets",
         /// What it is for.
         description: Option<Text> = "description",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
         /// Not supported yet.
         when: Option<Later> = "when",
     }
@@ -408,8 +398,9 @@ keys! {
         run_as: Option<Text> = "run_as",
         /// How long it may take.
         timeout: Option<Duration> = "timeout",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
     }
 }
 

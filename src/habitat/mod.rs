@@ -23,16 +23,19 @@ mod plan;
 mod quote;
 mod render;
 mod report;
+mod services;
 mod steps;
 mod users;
+mod volumes;
 
 pub use check::Habitat;
 pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};
 pub use facts::{Facts, PathKind, Purpose};
 pub use phase::{PHASES, PhaseId, PhaseRow};
-pub use plan::{ContextKind, NamedContext, Place, Plan, SecretSource};
+pub use plan::{ContextKind, NamedContext, Place, Plan, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
+pub use volumes::Volume;
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.
 #[must_use]

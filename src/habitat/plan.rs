@@ -25,6 +25,7 @@ use super::phase::PhaseId;
 use super::report::Report;
 use super::steps::{LOCAL_CONTEXT, default_shell, marker};
 use super::users;
+use super::volumes::Volume;
 use crate::dockerfile::{Problem, Span};
 
 /// The habitat's name of its base where that is no registry image.
@@ -117,6 +118,19 @@ pub struct SecretSource {
     pub span: Span,
 }
 
+/// What a habitat is when it runs, beside what its image says.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// Its command; `None`: a shell.
+    pub command: Option<Vec<String>>,
+    /// Whether the command wants a terminal.
+    pub tty: bool,
+    /// Its services.
+    pub services: Vec<String>,
+    /// What is mounted.
+    pub volumes: Vec<Volume>,
+}
+
 /// A habitat as phases, stages and steps.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -131,6 +145,8 @@ pub struct Plan {
     pub home_files: Vec<Problem>,
     /// What should be mended, but stops nothing.
     pub warnings: Vec<Problem>,
+    /// What it is when it runs.
+    pub runtime: Runtime,
 }
 
 #[derive(Debug, Clone)]
@@ -321,6 +337,20 @@ impl Plan {
             secrets,
             home_files,
             warnings,
+            runtime: Runtime {
+                command: habitat.command(),
+                tty: habitat
+                    .document
+                    .entry
+                    .as_ref()
+                    .and_then(|entry| entry.tty)
+                    .is_some_and(|flag| flag.value),
+                services: habitat
+                    .services()
+                    .map(|service| service.name.value.clone())
+                    .collect(),
+                volumes: habitat.document.volumes.0.clone(),
+            },
         })
     }
 }

@@ -33,13 +33,7 @@ pub(super) fn run(
         return phases::show(&draft.work, &store, arguments.format)
             .map_err(|stop| ready.with_texts(stop));
     }
-    if !draft.home_allowed && !ready.plan.home_files.is_empty() {
-        let stop = ready.config.stop(&ready.plan.home_files);
-        return Err(Stop {
-            exit: Exit::Refused,
-            ..stop
-        });
-    }
+    ready.refuse_home_files(&draft)?;
     if draft.tags.is_empty() && arguments.target.is_none() {
         draft
             .tags

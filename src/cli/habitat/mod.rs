@@ -2,8 +2,11 @@
 
 mod build;
 mod check;
+mod exec;
+mod instances;
 mod phases;
 mod render;
+mod up;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,6 +35,11 @@ pub(super) fn run(
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
+        HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
+        HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
+        HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),
+        HabitatCommand::Down(arguments) => instances::down(&arguments, &store),
+        HabitatCommand::Ps(arguments) => instances::list(&arguments, &store),
     }
 }
 
@@ -49,11 +57,7 @@ struct Config {
 
 impl Config {
     fn read(given: &Path) -> Result<Self, Stop> {
-        let file = if given.is_dir() {
-            given.join("config.yaml")
-        } else {
-            given.to_owned()
-        };
+        let file = config_file(given);
         let text = std::fs::read_to_string(&file).map_err(|error| {
             let message = format!("the habitat `{}` cannot be read", file.display());
             Failure::caused(FailureKind::Input, "cli::habitat", message, &error)
@@ -142,6 +146,15 @@ impl Config {
                 .extend(look(&self.directory().join(&wanted)).map(|kind| (wanted, kind)));
         }
         facts
+    }
+}
+
+/// A configuration by its path, or by that of its directory.
+fn config_file(given: &Path) -> PathBuf {
+    if given.is_dir() {
+        given.join("config.yaml")
+    } else {
+        given.to_owned()
     }
 }
 
@@ -238,6 +251,17 @@ impl Ready {
             })
             .collect();
         Ok(())
+    }
+
+    /// Files of the host's home become part of an image only where that is allowed.
+    fn refuse_home_files(&self, draft: &request::Draft) -> Result<(), Stop> {
+        if draft.home_allowed || self.plan.home_files.is_empty() {
+            return Ok(());
+        }
+        Err(Stop {
+            exit: Exit::Refused,
+            ..self.config.stop(&self.plan.home_files)
+        })
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
