@@ -229,6 +229,8 @@ pub(super) enum HabitatCommand {
     Down(HabitatStopArguments),
     /// List the habitats that run or have run
     Ps(HabitatPsArguments),
+    /// Rewrite the keys of an older program, and say what nothing takes the place of
+    Migrate(HabitatMigrateArguments),
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +241,12 @@ pub(super) struct HabitatFile {
     /// Templates that take the place of the built-in ones of the same name
     #[arg(long, value_name = "DIR")]
     pub(super) templates: Option<PathBuf>,
+    /// The directory with `habitats/` and the layers `system/` and `shared/`, instead of the next one upwards
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Leave out the user's own layer, ~/.config/shmocker/habitat.yaml
+    #[arg(long)]
+    pub(super) no_user_layer: bool,
 }
 
 #[derive(Debug, Args)]
@@ -256,6 +264,19 @@ pub(super) struct HabitatRenderArguments {
     /// Write Dockerfile and named contexts (OCI layouts and folders) to this directory
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatMigrateArguments {
+    /// The habitat's config.yaml, or its directory; it is rewritten in place
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// Write the text to standard output, and leave the file as it is
+    #[arg(long, conflicts_with = "format")]
+    pub(super) stdout: bool,
+    /// With json, the text is a part of what is said, and the file stays as it is
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, Args)]

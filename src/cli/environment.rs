@@ -12,6 +12,8 @@ pub(super) struct Environment {
     pub(super) home: Option<PathBuf>,
     /// XDG_DATA_HOME
     pub(super) xdg_data_home: Option<PathBuf>,
+    /// XDG_CONFIG_HOME
+    pub(super) xdg_config_home: Option<PathBuf>,
     /// SHMOCKER_STORE
     pub(super) store: Option<PathBuf>,
     /// SHMOCKER_DEBIAN_MIRROR
@@ -56,6 +58,7 @@ impl Environment {
         Self {
             home: path("HOME"),
             xdg_data_home: path("XDG_DATA_HOME"),
+            xdg_config_home: path("XDG_CONFIG_HOME"),
             store: path("SHMOCKER_STORE"),
             debian_mirror: variable("SHMOCKER_DEBIAN_MIRROR"),
             debian_keyring: path("SHMOCKER_DEBIAN_KEYRING"),
@@ -77,6 +80,16 @@ impl Environment {
                 .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
                 .collect(),
         }
+    }
+
+    /// The user's own layer of every habitat: `$XDG_CONFIG_HOME/shmocker/habitat.yaml`, else below `~/.config`.
+    #[must_use]
+    pub(super) fn user_layer(&self) -> Option<PathBuf> {
+        let config = self
+            .xdg_config_home
+            .clone()
+            .or_else(|| Some(self.home.clone()?.join(".config")))?;
+        Some(config.join("shmocker/habitat.yaml"))
     }
 
     /// The store's directory: `--store`, else SHMOCKER_STORE, else `$XDG_DATA_HOME/shmocker`, else

@@ -22,7 +22,6 @@ mod steps;
 mod terminal;
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -53,8 +52,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match dispatch(arguments, &environment) {
         Ok(exit) => exit.into(),
         Err(stop) => {
-            let color = !environment.no_color && std::io::stderr().is_terminal();
-            stop.write(&mut std::io::stderr(), color);
+            stop.tell(&environment);
             stop.exit.into()
         }
     }

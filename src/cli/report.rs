@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 
 use miette::{
     Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity,
     SourceCode,
 };
 
+use super::environment::Environment;
 use super::exit::Exit;
 use crate::engine::failure::{Failure, FailureKind};
 
@@ -70,6 +71,12 @@ impl Stop {
     pub(super) fn with_text(mut self, name: &str, text: &str) -> Self {
         self.texts.insert(name.to_owned(), text.to_owned());
         self
+    }
+
+    /// Writes all failures to standard error, with colors where a person looks at them.
+    pub(super) fn tell(&self, environment: &Environment) {
+        let color = !environment.no_color && std::io::stderr().is_terminal();
+        self.write(&mut std::io::stderr(), color);
     }
 
     /// Writes all failures for a person.
@@ -185,7 +192,11 @@ impl std::error::Error for Shown<'_> {
 
 impl Diagnostic for Shown<'_> {
     fn severity(&self) -> Option<Severity> {
-        Some(Severity::Error)
+        Some(if self.failure.is_warning {
+            Severity::Warning
+        } else {
+            Severity::Error
+        })
     }
 
     fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {

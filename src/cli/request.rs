@@ -540,6 +540,11 @@ fn write_file(path: &Path, content: &str) -> Result<(), Stop> {
     })
 }
 
+/// A line for a person beside the data. Nowhere is left to say that standard error is closed.
+pub(super) fn say(text: &str) {
+    drop(std::io::stderr().lock().write_all(text.as_bytes()));
+}
+
 /// Data for standard output. A reader that went away is no failure.
 pub(super) fn print(text: &str) {
     let mut out = std::io::stdout().lock();

@@ -75,6 +75,9 @@ pub struct Failure {
     pub exit_status: Option<i32>,
     /// The last lines that the failing step printed.
     pub output: Vec<String>,
+    /// Nothing ends because of it: it is shown as what should be mended.
+    #[serde(default)]
+    pub is_warning: bool,
 }
 
 impl Failure {
@@ -91,6 +94,7 @@ impl Failure {
             help: None,
             exit_status: None,
             output: Vec::new(),
+            is_warning: false,
         }
     }
 

@@ -434,6 +434,7 @@ pub fn failure(file: &str, problem: &Problem) -> Failure {
     let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
     failure.label = problem.label.as_deref().map(str::to_owned);
     failure.help = problem.help.as_deref().map(str::to_owned);
+    failure.is_warning = problem.severity == Severity::Warning;
     failure.place = problem.span.map(|span| Place {
         file: file.to_owned(),
         line: span.line,

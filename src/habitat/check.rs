@@ -3,7 +3,7 @@
 use super::document::{Base, Document, FileItem, Mount, Repo, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
 use super::keys::{Key, Text};
-use super::node;
+use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::services::Service;
@@ -12,8 +12,8 @@ use crate::dockerfile::{Problem, Span};
 /// A habitat whose keys are known, whose strings are expanded and whose paths and names are sound.
 #[derive(Debug, Clone)]
 pub struct Habitat {
-    /// The file as it is called in messages and comments.
-    pub file: String,
+    /// The files that it is made of.
+    pub layers: Layers,
     /// What it is called.
     pub name: String,
     /// Its keys, expanded.
@@ -31,33 +31,21 @@ pub struct Habitat {
 }
 
 impl Habitat {
-    /// Reads a habitat; `file` is its name in messages. All that is wrong is told at once.
+    /// Reads a habitat that is a single file; `file` is its name in messages. All that is wrong is told at once.
     ///
     /// # Errors
     /// Everything that is wrong with the text, in its order.
     pub fn parse(text: &str, file: &str) -> Result<Self, Vec<Problem>> {
-        Self::parse_with(text, file, UnknownNames::Refuse)
+        Self::of(&Layers::single(file, text), UnknownNames::Refuse)
     }
 
-    /// As [`Habitat::parse`], with a say in what is done with names that are not known.
+    /// Reads the layers of a habitat and lays them over each other. All that is wrong with all of them is told at once.
     ///
     /// # Errors
-    /// Everything that is wrong with the text, in its order.
-    pub fn parse_with(text: &str, file: &str, unknown: UnknownNames) -> Result<Self, Vec<Problem>> {
+    /// Everything that is wrong with the texts, in their order.
+    pub fn of(layers: &Layers, unknown: UnknownNames) -> Result<Self, Vec<Problem>> {
         let mut report = Report::default();
-        let root = node::parse(text, &mut report);
-        let document = root
-            .as_ref()
-            .filter(|root| !root.is_null())
-            .and_then(|root| Document::read(root, &mut report));
-        let Some(mut document) = document else {
-            if root.is_none_or(|root| root.is_null()) {
-                report.finish()?;
-                report = Report::default();
-                report.error("habitat::empty", Span { start: 0, end: 0, line: 1 }, "the file is empty").help(
-                    "a habitat needs at least `name:` and a base, such as `base: {debian: bookworm}`",
-                );
-            }
+        let Some(mut document) = Document::of(layers, &mut report) else {
             return match report.finish() {
                 Ok(problems) | Err(problems) => Err(problems),
             };
@@ -72,6 +60,7 @@ impl Habitat {
         );
 
         let mut check = Check {
+            layers,
             document: &document,
             environment: &environment,
             report: &mut report,
@@ -103,7 +92,7 @@ impl Habitat {
         check.secrets_and_labels();
         let warnings = report.finish()?;
         Ok(Self {
-            file: file.to_owned(),
+            layers: layers.clone(),
             name,
             environment,
             user,
@@ -160,6 +149,7 @@ impl Habitat {
 }
 
 pub(super) struct Check<'h> {
+    layers: &'h Layers,
     pub(super) document: &'h Document,
     environment: &'h Environment,
     pub(super) report: &'h mut Report,
@@ -174,7 +164,10 @@ impl Check<'_> {
     }
 
     fn name(&mut self) -> String {
-        let Some(name) = &self.document.name else {
+        // A layer of others has a name of its own, which is not that of the habitat.
+        let main = self.layers.index_of(self.document.span);
+        let own = |name: &&Text| self.layers.index_of(name.span) >= main;
+        let Some(name) = self.document.name.as_ref().filter(own) else {
             self.report
                 .error(
                     "habitat::missing_key",
@@ -223,6 +216,7 @@ impl Check<'_> {
             [image, base, dockerfile].into_iter().flatten().collect();
         given.sort_by_key(|(_, span)| span.start);
         match given.as_slice() {
+            [] if self.layers.is_part() => {}
             [] => {
                 self.report
                     .error("habitat::no_base", self.start(), "the habitat has no base")

@@ -7,6 +7,7 @@ use super::env::{EnvBlock, Scope};
 use super::keys::{
     Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
 };
+use super::layer::Layers;
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::report::Report;
@@ -16,7 +17,7 @@ use crate::dockerfile::Span;
 
 keys! {
     /// A development environment, and how it is made.
-    Document is "a habitat" {
+    Document is "a habitat", ByKey {
         /// What the habitat is called: `[a-z0-9][a-z0-9._-]*`.
         #[schemars(required, with = "String", regex(pattern = r"^[a-z0-9][a-z0-9._-]*$"))]
         name: Option<Text> = "name",
@@ -28,8 +29,9 @@ keys! {
         base: Option<Base> = "base",
         /// Not supported yet: a Dockerfile as the base.
         image: Option<Later> = "image",
-        /// Not supported yet: parents of this habitat.
-        extends: Option<Later> = "extends",
+        /// Habitats that this one is laid over: paths beside this file or at ROOT, of a file or of a directory with a
+        /// config.yaml. A later layer adds to lists, and wins in everything else.
+        extends: Option<OneOrMore<Text>> = "extends",
         /// Environment entries, read from top to bottom. `${NAME}` is the value so far, or the base image's.
         #[schemars(default)]
         env: EnvBlock = "env",
@@ -69,12 +71,56 @@ keys! {
         labels: Labels = "labels",
         /// Not supported yet: the platforms to build for.
         platforms: Option<Later> = "platforms",
-        /// Not supported: a spelling of an older program.
-        container: Option<Later> = "container",
     }
 }
 
 impl Document {
+    /// Reads the layers and lays them over each other. `None`: what was asked for says nothing.
+    pub(super) fn of(layers: &Layers, report: &mut Report) -> Option<Self> {
+        let mut document: Option<Self> = None;
+        let mut main = None;
+        for (index, layer) in layers.all().iter().enumerate() {
+            let is_main = std::ptr::eq(layer, layers.main());
+            let told = report.len();
+            let Some(root) = layers.parse(index, report).filter(|root| !root.is_null()) else {
+                if is_main && told == report.len() {
+                    let start = layers.start_of(index);
+                    let span = Span {
+                        start,
+                        end: start,
+                        line: 1,
+                    };
+                    report.error("habitat::empty", span, "the file is empty").help(
+                        "a habitat needs at least `name:` and a base, such as `base: {debian: bookworm}`",
+                    );
+                }
+                continue;
+            };
+            let Some(later) = Self::read(&root, report) else {
+                continue;
+            };
+            if is_main {
+                main = Some(later.span);
+            }
+            match &mut document {
+                Some(document) => document.cover(later),
+                None => document = Some(later),
+            }
+        }
+        let mut document = document?;
+        document.span = main?;
+        Some(document)
+    }
+
+    /// Lays a later layer over this one.
+    fn cover(&mut self, later: Self) {
+        if later.base_image.is_some() || later.base.is_some() || later.image.is_some() {
+            // A habitat has one base, whatever key names it: the later wins.
+            (self.base_image, self.base, self.image) = (None, None, None);
+        }
+        self.overlay(later);
+    }
+
     /// Keys that are there but not honoured yet, each with why.
     pub(super) fn later(&self) -> impl Iterator<Item = (&'static str, Span, &'static str)> {
         let top = [
@@ -83,7 +129,6 @@ impl Document {
                 &self.image,
                 "a Dockerfile as the base comes with a later version",
             ),
-            ("extends", &self.extends, "layers come with a later version"),
             (
                 "tools",
                 &self.tools,
@@ -93,11 +138,6 @@ impl Document {
                 "platforms",
                 &self.platforms,
                 "builds for other platforms come with a later version",
-            ),
-            (
-                "container",
-                &self.container,
-                "this spelling of an older program has no meaning here",
             ),
         ];
         let top = top
@@ -177,6 +217,20 @@ keys! {
     OciBase is "an OCI base" {
         /// The layout's directory, beside this file or absolute; `:TAG` at its end picks an image.
         path: Text = "oci",
+    }
+}
+
+impl OciBase {
+    /// The layout's directory, without the tag.
+    pub(super) fn without_tag(&self) -> Text {
+        let path = match self.path.value.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => path,
+            _ => self.path.value.as_str(),
+        };
+        Text {
+            value: path.to_owned(),
+            span: self.path.span,
+        }
     }
 }
 
@@ -362,7 +416,7 @@ keys! {
 
 keys! {
     /// What must be true of the file system.
-    VerifyFs is "verify-fs" {
+    VerifyFs is "verify-fs", ByKey {
         /// Files that must be there; `~/` is USER's home.
         #[schemars(default)]
         required_files: List<RequiredFile> = "required_files",
@@ -406,7 +460,7 @@ keys! {
 
 keys! {
     /// What runs when the habitat is started.
-    Entry is "entry" {
+    Entry is "entry", ByKey {
         /// The command: a line for a shell, or a list of words.
         command: Option<Words> = "command",
         /// Started before it, in the background, by a shell.
@@ -463,7 +517,7 @@ macro_rules! or_string {
             fn read(node: &Node, report: &mut Report) -> Option<Self> {
                 match &node.value {
                     Value::Mapping(_) => $inner::read(node, report).map(Self),
-                    _ => Text::read(node, report).map(|$key| Self($inner { $key, $($rest: None,)* span: node.span })),
+                    _ => Text::read(node, report).map(|$key| Self($inner { $key, $($rest: None,)* span: node.span, reset: Vec::new() })),
                 }
             }
 
@@ -590,11 +644,30 @@ impl Key for Labels {
             });
             return Some(Self(pairs.collect()));
         }
-        EnvBlock::read(node, report).map(|block| Self(block.entries().to_vec()))
+        let block = EnvBlock::read(node, report)?;
+        let pairs = block.entries().iter().cloned();
+        Some(Self(
+            pairs
+                .filter_map(|(name, value)| Some((name, value?)))
+                .collect(),
+        ))
     }
 
     fn absent() -> Option<Self> {
         Some(Self::default())
+    }
+
+    fn overlay(&mut self, later: Self) {
+        for (name, value) in later.0 {
+            match self
+                .0
+                .iter_mut()
+                .find(|(known, _)| known.value == name.value)
+            {
+                Some(known) => *known = (name, value),
+                None => self.0.push((name, value)),
+            }
+        }
     }
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
@@ -821,6 +894,14 @@ impl Key for Timeouts {
 
     fn absent() -> Option<Self> {
         Some(Self::default())
+    }
+
+    fn overlay(&mut self, later: Self) {
+        self.per_phase.overlay(later.per_phase);
+        for (phase, limit) in later.phases {
+            self.phases.retain(|(known, _)| *known != phase);
+            self.phases.push((phase, limit));
+        }
     }
 }
 

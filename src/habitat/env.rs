@@ -9,7 +9,7 @@
 //! expand, which sees the base image's values alone, because all entries are one instruction. Every other string is
 //! expanded with the final values; commands only in the form `{env.NAME}`, since `${NAME}` belongs to the shell.
 
-use super::keys::{Key, Text};
+use super::keys::{Key, RESET, Text};
 use super::node::{Node, Value};
 use super::report::Report;
 use crate::dockerfile::Span;
@@ -37,7 +37,8 @@ pub enum UnknownNames {
 /// `env` as it is written: a list of `NAME=value` or a map.
 #[derive(Debug, Clone, Default)]
 pub struct EnvBlock {
-    entries: Vec<(Text, Text)>,
+    /// Names and values; none for `NAME: !reset`, which drops the name.
+    entries: Vec<(Text, Option<Text>)>,
 }
 
 /// A part of a value.
@@ -84,19 +85,22 @@ impl Environment {
     /// Reads the entries from top to bottom.
     pub(super) fn of(block: &EnvBlock, report: &mut Report) -> Self {
         let mut environment = Self {
-            entries: DEFAULTS
-                .iter()
-                .map(|(name, value)| EnvEntry {
-                    name: (*name).to_owned(),
-                    parts: vec![Part::Text((*value).to_owned())],
-                    span: None,
-                })
-                .collect(),
+            entries: DEFAULTS.iter().map(default_entry).collect(),
         };
         for (name, value) in &block.entries {
-            environment.put(name, value, report);
+            match value {
+                Some(value) => environment.put(name, value, report),
+                None => environment.drop(&name.value),
+            }
         }
         environment
+    }
+
+    /// Forgets an entry; one that has a default has that again.
+    fn drop(&mut self, name: &str) {
+        self.entries.retain(|entry| entry.name != name);
+        let default = DEFAULTS.iter().find(|(known, _)| *known == name);
+        self.entries.splice(0..0, default.map(default_entry));
     }
 
     fn put(&mut self, name: &Text, value: &Text, report: &mut Report) {
@@ -167,6 +171,14 @@ impl Environment {
     #[must_use]
     pub fn entries(&self) -> &[EnvEntry] {
         &self.entries
+    }
+}
+
+fn default_entry((name, value): &(&str, &str)) -> EnvEntry {
+    EnvEntry {
+        name: (*name).to_owned(),
+        parts: vec![Part::Text((*value).to_owned())],
+        span: None,
     }
 }
 
@@ -327,9 +339,9 @@ fn is_name(name: &str) -> bool {
 }
 
 impl EnvBlock {
-    /// Names and values as written.
+    /// Names and values as written; none for a name that is dropped.
     #[must_use]
-    pub fn entries(&self) -> &[(Text, Text)] {
+    pub fn entries(&self) -> &[(Text, Option<Text>)] {
         &self.entries
     }
 }
@@ -343,6 +355,7 @@ impl Key for EnvBlock {
                     let Some(name) = key.as_scalar() else {
                         continue;
                     };
+                    let reset = value.tag.as_deref() == Some(RESET);
                     let text = value.as_scalar().or(value.is_null().then_some(""));
                     let Some(text) = text else {
                         report
@@ -360,13 +373,13 @@ impl Key for EnvBlock {
                     };
                     entries.push((
                         name,
-                        Text {
+                        (!reset).then(|| Text {
                             value: text.to_owned(),
                             span: Span {
                                 start: key.span.start,
                                 ..value.span
                             },
-                        },
+                        }),
                     ));
                 }
             }
@@ -378,10 +391,10 @@ impl Key for EnvBlock {
                                 value: name.to_owned(),
                                 span: item.span,
                             },
-                            Text {
+                            Some(Text {
                                 value: value.to_owned(),
                                 span: item.span,
-                            },
+                            }),
                         )),
                         None => {
                             report
@@ -412,6 +425,10 @@ impl Key for EnvBlock {
 
     fn absent() -> Option<Self> {
         Some(Self::default())
+    }
+
+    fn overlay(&mut self, later: Self) {
+        self.entries.extend(later.entries);
     }
 }
 
@@ -450,7 +467,7 @@ mod tests {
         };
         let entries = entries
             .iter()
-            .map(|(name, value)| (text(name), text(value)))
+            .map(|(name, value)| (text(name), Some(text(value))))
             .collect();
         let mut report = Report::default();
         let environment = Environment::of(&EnvBlock { entries }, &mut report);

@@ -25,21 +25,43 @@ pub enum Purpose {
 /// The answers.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// What is there of the paths that were asked for, in the directory of the configuration; `~/…` is the host's home.
-    pub beside: BTreeMap<String, PathKind>,
-    /// The same at ROOT, where there is one and it is another directory.
+    /// What was found beside each layer, in their order.
+    pub layers: Vec<LayerFacts>,
+    /// What is there of the paths that were asked for at ROOT, where there is one. A layer that lies in ROOT itself has
+    /// its paths beside it.
     pub at_root: BTreeMap<String, PathKind>,
-    /// Whether the configuration lies in a ROOT. Its directory is a layer then, whose content is copied to LOCAL_PATH; a
-    /// lone configuration may lie anywhere, among things that are no part of the habitat.
-    pub layered: bool,
-    /// The text of `.habignore` in the directory of the configuration.
-    pub ignore: Option<String>,
-    /// The path of the configuration in its own directory: its file name.
-    pub config: String,
+    /// What is there of those in the host's home.
+    pub at_home: BTreeMap<String, PathKind>,
+    /// The text of `.habignore` at ROOT.
+    pub root_ignore: Option<String>,
     /// Debian's name of this machine's architecture.
     pub debian_arch: String,
     /// What the plan is for.
     pub purpose: Purpose,
+}
+
+/// What was found beside a layer.
+#[derive(Debug, Clone, Default)]
+pub struct LayerFacts {
+    /// What is there of the paths that were asked for, in the layer's directory.
+    pub beside: BTreeMap<String, PathKind>,
+    /// The path of the layer's file in its own directory: its file name.
+    pub config: String,
+    /// The text of `.habignore` in the layer's directory.
+    pub ignore: Option<String>,
+    /// The path of the layer's directory at ROOT: `system`, `habitats/web`. Such a directory is a part of the habitat, and its
+    /// content is copied to SYSTEM_PATH, SHARED_PATH or LOCAL_PATH; a lone configuration may lie anywhere, among things that are
+    /// no part of it.
+    pub in_root: Option<String>,
+}
+
+/// A path that a plan must know about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// Beside the layer of this place in the order, and at ROOT.
+    Path(usize, String),
+    /// In the host's home.
+    Home(String),
 }
 
 /// A path as it is written, in the form in which it is asked for: without `./` and a `/` at its end.

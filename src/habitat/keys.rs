@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 
 use super::env::Scope;
+use super::migrate;
 use super::node::{Node, Value};
 use super::phase::PHASES;
 use super::report::Report;
@@ -20,6 +21,11 @@ pub(super) trait Key: Sized {
     /// The value where the key is missing; `None`: it must be there.
     fn absent() -> Option<Self> {
         None
+    }
+
+    /// Lays the value of a later layer over this one: the later wins, unless the kind of value says otherwise.
+    fn overlay(&mut self, later: Self) {
+        *self = later;
     }
 
     /// Replaces the names of environment entries in every string.
@@ -277,6 +283,14 @@ impl<T: Key> Key for Option<T> {
         Some(None)
     }
 
+    fn overlay(&mut self, later: Self) {
+        match (self, later) {
+            (_, None) => {}
+            (Some(value), Some(later)) => value.overlay(later),
+            (empty, later) => *empty = later,
+        }
+    }
+
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         if let Some(value) = self {
             value.expand(scope, report);
@@ -310,6 +324,10 @@ impl<T: Key> Key for List<T> {
 
     fn absent() -> Option<Self> {
         Some(Self(Vec::new()))
+    }
+
+    fn overlay(&mut self, later: Self) {
+        self.0.extend(later.0);
     }
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
@@ -351,11 +369,22 @@ impl Key for Later {
     }
 }
 
+/// Whether a map is one thing, or is laid together from several layers key by key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layering {
+    /// It is one thing.
+    Whole,
+    /// It is laid together: `!reset` at a key drops what the layers before it say.
+    ByKey,
+}
+
 /// The entries of a map whose keys are known.
 pub(super) struct Entries<'n> {
     entries: &'n [(Node, Node)],
     span: Span,
     what: &'static str,
+    /// The keys that are given as `!reset`.
+    pub(super) reset: Vec<&'static str>,
 }
 
 impl<'n> Entries<'n> {
@@ -364,15 +393,32 @@ impl<'n> Entries<'n> {
         node: &'n Node,
         what: &'static str,
         known: &[&'static str],
+        layering: Layering,
         report: &mut Report,
     ) -> Option<Self> {
         let Value::Mapping(entries) = &node.value else {
             wrong_type(node, &format!("{what} (a map)"), report);
             return None;
         };
+        let mut reset = Vec::new();
         for (key, value) in entries {
             let written = key.as_scalar().unwrap_or_default();
             if !known.contains(&written) {
+                if let Some(now) =
+                    migrate::successor(written).filter(|_| layering == Layering::ByKey)
+                {
+                    let says_nothing = value.is_null()
+                        || matches!(&value.value, Value::Mapping(parts) if parts.is_empty());
+                    let message = format!("`{written}` is a key of an older program");
+                    if says_nothing {
+                        report.warning("habitat::legacy_key", key.span, message)
+                    } else {
+                        report.error("habitat::legacy_key", key.span, message)
+                    }
+                    .label(format!("{now} took its place"))
+                    .help("`shmocker habitat migrate FILE` rewrites it");
+                    continue;
+                }
                 let phase = PHASES
                     .iter()
                     .find(|row| nearest(written, [row.name]).is_some() || row.name == written);
@@ -393,14 +439,19 @@ impl<'n> Entries<'n> {
                     .label("this key has no meaning here")
                     .near(written, known.iter().copied(), otherwise);
             }
-            if let Some(tag) = &value.tag {
-                refuse_tag(tag, value.span, report);
+            match &value.tag {
+                Some(tag) if tag == RESET && layering == Layering::ByKey => {
+                    reset.extend(known.iter().find(|known| **known == written));
+                }
+                Some(tag) => refuse_tag(tag, value.span, report),
+                None => {}
             }
         }
         Some(Self {
             entries,
             span: node.span,
             what,
+            reset,
         })
     }
 
@@ -436,16 +487,19 @@ impl<'n> Entries<'n> {
     }
 }
 
+/// The tag of a value that takes the place of what the layers before it say, instead of being laid over it.
+pub(super) const RESET: &str = "!reset";
+
 fn refuse_tag(tag: &str, span: Span, report: &mut Report) {
     let entry = report.error(
         "habitat::tag",
         span,
         format!("the tag `{tag}` cannot be used here"),
     );
-    if tag == "!reset" {
+    if tag == RESET {
         entry
-            .label("there is no layer before this file whose value it could drop")
-            .help("leave it out until layers are supported");
+            .label("this is a part of one item, which no other layer adds to")
+            .help("put !reset at the key whose earlier values are to be dropped, such as `scripts: !reset`");
     } else {
         entry
             .label("a habitat has no tags but !reset")
@@ -457,7 +511,7 @@ fn refuse_tag(tag: &str, span: Span, report: &mut Report) {
 macro_rules! keys {
     (
         $(#[$meta:meta])*
-        $name:ident is $what:literal {
+        $name:ident is $what:literal $(, $layering:ident)? {
             $($(#[$doc:meta])* $field:ident: $type:ty = $key:literal,)*
         }
     ) => {
@@ -473,13 +527,35 @@ macro_rules! keys {
             /// Where it stands.
             #[schemars(skip)]
             pub span: $crate::dockerfile::Span,
+            /// The keys whose values in earlier layers it drops.
+            #[schemars(skip)]
+            pub reset: Vec<&'static str>,
+        }
+
+        impl $name {
+            const LAYERING: $crate::habitat::keys::Layering = $crate::habitat::keys::layering!($($layering)?);
         }
 
         impl $crate::habitat::keys::Key for $name {
             fn read(node: &$crate::habitat::node::Node, report: &mut $crate::habitat::report::Report) -> Option<Self> {
-                let map = $crate::habitat::keys::Entries::of(node, $what, &[$($key),*], report)?;
+                let map = $crate::habitat::keys::Entries::of(node, $what, &[$($key),*], Self::LAYERING, report)?;
                 $(let $field = map.take::<$type>($key, report);)*
-                Some(Self { $($field: $field?,)* span: node.span })
+                Some(Self { $($field: $field?,)* span: node.span, reset: map.reset })
+            }
+
+            fn overlay(&mut self, later: Self) {
+                if Self::LAYERING == $crate::habitat::keys::Layering::Whole {
+                    *self = later;
+                    return;
+                }
+                self.span = later.span;
+                $(
+                    if later.reset.contains(&$key) {
+                        self.$field = later.$field;
+                    } else {
+                        $crate::habitat::keys::Key::overlay(&mut self.$field, later.$field);
+                    }
+                )*
             }
 
             fn expand(&mut self, scope: &$crate::habitat::env::Scope<'_>, report: &mut $crate::habitat::report::Report) {
@@ -489,6 +565,16 @@ macro_rules! keys {
     };
 }
 pub(super) use keys;
+
+macro_rules! layering {
+    () => {
+        $crate::habitat::keys::Layering::Whole
+    };
+    ($layering:ident) => {
+        $crate::habitat::keys::Layering::$layering
+    };
+}
+pub(super) use layering;
 
 macro_rules! schema {
     ($type:ty, $name:literal, $schema:tt) => {

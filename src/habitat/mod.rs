@@ -1,12 +1,12 @@
 //! A habitat: one YAML file that says what a development environment is, and the Dockerfile that makes it.
 //!
 //! ```text
-//! text ── Habitat::parse ──▶ Habitat ── Plan::of ──▶ Plan ── render ──▶ Dockerfile, named contexts, origins
-//!                                          ▲                   ▲
-//!                                        Facts             Templates
+//! Layers ── Habitat::of ──▶ Habitat ── Plan::of ──▶ Plan ── render ──▶ Dockerfile, named contexts, origins
+//!                                         ▲                   ▲
+//!                                       Facts             Templates
 //! ```
 //!
-//! [`Habitat::parse`] finds everything that is wrong with the text; [`Plan::of`] everything that stands against it on
+//! [`Habitat::of`] finds everything that is wrong with the texts; [`Plan::of`] everything that stands against it on
 //! this machine, by the [`Facts`] that its caller looked up. Nothing here reads a file, an environment or a clock.
 //!
 //! Leaves out how anything is built: the Dockerfile is the only way into the engine.
@@ -17,6 +17,8 @@ mod document;
 mod env;
 mod facts;
 mod keys;
+mod layer;
+mod migrate;
 mod node;
 mod phase;
 mod plan;
@@ -31,7 +33,9 @@ mod volumes;
 pub use check::Habitat;
 pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};
-pub use facts::{Facts, PathKind, Purpose};
+pub use facts::{Facts, LayerFacts, PathKind, Purpose, Wanted};
+pub use layer::{Layer, LayerKind, Layers, parents};
+pub use migrate::{Migration, migrate};
 pub use phase::{PHASES, PhaseId, PhaseRow};
 pub use plan::{ContextKind, NamedContext, Place, Plan, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
@@ -45,6 +49,8 @@ pub fn schema() -> serde_json::Value {
         .to_value()
 }
 
+#[cfg(test)]
+mod layer_tests;
 #[cfg(test)]
 mod shell_tests;
 #[cfg(test)]

@@ -89,8 +89,9 @@ fn is_number(text: &str) -> bool {
     begins_with_digit && unsigned.parse::<f64>().is_ok()
 }
 
-/// Reads the one document of a file. What cannot be read at all is a single problem; `None` then.
-pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
+/// Reads the one document of a file whose first byte counts as `start`. What cannot be read at all is a single problem;
+/// `None` then.
+pub(super) fn parse(text: &str, start: usize, report: &mut Report) -> Option<Node> {
     let options = {
         let mut options = Options::default();
         options.set_emit_comments(false);
@@ -99,6 +100,7 @@ pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     let mut composer = Composer {
         events: Parser::new_from_str_with_options(text, options),
         text,
+        start,
         anchors: HashMap::new(),
         nodes: 0,
         report,
@@ -125,6 +127,8 @@ pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
 struct Composer<'t, 'r, I: Iterator> {
     events: I,
     text: &'t str,
+    /// What the first byte counts as.
+    start: usize,
     anchors: HashMap<usize, Node>,
     nodes: usize,
     report: &'r mut Report,
@@ -162,8 +166,8 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
                 Ok(Some((
                     event,
                     Span {
-                        start,
-                        end,
+                        start: self.start + start,
+                        end: self.start + end,
                         line: line_number(span.start.line()),
                     },
                 )))
@@ -180,8 +184,8 @@ impl<'t, I: Iterator<Item = Item<'t>>> Composer<'t, '_, I> {
                     .map_or(at, |first| at + first.len_utf8());
                 Err(Stop {
                     span: Span {
-                        start: at,
-                        end,
+                        start: self.start + at,
+                        end: self.start + end,
                         line: line_number(error.marker().line()),
                     },
                     message: format!("this is no YAML: {}", error.info()),

@@ -9,9 +9,10 @@
 //! The stage that bears a phase's name is its last: `pre-P` where something runs before P, `core-P` where something runs
 //! after it. Within one place files come before scripts, each in the order of the document.
 //!
-//! Where the configuration lies in a ROOT, its directory is copied to LOCAL_PATH in two parts. What other items name (the configuration
-//! itself, the sources of `files`) comes at the very end of scripts, so that a change of it reaches no earlier step;
-//! all else comes in the files phase. Tests and repositories are mounted and checked out, not copied.
+//! The directories of the layers in a ROOT are copied to SYSTEM_PATH, SHARED_PATH and LOCAL_PATH, each in two parts. What
+//! other items name (the configuration itself, the sources of `files`) comes at the very end of scripts, so that a change
+//! of it reaches no earlier step; all else comes in the files phase. Tests and repositories are mounted and checked out,
+//! not copied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,11 +20,12 @@ use serde_json::{Value, json};
 
 use super::check::{Habitat, is_remote};
 use super::document::{Base, Mount, Repo};
-use super::facts::{Facts, clean};
+use super::facts::{Facts, PathKind, Wanted, clean};
 use super::keys::{Duration, OneOrMore};
+use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
-use super::steps::{LOCAL_CONTEXT, default_shell, marker};
+use super::steps::{default_shell, marker};
 use super::users;
 use super::volumes::Volume;
 use crate::dockerfile::{Problem, Span};
@@ -58,8 +60,10 @@ pub enum ContextKind {
     },
     /// An image in an OCI layout.
     OciLayout {
-        /// Its directory: absolute, or beside the configuration.
+        /// Its directory: absolute, or in `place`.
         path: String,
+        /// Where a path that is not absolute was found.
+        place: Option<Place>,
         /// The image in it.
         tag: Option<String>,
     },
@@ -67,8 +71,8 @@ pub enum ContextKind {
     Repository {
         /// What git is asked for.
         url: String,
-        /// Whether `url` is a path beside the configuration.
-        beside: bool,
+        /// Where `url` was found, if it is a path.
+        place: Option<Place>,
         /// Branch, tag or commit.
         reference: Option<String>,
         /// How many commits are kept; `None`: all.
@@ -77,7 +81,7 @@ pub enum ContextKind {
         submodules: bool,
         /// Whether pushing is disabled.
         read_only: bool,
-        /// The URL to record, without credentials; `None` for what is beside the configuration.
+        /// The URL to record, without credentials; `None` for a path.
         remote: Option<String>,
     },
     /// A directory of this machine.
@@ -87,22 +91,12 @@ pub enum ContextKind {
 /// Directories that a habitat takes files from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// That of the configuration.
-    Beside,
+    /// That of the layer with this place in their order.
+    Layer(usize),
     /// ROOT.
     Root,
     /// The host's home.
     Home,
-}
-
-impl Place {
-    pub(super) fn context(self) -> &'static str {
-        match self {
-            Self::Beside => LOCAL_CONTEXT,
-            Self::Root => "root",
-            Self::Home => "home",
-        }
-    }
 }
 
 /// A secret and where it comes from.
@@ -112,7 +106,7 @@ pub struct SecretSource {
     pub id: String,
     /// The variable of the host that holds it.
     pub env: Option<String>,
-    /// The file of the host that holds it.
+    /// The file of the host that holds it; what is not absolute lies beside the layer that declares it.
     pub file: Option<String>,
     /// Where it is declared.
     pub span: Span,
@@ -135,7 +129,8 @@ pub struct Runtime {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub(super) name: String,
-    pub(super) file: String,
+    /// The files that the habitat is made of.
+    pub layers: Layers,
     pub(super) phases: Vec<Phase>,
     /// The trees that must be provided.
     pub contexts: Vec<NamedContext>,
@@ -255,34 +250,41 @@ impl Stage {
 }
 
 impl Habitat {
-    /// The paths that [`Plan::of`] must be told about, in the form in which it looks for them: relative to the
-    /// directory of the configuration (and to ROOT), or `~/…` in the host's home.
+    /// The paths that [`Plan::of`] must be told about, in the form in which it looks for them.
     #[must_use]
-    pub fn needed_facts(&self) -> Vec<String> {
+    pub fn needed_facts(&self) -> BTreeSet<Wanted> {
         let document = &self.document;
-        let files = document.files.0.iter().map(|file| clean(&file.src.value));
-        let tests = document.tests.0.iter().map(|test| clean(&test.path.value));
+        let files = document.files.0.iter().map(|file| &file.src);
+        let tests = document.tests.0.iter().map(|test| &test.path);
         let repos = document
             .repos
             .0
             .iter()
-            .filter(|repo| !is_remote(&repo.url.value))
-            .map(|repo| clean(&repo.url.value));
+            .map(|repo| &repo.url)
+            .filter(|url| !is_remote(&url.value));
         let mounts = document
             .scripts
             .0
             .iter()
             .flat_map(|script| &script.mounts.0)
             .filter_map(|mount| match mount {
-                Mount::Bind { source, .. } => Some(clean(&source.value)),
+                Mount::Bind { source, .. } => Some(source),
                 Mount::Tmpfs { .. } => None,
             });
-        files
-            .chain(tests)
-            .chain(repos)
-            .chain(mounts)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
+        let oci = match &document.base {
+            Some(Base::Oci(oci)) => Some(oci.without_tag()),
+            _ => None,
+        }
+        .filter(|path| !path.value.starts_with('/'));
+        let paths = files.chain(tests).chain(repos).chain(mounts).chain(&oci);
+        paths
+            .map(|path| {
+                let wanted = clean(&path.value);
+                match wanted.strip_prefix("~/") {
+                    Some(below) => Wanted::Home(below.to_owned()),
+                    None => Wanted::Path(self.layers.index_of(path.span), wanted),
+                }
+            })
             .collect()
     }
 }
@@ -331,7 +333,7 @@ impl Plan {
         let warnings = report.finish()?;
         Ok(Self {
             name: habitat.name.clone(),
-            file: habitat.file.clone(),
+            layers: habitat.layers.clone(),
             phases,
             contexts: contexts.into_values().collect(),
             secrets,
@@ -428,13 +430,12 @@ impl Planner<'_> {
         if tests > 0 {
             self.add_test_stages(&mut stages);
         }
-        if id == PhaseId::SCRIPTS && self.copies_layer() {
-            let named = self.layer_rest();
-            stages
-                .iter_mut()
-                .rev()
-                .take(1)
-                .for_each(|stage| stage.push(named.clone()));
+        if id == PhaseId::SCRIPTS
+            && let Some(last) = stages.last_mut()
+        {
+            self.layer_rests()
+                .into_iter()
+                .for_each(|step| last.push(step));
         }
         if id == PhaseId::FINAL {
             let end = Step {
@@ -491,13 +492,20 @@ impl Planner<'_> {
                 }
             }
             (None, Some(Base::Oci(oci))) => {
-                let (path, tag) = match oci.path.value.rsplit_once(':') {
-                    Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
-                    _ => (oci.path.value.as_str(), None),
-                };
-                ContextKind::OciLayout {
-                    path: path.to_owned(),
-                    tag,
+                let path = oci.without_tag();
+                let tag = oci.path.value[path.value.len()..].strip_prefix(':');
+                let tag = tag.map(str::to_owned);
+                if path.value.starts_with('/') {
+                    let (path, place) = (path.value, None);
+                    ContextKind::OciLayout { path, place, tag }
+                } else {
+                    // What is not there is told by who looks into it.
+                    let beside = Place::Layer(self.habitat.layers.index_of(path.span));
+                    let (place, path, _) = self
+                        .find(&path)
+                        .unwrap_or_else(|| (beside, clean(&path.value), PathKind::Directory));
+                    let place = Some(place);
+                    ContextKind::OciLayout { path, place, tag }
                 }
             }
             // Refused by name elsewhere.
@@ -603,10 +611,7 @@ impl Planner<'_> {
                 vec![self.root_step("habitat.j2", "the directories of the layers", values, id)]
             }
             PhaseId::FILES => {
-                let mut steps = Vec::new();
-                if self.copies_layer() {
-                    steps.push(self.layer());
-                }
+                let mut steps = self.layer_copies();
                 for (index, file) in document.files.0.iter().enumerate() {
                     if file.before.is_none() && file.after.is_none() {
                         steps.extend(self.file(index, file, id));

@@ -12,10 +12,12 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Value, json};
 
+use super::layer::Layers;
 use super::phase::PhaseRow;
 use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
 use super::quote;
 use crate::digest::{Fields, Key};
+use crate::dockerfile::Span;
 use crate::dockerfile::suggest::nearest;
 
 /// What a render may take before it counts as running away.
@@ -221,8 +223,8 @@ impl Plan {
             .collect();
         let values = json!({
             "name": self.name,
-            "file": one_line(&self.file),
-            "contexts": self.contexts.iter().map(context_values).collect::<Vec<_>>(),
+            "file": one_line(&self.layers.main().file),
+            "contexts": self.contexts.iter().map(|context| context_values(context, &self.layers)).collect::<Vec<_>>(),
             "phases": phases,
         });
         let marked = environment
@@ -243,8 +245,8 @@ impl Plan {
         })
     }
 
-    /// The values of a phase for the main template; the lines its steps come from are added to `lines`.
-    fn phase_values(&self, phase: &Phase, lines: &mut Vec<u32>) -> Value {
+    /// The values of a phase for the main template; where its steps come from is added to `spans`.
+    fn phase_values(&self, phase: &Phase, spans: &mut Vec<Option<Span>>) -> Value {
         let PhaseRow {
             id, name, title, ..
         } = phase.id.row();
@@ -256,11 +258,11 @@ impl Plan {
                     .steps
                     .iter()
                     .map(|step| {
-                        let from = step.at.map(|span| format!("{}:{}", one_line(&self.file), span.line));
-                        lines.push(step.at.map_or(0, |span| span.line));
+                        let from = step.at.map(|span| one_line(&self.layers.line_of(span)));
+                        spans.push(step.at);
                         let mut values = step_values(step);
                         values["from"] = json!(from);
-                        values["mark"] = json!(format!("{MARK}{}", lines.len()));
+                        values["mark"] = json!(format!("{MARK}{}", spans.len()));
                         values
                     })
                     .collect();
@@ -271,42 +273,38 @@ impl Plan {
     }
 
     /// Takes the marks out of the text and says what they said.
-    fn without_marks(&self, marked: &str, lines: &[u32]) -> (String, Vec<Origin>) {
+    fn without_marks(&self, marked: &str, spans: &[Option<Span>]) -> (String, Vec<Origin>) {
         let mut text = String::with_capacity(marked.len());
         let mut origins: Vec<Origin> = Vec::new();
         let mut line = 0;
-        let mut from = 0;
+        let mut from: Option<(&str, u32)> = None;
         for content in marked.lines() {
             let mark = content
                 .strip_prefix(MARK)
                 .and_then(|number| number.parse::<usize>().ok());
             if let Some(number) = mark {
-                from = number
-                    .checked_sub(1)
-                    .and_then(|index| lines.get(index))
-                    .copied()
-                    .unwrap_or(0);
+                let span = number.checked_sub(1).and_then(|index| *spans.get(index)?);
+                from = span.map(|span| (self.layers.locate(span).0.file.as_str(), span.line));
                 continue;
             }
             // One blank line is enough between two parts.
-            if content.is_empty() && text.ends_with("\n\n") && mark.is_none() && from == 0 {
+            if content.is_empty() && text.ends_with("\n\n") && mark.is_none() && from.is_none() {
                 continue;
             }
             line += 1;
             text.push_str(content);
             text.push('\n');
-            if from == 0 || content.is_empty() {
+            let Some((file, from)) = from.filter(|_| !content.is_empty()) else {
                 continue;
-            }
-            match origins
-                .last_mut()
-                .filter(|origin| origin.line == from && origin.last + 2 >= line)
-            {
+            };
+            match origins.last_mut().filter(|origin| {
+                origin.line == from && origin.file == file && origin.last + 2 >= line
+            }) {
                 Some(origin) => origin.last = line,
                 None => origins.push(Origin {
                     first: line,
                     last: line,
-                    file: self.file.clone(),
+                    file: file.to_owned(),
                     line: from,
                 }),
             }
@@ -385,7 +383,7 @@ fn phase_plan(phase: &Phase, templates: &Templates) -> PhasePlan {
     }
 }
 
-fn context_values(context: &NamedContext) -> Value {
+fn context_values(context: &NamedContext, layers: &Layers) -> Value {
     let name = &context.name;
     let (flag, said) = match &context.kind {
         ContextKind::Debian {
@@ -414,9 +412,9 @@ fn context_values(context: &NamedContext) -> Value {
                 format!("{}{reference}", super::steps::without_credentials(url)),
             )
         }
-        ContextKind::Directory(Place::Beside) => (
+        ContextKind::Directory(Place::Layer(index)) => (
             format!("./{name}"),
-            "the directory of the configuration".to_owned(),
+            format!("the directory of {}", layers.all()[*index].file),
         ),
         ContextKind::Directory(Place::Root) => (format!("./{name}"), "ROOT".to_owned()),
         ContextKind::Directory(Place::Home) => (format!("./{name}"), "the host's home".to_owned()),

@@ -35,6 +35,11 @@ impl Report {
         Entry(&mut self.found[index])
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.found.len()
+    }
+
     /// Takes over a problem that was found elsewhere.
     pub(super) fn push(&mut self, problem: Problem) {
         self.found.push(problem);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::caches;
-use super::check::is_remote;
+use super::check::{Habitat, is_remote};
 use super::document::{Access, FileItem, Mount, Network, Repo, Script};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::{Duration, Text};
@@ -14,8 +14,6 @@ use super::plan::{ContextKind, Place, Planner, SecretSource, Stage, State, Step}
 use super::quote;
 use crate::dockerfile::{Problem, Span};
 
-/// The name of the directory of the configuration.
-pub(super) const LOCAL_CONTEXT: &str = "local";
 /// Where the files lie that only a test sees.
 const TEST_MOUNT: &str = "/run/habitat";
 /// Where a directory lies while its modes are set.
@@ -50,7 +48,7 @@ impl Planner<'_> {
                 json!({
                     "name": entry.name,
                     "value": quote::env_value(&entry.parts),
-                    "from": entry.span.map(|span| format!("{}:{}", self.habitat.file, span.line)),
+                    "from": entry.span.map(|span| self.habitat.layers.line_of(span)),
                 })
             })
             .collect();
@@ -66,110 +64,165 @@ impl Planner<'_> {
         (user != "root" && user != "root:root").then(|| format!("--chown={user}"))
     }
 
-    /// Whether the directory of the configuration becomes a part of the image.
-    pub(super) fn copies_layer(&self) -> bool {
-        self.facts.layered && !self.habitat.bypass()
+    /// The layers whose directories become a part of the image: their place in the order, and where they are copied to.
+    fn copied_layers(&self) -> Vec<(usize, String)> {
+        if self.habitat.bypass() {
+            return Vec::new();
+        }
+        let layers = self.habitat.layers.all().iter().enumerate();
+        layers
+            .filter(|(index, _)| {
+                let facts = self.facts.layers.get(*index);
+                facts.is_some_and(|facts| facts.in_root.is_some())
+            })
+            .filter_map(|(index, layer)| {
+                let path = self.habitat.path_of(layer.kind.path_name()?);
+                Some((index, format!("{}/", path.trim_end_matches('/'))))
+            })
+            .collect()
     }
 
-    /// The directory of the configuration without what other items name.
-    pub(super) fn layer(&mut self) -> Step {
-        let mut flags = self.layer_flags();
-        flags.push(format!("--exclude={}", self.facts.config));
-        let named: BTreeSet<String> = self
-            .habitat
-            .document
-            .files
-            .0
-            .iter()
-            .map(|file| clean(&file.src.value))
-            .collect();
-        let named = named
+    /// The directories of the layers without what other items name.
+    pub(super) fn layer_copies(&mut self) -> Vec<Step> {
+        let layers = self.copied_layers();
+        let sources = |habitat: &Habitat| -> Vec<Text> {
+            let files = habitat.document.files.0.iter();
+            files.map(|file| file.src.clone()).collect()
+        };
+        layers
             .into_iter()
-            .filter(|path| !path.is_empty() && !path.starts_with("~/"));
-        flags.extend(named.map(|path| format!("--exclude={path}")));
-        self.layer_copy(
-            "the directory of the configuration, without what other items name",
-            flags,
-        )
+            .map(|(index, dest)| {
+                let mut flags = self.layer_flags(index);
+                flags.push(format!("--exclude={}", self.facts.layers[index].config));
+                let named = self.inside(index, sources(self.habitat));
+                flags.extend(named.iter().map(|path| format!("--exclude={path}")));
+                let said = format!(
+                    "the directory of {}, without what other items name",
+                    self.habitat.layers.all()[index].file
+                );
+                self.layer_copy(index, &dest, &said, flags)
+            })
+            .collect()
     }
 
-    /// All of the directory of the configuration.
-    pub(super) fn layer_rest(&mut self) -> Step {
-        let flags = self.layer_flags();
-        self.layer_copy("the configuration, and what its items name", flags)
+    /// All of the directories of the layers.
+    pub(super) fn layer_rests(&mut self) -> Vec<Step> {
+        let layers = self.copied_layers();
+        layers
+            .into_iter()
+            .map(|(index, dest)| {
+                let flags = self.layer_flags(index);
+                let said = format!(
+                    "{}, and what items name of its directory",
+                    self.habitat.layers.all()[index].file
+                );
+                self.layer_copy(index, &dest, &said, flags)
+            })
+            .collect()
     }
 
-    fn layer_copy(&mut self, said: &str, flags: Vec<String>) -> Step {
-        self.context(LOCAL_CONTEXT, ContextKind::Directory(Place::Beside), None);
-        let dest = format!(
-            "{}/",
-            self.habitat.path_of("LOCAL_PATH").trim_end_matches('/')
-        );
-        Step::of(
-            "copy.j2",
-            said,
-            json!({ "flags": flags, "paths": quote::copy_paths(".", &dest) }),
-        )
+    fn layer_copy(&mut self, index: usize, dest: &str, said: &str, flags: Vec<String>) -> Step {
+        self.directory(Place::Layer(index));
+        let paths = quote::copy_paths(".", dest);
+        Step::of("copy.j2", said, json!({ "flags": flags, "paths": paths }))
     }
 
-    fn layer_flags(&self) -> Vec<String> {
-        let mut flags = vec![format!("--from={LOCAL_CONTEXT}")];
+    fn layer_flags(&mut self, index: usize) -> Vec<String> {
+        let mut flags = vec![format!("--from={}", self.context_name(Place::Layer(index)))];
         flags.extend(self.chown(&self.habitat.user));
         flags.push("--exclude=.git".to_owned());
+        let ignored = self.facts.layers[index].ignore.iter();
+        let mut excluded: Vec<String> = ignored
+            .flat_map(|ignore| exclude_patterns(ignore, ""))
+            .collect();
         let document = &self.habitat.document;
-        let tests = document.tests.0.iter().map(|test| clean(&test.path.value));
+        let tests = document.tests.0.iter().map(|test| test.path.clone());
         let repos = document
             .repos
             .0
             .iter()
-            .filter(|repo| !is_remote(&repo.url.value))
-            .map(|repo| clean(&repo.url.value));
-        let outside: BTreeSet<String> = tests.chain(repos).collect();
-        let ignored = self
-            .facts
-            .ignore
-            .iter()
-            .flat_map(|ignore| exclude_patterns(ignore, ""));
-        flags.extend(
-            ignored
-                .chain(outside)
-                .map(|path| format!("--exclude={path}")),
-        );
+            .map(|repo| repo.url.clone())
+            .filter(|url| !is_remote(&url.value));
+        let outside = self.inside(index, tests.chain(repos).collect());
+        excluded.extend(outside);
+        flags.extend(excluded.iter().map(|path| format!("--exclude={path}")));
         flags
     }
 
-    /// Where a relative path is found, and what it is there.
-    fn find(&mut self, path: &Text) -> Option<(Place, String, PathKind)> {
+    /// Those of some paths that lie in the directory of a layer, as seen from there; sorted, each once.
+    fn inside(&self, index: usize, paths: Vec<Text>) -> BTreeSet<String> {
+        let in_root = self.facts.layers[index].in_root.as_deref();
+        paths
+            .iter()
+            .filter_map(|path| match self.look(path).first()? {
+                (Place::Layer(found), path, _) if *found == index => Some(path.clone()),
+                (Place::Root, path, _) => {
+                    let below = path.strip_prefix(in_root?)?.strip_prefix('/')?;
+                    Some(below.to_owned())
+                }
+                _ => None,
+            })
+            .filter(|path| !path.is_empty())
+            .collect()
+    }
+
+    /// What the context is called that a directory is.
+    pub(super) fn context_name(&self, place: Place) -> String {
+        match place {
+            Place::Layer(index) => self.habitat.layers.all()[index].name.clone(),
+            Place::Root => "root".to_owned(),
+            Place::Home => "home".to_owned(),
+        }
+    }
+
+    /// Asks for a directory as a context.
+    pub(super) fn directory(&mut self, place: Place) {
+        let name = self.context_name(place);
+        self.context(&name, ContextKind::Directory(place), None);
+    }
+
+    /// Every place where a relative path is found, and what it is there.
+    fn look(&self, path: &Text) -> Vec<(Place, String, PathKind)> {
         let wanted = clean(&path.value);
-        if let Some(rest) = wanted.strip_prefix("~/") {
-            return self
-                .facts
-                .beside
-                .get(&wanted)
-                .map(|kind| (Place::Home, rest.to_owned(), *kind));
+        if let Some(below) = wanted.strip_prefix("~/") {
+            let found = self.facts.at_home.get(below);
+            return found
+                .map(|kind| (Place::Home, below.to_owned(), *kind))
+                .into_iter()
+                .collect();
         }
-        match (
-            self.facts.beside.get(&wanted),
-            self.facts.at_root.get(&wanted),
-        ) {
-            (Some(kind), None) => Some((Place::Beside, wanted, *kind)),
-            (None, Some(kind)) => Some((Place::Root, wanted, *kind)),
-            (None, None) => None,
-            (Some(kind), Some(_)) => {
-                self.report
-                    .error(
-                        "habitat::ambiguous_path",
-                        path.span,
-                        format!("`{wanted}` is in two places"),
-                    )
-                    .label("it is beside this file and at ROOT")
-                    .help(format!(
-                        "rename one of the two: `{wanted}` beside {}, or ROOT/{wanted}",
-                        self.habitat.file
-                    ));
-                Some((Place::Beside, wanted, *kind))
-            }
+        let layer = self.habitat.layers.index_of(path.span);
+        let beside = self
+            .facts
+            .layers
+            .get(layer)
+            .and_then(|layer| layer.beside.get(&wanted))
+            .map(|kind| (Place::Layer(layer), wanted.clone(), *kind));
+        let at_root = self
+            .facts
+            .at_root
+            .get(&wanted)
+            .map(|kind| (Place::Root, wanted, *kind));
+        beside.into_iter().chain(at_root).collect()
+    }
+
+    /// Where a relative path is found, and what it is there.
+    pub(super) fn find(&mut self, path: &Text) -> Option<(Place, String, PathKind)> {
+        let found = self.look(path);
+        if found.len() > 1 {
+            let wanted = clean(&path.value);
+            let file = &self.habitat.layers.locate(path.span).0.file;
+            let help = format!("rename one of the two: `{wanted}` beside {file}, or ROOT/{wanted}");
+            self.report
+                .error(
+                    "habitat::ambiguous_path",
+                    path.span,
+                    format!("`{wanted}` is in two places"),
+                )
+                .label("it is beside this file and at ROOT")
+                .help(help);
         }
+        found.into_iter().next()
     }
 
     pub(super) fn file(&mut self, index: usize, file: &FileItem, phase: PhaseId) -> Vec<Step> {
@@ -208,7 +261,7 @@ impl Planner<'_> {
             }
         };
         let (place, source, kind) = found;
-        self.context(place.context(), ContextKind::Directory(place), None);
+        self.directory(place);
         let mut dest = self.habitat.at_home(&file.dest.value);
         if dest.ends_with('/') && kind == PathKind::Directory {
             dest.push_str(source.rsplit('/').next().unwrap_or_default());
@@ -225,10 +278,14 @@ impl Planner<'_> {
             .or(home_owner);
         let chown = owner.as_ref().and_then(|owner| self.chown(owner));
         let mut steps = Vec::new();
-        let mut flags = vec![format!("--from={}", place.context())];
+        let mut flags = vec![format!("--from={}", self.context_name(place))];
+        let ignore = match place {
+            Place::Layer(index) => self.facts.layers[index].ignore.as_ref(),
+            Place::Root => self.facts.root_ignore.as_ref(),
+            Place::Home => None,
+        };
         if kind == PathKind::Directory
-            && place == Place::Beside
-            && let Some(ignore) = &self.facts.ignore
+            && let Some(ignore) = ignore
         {
             flags.extend(
                 exclude_patterns(ignore, &source)
@@ -304,8 +361,9 @@ impl Planner<'_> {
 
     pub(super) fn repo(&mut self, index: usize, repo: &Repo) -> Step {
         let name = format!("repo-{}", index + 1);
-        let beside = !is_remote(&repo.url.value);
-        if beside && self.find(&repo.url).is_none() {
+        let is_path = !is_remote(&repo.url.value);
+        let found = if is_path { self.find(&repo.url) } else { None };
+        if is_path && found.is_none() {
             self.report
                 .error(
                     "habitat::missing_file",
@@ -318,12 +376,12 @@ impl Planner<'_> {
         let shallow = repo.shallow.is_none_or(|flag| flag.value);
         let depth = repo.depth.map(|depth| depth.value).or(shallow.then_some(1));
         let kind = ContextKind::Repository {
-            url: if beside {
+            url: if is_path {
                 clean(&repo.url.value)
             } else {
                 repo.url.value.clone()
             },
-            beside,
+            place: found.map(|(place, _, _)| place),
             reference: repo
                 .branch
                 .as_ref()
@@ -332,7 +390,7 @@ impl Planner<'_> {
             depth,
             submodules: repo.submodules.is_some_and(|flag| flag.value),
             read_only: repo.access == Some(Access::Read),
-            remote: (!beside).then(|| without_credentials(&repo.url.value)),
+            remote: (!is_path).then(|| without_credentials(&repo.url.value)),
         };
         self.context(&name, kind, Some(repo.span));
         let mut flags = vec![format!("--from={name}")];
@@ -376,11 +434,11 @@ impl Planner<'_> {
                             .label("there is no such path beside this file");
                         continue;
                     };
-                    self.context(place.context(), ContextKind::Directory(place), None);
+                    self.directory(place);
                     let rw = if *writable { ",rw" } else { "" };
                     flags.push(format!(
                         "--mount=type=bind,from={},source={path},target={target}{rw}",
-                        place.context()
+                        self.context_name(place)
                     ));
                 }
             }
@@ -573,10 +631,11 @@ impl Planner<'_> {
                     entry
                         .label("there is no such file beside this one")
                         .help("make it, or mend the path");
-                    (Place::Beside, clean(&test.path.value))
+                    let layer = self.habitat.layers.index_of(test.path.span);
+                    (Place::Layer(layer), clean(&test.path.value))
                 }
             };
-            self.context(place.context(), ContextKind::Directory(place), None);
+            self.directory(place);
             let program = format!(
                 "{TEST_MOUNT}/{}",
                 path.rsplit('/').next().unwrap_or_default()
@@ -585,7 +644,7 @@ impl Planner<'_> {
                 format!("--mount=type=bind,from=tap-judge,source=/judge,target={TEST_MOUNT}/judge"),
                 format!(
                     "--mount=type=bind,from={},source={path},target={program}",
-                    place.context()
+                    self.context_name(place)
                 ),
             ];
             let user = test

@@ -16,15 +16,21 @@ fn facts(habitat: &Habitat, directory: &Path) -> Facts {
             PathKind::File
         })
     };
+    let beside = habitat
+        .needed_facts()
+        .into_iter()
+        .filter_map(|wanted| match wanted {
+            Wanted::Path(_, path) => kind(&path).map(|kind| (path, kind)),
+            Wanted::Home(_) => None,
+        });
     Facts {
-        beside: habitat
-            .needed_facts()
-            .into_iter()
-            .filter_map(|path| kind(&path).map(|kind| (path, kind)))
-            .collect(),
-        config: "config.yaml".to_owned(),
+        layers: vec![LayerFacts {
+            beside: beside.collect(),
+            config: "config.yaml".to_owned(),
+            ignore: std::fs::read_to_string(directory.join(".habignore")).ok(),
+            in_root: None,
+        }],
         debian_arch: "amd64".to_owned(),
-        ignore: std::fs::read_to_string(directory.join(".habignore")).ok(),
         ..Facts::default()
     }
 }
@@ -68,13 +74,7 @@ fn check(text: &str) -> String {
         Err(problems) => return told(text, &problems),
     };
     let mut problems = habitat.warnings.clone();
-    match Plan::of(
-        &habitat,
-        &Facts {
-            config: "config.yaml".to_owned(),
-            ..Facts::default()
-        },
-    ) {
+    match Plan::of(&habitat, &Facts::default()) {
         Ok(plan) => problems.extend(plan.warnings),
         Err(found) => problems.extend(found),
     }
@@ -86,11 +86,14 @@ pub(super) fn render(text: &str, beside: &[(&str, PathKind)]) -> Rendered {
     let habitat = Habitat::parse(text, "config.yaml")
         .unwrap_or_else(|problems| panic!("{}", told(text, &problems)));
     let facts = Facts {
-        beside: beside
-            .iter()
-            .map(|(path, kind)| ((*path).to_owned(), *kind))
-            .collect(),
-        config: "config.yaml".to_owned(),
+        layers: vec![LayerFacts {
+            beside: beside
+                .iter()
+                .map(|(path, kind)| ((*path).to_owned(), *kind))
+                .collect(),
+            config: "config.yaml".to_owned(),
+            ..LayerFacts::default()
+        }],
         debian_arch: "amd64".to_owned(),
         ..Facts::default()
     };
@@ -346,10 +349,12 @@ tests: [tests/t.sh]
     let habitat = Habitat::parse(text, "config.yaml").expect("it is sound");
     let beside = ["gitconfig", "r.bundle", "tests/t.sh"];
     let mut facts = Facts {
-        beside: beside.map(|path| (path.to_owned(), PathKind::File)).into(),
-        config: "config.yaml".to_owned(),
-        ignore: Some("*.md\n".to_owned()),
-        layered: true,
+        layers: vec![LayerFacts {
+            beside: beside.map(|path| (path.to_owned(), PathKind::File)).into(),
+            config: "config.yaml".to_owned(),
+            ignore: Some("*.md\n".to_owned()),
+            in_root: Some("habitats/layer".to_owned()),
+        }],
         ..Facts::default()
     };
     let copies = |facts: &Facts| -> String {
@@ -367,7 +372,7 @@ tests: [tests/t.sh]
         lines.collect::<Vec<_>>().join("\n")
     };
     insta::assert_snapshot!(copies(&facts));
-    facts.layered = false;
+    facts.layers[0].in_root = None;
     assert_eq!(copies(&facts), "");
 }
 
@@ -400,7 +405,10 @@ fn a_line_of_the_dockerfile_is_traced_to_the_line_of_the_habitat() {
 fn a_file_of_the_host_is_warned_of_and_left_to_the_caller() {
     let text = "name: home\nbase_image: debian:12\nfiles:\n  - {src: ~/.netrc, dest: ~/.netrc}\n";
     let habitat = Habitat::parse(text, "config.yaml").expect("it is sound");
-    assert_eq!(habitat.needed_facts(), ["~/.netrc"]);
+    assert_eq!(
+        habitat.needed_facts(),
+        [Wanted::Home(".netrc".to_owned())].into()
+    );
     let plan = Plan::of(&habitat, &Facts::default()).expect("it can be looked at");
     assert_eq!(plan.home_files.len(), 1);
     assert!(

@@ -6,15 +6,15 @@ use super::super::exit::Exit;
 use super::super::found::Found;
 use super::super::report::Stop;
 use super::super::request::print;
-use super::Config;
+use super::config::Config;
 use crate::dockerfile::{Problem, Severity};
-use crate::habitat::{Habitat, Plan, Purpose};
+use crate::habitat::{Habitat, Plan, Purpose, UnknownNames};
 
 pub(super) fn run(
     arguments: &HabitatCheckArguments,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let config = Config::read(&arguments.habitat.file)?;
+    let config = Config::read(&arguments.habitat, environment)?;
     let problems = problems(&config, environment);
     let wrong = problems
         .iter()
@@ -25,25 +25,29 @@ pub(super) fn run(
                 .iter()
                 .map(|problem| config.failure(problem))
                 .collect();
-            let stop = Stop {
+            let stop = config.with_texts(Stop {
                 exit: Exit::Input,
                 ..Stop::from(failures)
-            }
-            .with_text(&config.shown, &config.text);
+            });
             if wrong {
                 return Err(stop);
             }
-            stop.write(&mut std::io::stderr(), !environment.no_color);
+            stop.tell(environment);
         }
         CheckFormat::Short => {
             for problem in &problems {
-                print(&Found::of(&config.shown, &config.text, problem).short());
+                let (layer, problem) = config.layers.localize(problem);
+                print(&Found::of(&layer.file, &layer.text, &problem).short());
             }
         }
         CheckFormat::Json => {
-            let found: Vec<Found<'_>> = problems
+            let local: Vec<_> = problems
                 .iter()
-                .map(|problem| Found::of(&config.shown, &config.text, problem))
+                .map(|problem| config.layers.localize(problem))
+                .collect();
+            let found: Vec<Found<'_>> = local
+                .iter()
+                .map(|(layer, problem)| Found::of(&layer.file, &layer.text, problem))
                 .collect();
             print(&format!(
                 "{:#}\n",
@@ -55,7 +59,7 @@ pub(super) fn run(
 }
 
 fn problems(config: &Config, environment: &Environment) -> Vec<Problem> {
-    let habitat = match Habitat::parse(&config.text, &config.shown) {
+    let habitat = match Habitat::of(&config.layers, UnknownNames::Refuse) {
         Ok(habitat) => habitat,
         Err(problems) => return problems,
     };

@@ -9,7 +9,7 @@ use super::super::args::{Format, HabitatPsArguments, HabitatStopArguments};
 use super::super::exit::Exit;
 use super::super::report::Stop;
 use super::super::request::{absolute, print};
-use super::config_file;
+use super::config::in_directory;
 use crate::backend::embedded::{Embedded, State};
 use crate::digest::Digest;
 use crate::engine::failure::{Failure, FailureKind};
@@ -33,7 +33,7 @@ impl Known {
     /// The one that is meant: by its configuration, or by what `ps` calls it.
     pub(super) fn find(store: &Path, given: &Path) -> Result<Option<Self>, Stop> {
         if given.exists() {
-            return Self::of_config(store, &absolute(&config_file(given))?);
+            return Self::of_config(store, &absolute(&in_directory(given))?);
         }
         let given = given.display().to_string();
         let is_meant = |known: &Known| known.record.id == given || known.record.name == given;

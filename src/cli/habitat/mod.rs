@@ -2,8 +2,10 @@
 
 mod build;
 mod check;
+mod config;
 mod exec;
 mod instances;
+mod migrate;
 mod phases;
 mod render;
 mod up;
@@ -11,17 +13,18 @@ mod up;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use config::Config;
+
 use super::args::{HabitatCommand, HabitatFile};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
-use crate::dockerfile::{Problem, Severity};
-use crate::engine::failure::{Failure, FailureKind, Place};
+use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{self, Origin, PhaseStages, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
-    self, ContextKind, Facts, Habitat, NamedContext, PathKind, Plan, Purpose, Rendered, Templates,
+    self, ContextKind, Habitat, NamedContext, Plan, Purpose, Rendered, Templates, UnknownNames,
 };
 
 /// Carries out a subcommand.
@@ -34,6 +37,7 @@ pub(super) fn run(
         HabitatCommand::Check(arguments) => check::run(&arguments, environment),
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
+        HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
         HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
         HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
@@ -41,130 +45,6 @@ pub(super) fn run(
         HabitatCommand::Down(arguments) => instances::down(&arguments, &store),
         HabitatCommand::Ps(arguments) => instances::list(&arguments, &store),
     }
-}
-
-/// A configuration that was read, and where it lies.
-struct Config {
-    /// Its name as the user gave it.
-    shown: String,
-    /// Its path, absolute.
-    path: PathBuf,
-    /// Its text.
-    text: String,
-    /// ROOT, where there is one.
-    root: Option<PathBuf>,
-}
-
-impl Config {
-    fn read(given: &Path) -> Result<Self, Stop> {
-        let file = config_file(given);
-        let text = std::fs::read_to_string(&file).map_err(|error| {
-            let message = format!("the habitat `{}` cannot be read", file.display());
-            Failure::caused(FailureKind::Input, "cli::habitat", message, &error)
-                .with_help("name a config.yaml, or the directory that it is in")
-        })?;
-        let path = request::absolute(&file)?;
-        let root = find_root(&path);
-        Ok(Self {
-            shown: file.display().to_string(),
-            path,
-            text,
-            root,
-        })
-    }
-
-    fn directory(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("/"))
-    }
-
-    /// Problems of this file as what stops a command.
-    fn stop(&self, problems: &[Problem]) -> Stop {
-        let errors = problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error);
-        let failures: Vec<Failure> = errors.map(|problem| self.failure(problem)).collect();
-        Stop::from(failures).with_text(&self.shown, &self.text)
-    }
-
-    fn failure(&self, problem: &Problem) -> Failure {
-        let mut failure = Failure::new(FailureKind::Input, problem.code, problem.message.clone());
-        failure.label = problem.label.as_deref().map(str::to_owned);
-        failure.help = problem.help.as_deref().map(str::to_owned);
-        failure.place = Some(Place {
-            file: self.shown.clone(),
-            line: problem.span.map_or(1, |span| span.line),
-            span: problem
-                .span
-                .map(|span| (span.start, span.end.saturating_sub(span.start))),
-        });
-        failure
-    }
-
-    /// What the plan must know of this machine.
-    fn facts(&self, habitat: &Habitat, purpose: Purpose, environment: &Environment) -> Facts {
-        let mut facts = Facts {
-            config: self
-                .path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            debian_arch: request::debian_architecture().to_owned(),
-            purpose,
-            layered: self.root.is_some(),
-            ignore: std::fs::read_to_string(self.directory().join(".habignore")).ok(),
-            ..Facts::default()
-        };
-        let look = |path: &Path| -> Option<PathKind> {
-            let found = std::fs::metadata(path).ok()?;
-            Some(if found.is_dir() {
-                PathKind::Directory
-            } else {
-                PathKind::File
-            })
-        };
-        for wanted in habitat.needed_facts() {
-            if let Some(below_home) = wanted.strip_prefix("~/") {
-                let found = environment
-                    .home
-                    .as_ref()
-                    .and_then(|home| look(&home.join(below_home)));
-                facts.beside.extend(found.map(|kind| (wanted, kind)));
-                continue;
-            }
-            if let Some(root) = self
-                .root
-                .as_ref()
-                .filter(|root| root.as_path() != self.directory())
-            {
-                facts
-                    .at_root
-                    .extend(look(&root.join(&wanted)).map(|kind| (wanted.clone(), kind)));
-            }
-            facts
-                .beside
-                .extend(look(&self.directory().join(&wanted)).map(|kind| (wanted, kind)));
-        }
-        facts
-    }
-}
-
-/// A configuration by its path, or by that of its directory.
-fn config_file(given: &Path) -> PathBuf {
-    if given.is_dir() {
-        given.join("config.yaml")
-    } else {
-        given.to_owned()
-    }
-}
-
-/// The next directory upwards that has `habitats/` and `system/` or `shared/`.
-fn find_root(config: &Path) -> Option<PathBuf> {
-    let is_root = |path: &&Path| {
-        path.join("habitats").is_dir()
-            && (path.join("system").is_dir() || path.join("shared").is_dir())
-    };
-    config.ancestors().skip(1).find(is_root).map(Path::to_owned)
 }
 
 /// A habitat that is planned and rendered.
@@ -176,8 +56,18 @@ struct Ready {
 
 impl Ready {
     fn read(file: &HabitatFile, purpose: Purpose, environment: &Environment) -> Result<Self, Stop> {
-        let config = Config::read(&file.file)?;
-        let habitat = Habitat::parse(&config.text, &config.shown)
+        let config = Config::read(file, environment)?;
+        if config.layers.is_part() {
+            let layer = config.layers.main();
+            let message = format!(
+                "`{}` is a layer of habitats, and none by itself",
+                layer.file
+            );
+            return Err(Failure::new(FailureKind::Input, "habitat::layer", message)
+                .with_help("name a habitat: it gets this layer by lying in the same ROOT")
+                .into());
+        }
+        let habitat = Habitat::of(&config.layers, UnknownNames::Refuse)
             .map_err(|problems| config.stop(&problems))?;
         let facts = config.facts(&habitat, purpose, environment);
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
@@ -197,7 +87,7 @@ impl Ready {
 
     /// Puts the habitat into a build's work.
     fn fill(&self, work: &mut Work, environment: &Environment) -> Result<(), Stop> {
-        work.project = self.config.path.display().to_string();
+        work.project = self.config.path().display().to_string();
         work.dockerfile = Text {
             file: "Dockerfile".to_owned(),
             text: self.rendered.dockerfile.clone(),
@@ -217,20 +107,14 @@ impl Ready {
             if work.secrets.iter().any(|known| known.id == secret.id) {
                 continue;
             }
+            let layer = self.config.layers.index_of(secret.span);
             let file = secret
                 .file
                 .as_ref()
-                .map(|file| self.config.directory().join(file));
+                .map(|file| self.config.directories[layer].join(file));
             let failed = |mut failure: Failure| {
-                failure.place = Some(Place {
-                    file: self.config.shown.clone(),
-                    line: secret.span.line,
-                    span: Some((
-                        secret.span.start,
-                        secret.span.end.saturating_sub(secret.span.start),
-                    )),
-                });
-                Stop::from(failure).with_text(&self.config.shown, &self.config.text)
+                failure.place = Some(self.config.spot(secret.span));
+                self.config.with_texts(Stop::from(failure))
             };
             work.secrets.push(
                 request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref())
@@ -266,7 +150,8 @@ impl Ready {
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
     fn with_texts(&self, stop: Stop) -> Stop {
-        stop.with_text(&self.config.shown, &self.config.text)
+        self.config
+            .with_texts(stop)
             .with_text("Dockerfile", &self.rendered.dockerfile)
     }
 
@@ -276,7 +161,27 @@ impl Ready {
         context: &NamedContext,
         environment: &Environment,
     ) -> Result<work::Place, Stop> {
-        let beside = |path: &str| self.config.directory().join(path).display().to_string();
+        let nowhere = || {
+            let message = format!(
+                "nothing says where the directory of the context `{}` is",
+                context.name
+            );
+            Stop::from(
+                Failure::new(FailureKind::Input, "cli::context", message).with_help("set HOME"),
+            )
+        };
+        let directory = |place: habitat::Place| {
+            match place {
+                habitat::Place::Layer(index) => self.config.directories.get(index).cloned(),
+                habitat::Place::Root => self.config.root.clone(),
+                habitat::Place::Home => environment.home.clone(),
+            }
+            .ok_or_else(nowhere)
+        };
+        let found = |place: Option<habitat::Place>, path: &str| match place {
+            Some(place) => Ok(directory(place)?.join(path).display().to_string()),
+            None => Ok::<_, Stop>(path.to_owned()),
+        };
         let source = match &context.kind {
             ContextKind::Debian {
                 suite,
@@ -289,22 +194,22 @@ impl Ready {
                 mirror: mirror.clone(),
                 arch: arch.clone(),
             }),
-            ContextKind::OciLayout { path, tag } => Source::OciLayout(OciLayoutSource {
-                path: beside(path),
+            ContextKind::OciLayout { path, place, tag } => Source::OciLayout(OciLayoutSource {
+                path: found(*place, path)?,
                 tag: tag.clone(),
                 digest: None,
                 platform: None,
             }),
             ContextKind::Repository {
                 url,
-                beside: is_beside,
+                place,
                 reference,
                 depth,
                 submodules,
                 read_only,
                 remote,
             } => Source::Git(GitSource {
-                url: if *is_beside { beside(url) } else { url.clone() },
+                url: found(*place, url)?,
                 reference: reference.clone(),
                 checksum: None,
                 is_short: true,
@@ -317,20 +222,7 @@ impl Ready {
                 read_only: *read_only,
             }),
             ContextKind::Directory(place) => {
-                let path = match place {
-                    habitat::Place::Beside => Some(self.config.directory().to_owned()),
-                    habitat::Place::Root => self.config.root.clone(),
-                    habitat::Place::Home => environment.home.clone(),
-                };
-                let Some(path) = path else {
-                    let message = format!(
-                        "nothing says where the directory of the context `{}` is",
-                        context.name
-                    );
-                    return Err(Failure::new(FailureKind::Input, "cli::context", message)
-                        .with_help("set HOME")
-                        .into());
-                };
+                let path = directory(*place)?;
                 return Ok(work::Place::Directory { path, ignore: None });
             }
         };

@@ -29,8 +29,8 @@ pub(super) fn run(
         .filter(|warning| warning.severity == Severity::Warning)
     {
         let failures = vec![ready.config.failure(warning)];
-        let stop = Stop::from(failures).with_text(&ready.config.shown, &ready.config.text);
-        stop.write(&mut std::io::stderr(), !environment.no_color);
+        let stop = ready.config.with_texts(Stop::from(failures));
+        stop.tell(environment);
     }
     let Some(out) = &arguments.out else {
         print(&ready.rendered.dockerfile);

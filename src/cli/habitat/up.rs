@@ -13,7 +13,7 @@ use super::{Config, Ready};
 use crate::backend::embedded::{Embedded, State};
 use crate::digest::Key;
 use crate::engine::clock::Clock;
-use crate::engine::failure::{Failure, FailureKind, Place};
+use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::{Launch, Volume};
 use crate::engine::{images, plan};
 use crate::habitat::{self, Purpose};
@@ -42,7 +42,7 @@ pub(super) fn run(
         build(&arguments, &ready, &tag, store.clone(), environment)?;
     }
     let image = image(&store, &tag)?;
-    let known = Known::of_config(&store, &ready.config.path)?;
+    let known = Known::of_config(&store, ready.config.path())?;
     if let Some(known) = &known {
         if arguments.recreate {
             Embedded
@@ -64,12 +64,12 @@ pub(super) fn run(
     }
     let config = image.config;
     let runtime = &ready.plan.runtime;
-    let path = ready.config.path.display().to_string();
+    let path = ready.config.path().display().to_string();
     let digest = Key::of(path.as_bytes()).to_string();
     let mut record = InstanceRecord {
         id: format!("{}-{}", ready.plan.name(), &digest[..8]),
         name: ready.plan.name().to_owned(),
-        config: ready.config.path.clone(),
+        config: ready.config.path().to_owned(),
         image: tag.clone(),
         digest: image.digest,
         env: config
@@ -178,22 +178,17 @@ fn place(
 ) -> Result<Volume, Stop> {
     let written = &volume.source.value;
     let at = |code: &str, message: String, help: &str| {
-        let span = volume.source.span;
-        let place = Place {
-            file: config.shown.clone(),
-            line: span.line,
-            span: Some((span.start, span.end.saturating_sub(span.start))),
-        };
-        let failure = Failure::new(FailureKind::Input, code, message);
-        Stop::from(failure.with_help(help).at(place)).with_text(&config.shown, &config.text)
+        let failure = Failure::new(FailureKind::Input, code, message).with_help(help);
+        config.with_texts(Stop::from(failure.at(config.spot(volume.source.span))))
     };
+    let layer = config.layers.index_of(volume.source.span);
     let source = match (written.strip_prefix("~/"), &environment.home) {
         (Some(rest), Some(home)) => home.join(rest),
         (Some(_), None) => {
             let message = format!("`{written}` is in a home, and nothing says where that is");
             return Err(at("habitat::no_home", message, "set HOME"));
         }
-        (None, _) => absolute(&config.directory().join(written))?,
+        (None, _) => absolute(&config.directories[layer].join(written))?,
     };
     if !source.exists() {
         let message = format!("the volume's source `{}` does not exist", source.display());
