@@ -1,7 +1,7 @@
 //! One command more in a habitat that is up. The visitor has the user's own streams; the end of its connection is the wish
 //! that the command end.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ fn run(
             "no container was given",
         )
     })?;
-    let visitor = Visitor::enter(container.as_fd())?;
+    let visitor = Visitor::enter(container)?;
     let cancel = Cancel::new().map_err(|error| {
         let message = "an event cannot be made";
         Failure::caused(FailureKind::Machine, "exec::cancel", message, &error)

@@ -5,10 +5,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::{Resource, Signal};
+use rustix::process::{Gid, Resource, Signal, Uid};
 use rustix::thread::ThreadNameSpaceType as Kind;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,7 @@ pub struct Visit {
 /// A process that is in a container.
 #[derive(Debug)]
 pub struct Visitor {
+    container: OwnedFd,
     program: SealedSelf,
     null: File,
 }
@@ -50,12 +51,16 @@ impl Visitor {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn enter(container: BorrowedFd<'_>) -> Result<Self, ExecError> {
+    pub fn enter(container: OwnedFd) -> Result<Self, ExecError> {
         // Neither can be found from inside.
         let program = sealed_self().map_err(doing("copy shmocker's program into memory"))?;
         let null = role::null().map_err(doing("open /dev/null"))?;
-        enter(container)?;
-        Ok(Self { program, null })
+        enter(container.as_fd())?;
+        Ok(Self {
+            container,
+            program,
+            null,
+        })
     }
 
     /// Runs a command there.
@@ -107,7 +112,25 @@ impl Visitor {
             namespaces: Namespaces::NONE,
             when_parent_dies: WhenParentDies::Stays,
         };
-        let child = spawn::spawn(&command)?;
+        // The kernel gives a process's threads to no pid namespace but its own: one thread goes there, starts the command,
+        // and ends.
+        let started = std::thread::scope(|scope| {
+            let starter = scope.spawn(|| -> Result<spawn::Child, ExecError> {
+                rustix::thread::move_into_thread_name_spaces(
+                    self.container.as_fd(),
+                    Kind::PROCESS_ID,
+                )
+                .map_err(doing("go among the container's processes"))?;
+                // Whoever the caller is there, only root keeps its power through an execution.
+                let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+                rustix::thread::set_thread_res_gid(gid, gid, gid)
+                    .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
+                    .map_err(doing("become the container's root"))?;
+                Ok(spawn::spawn(&command)?)
+            });
+            starter.join()
+        });
+        let child = started.map_err(|_| ExecError::NoGreeting)??;
         drop(command);
         drop(childs);
         let session = child.pid();
@@ -126,7 +149,6 @@ impl Visitor {
 fn enter(container: BorrowedFd<'_>) -> Result<(), ExecError> {
     let all = Kind::USER
         | Kind::MOUNT
-        | Kind::PROCESS_ID
         | Kind::INTER_PROCESS_COMMUNICATION
         | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
         | Kind::CONTROL_GROUP;
