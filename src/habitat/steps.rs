@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::caches::Caches;
 use super::check::{Habitat, is_remote};
-use super::document::{FileItem, Mount, Network, Script, TestItem, Words};
+use super::document::{FileItem, Mount, Network, Script, TestItem};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::Text;
 use super::phase::PhaseId;
@@ -488,7 +488,10 @@ impl<'h> Planner<'h> {
                 .shell(shell.clone());
             step.workdir = Some(workdir.to_owned());
             step.extras.clone_from(&extras);
-            step
+            match &script.needs {
+                Some(needs) => self.beside_services(needs, step),
+                None => step,
+            }
         });
         let at = script.span;
         made.map(|step| step.at(at))
@@ -636,6 +639,10 @@ impl<'h> Planner<'h> {
                 .map(|limit| format!("timeout={} ", limit.spoken()))
                 .unwrap_or_default()
                 + "tap";
+            if let Some(needs) = &test.needs {
+                step = self.beside_services(needs, step);
+                leaves.append(&mut self.prepared);
+            }
             let mut stage = Stage::new(test_stage(index), "pre-test", state.clone());
             stage.push(step);
             leaves.push(stage);
@@ -647,18 +654,10 @@ impl<'h> Planner<'h> {
         stages.splice(at..at, leaves);
     }
 
-    pub(super) fn last(&self) -> Vec<Step> {
+    pub(super) fn last(&mut self) -> Vec<Step> {
         let document = &self.habitat.document;
         let entry = document.entry.as_ref();
-        let command = match entry.and_then(|entry| entry.command.as_ref()) {
-            None => None,
-            Some(Words::Line(line)) => Some(vec![
-                "/bin/sh".to_owned(),
-                "-c".to_owned(),
-                line.value.clone(),
-            ]),
-            Some(Words::List(words)) => Some(words.iter().map(|word| word.value.clone()).collect()),
-        };
+        let command = self.habitat.command();
         let tty = entry
             .and_then(|entry| entry.tty)
             .map(|flag| ("io.shmocker.habitat.tty".to_owned(), flag.value.to_string()));
@@ -672,12 +671,28 @@ impl<'h> Planner<'h> {
                 env!("CARGO_PKG_VERSION").to_owned(),
             ),
         ];
+        let services: Vec<&str> = self
+            .habitat
+            .services()
+            .map(|service| service.name.as_str())
+            .collect();
+        let services = (!services.is_empty()).then(|| {
+            (
+                "io.shmocker.habitat.services".to_owned(),
+                services.join(","),
+            )
+        });
         let given = document
             .labels
             .0
             .iter()
             .map(|(name, value)| (name.value.clone(), value.value.clone()));
-        let labels: BTreeMap<String, String> = own.into_iter().chain(tty).chain(given).collect();
+        let labels: BTreeMap<String, String> = own
+            .into_iter()
+            .chain(tty)
+            .chain(services)
+            .chain(given)
+            .collect();
         let labels: Vec<String> = labels
             .iter()
             .map(|(name, value)| format!("{name}={}", quote::label(value)))
@@ -709,7 +724,8 @@ impl<'h> Planner<'h> {
                 .user("root")
                 .shell(default_shell())
         });
-        gate.into_iter().chain([step]).collect()
+        let services = self.installed_services();
+        gate.into_iter().chain(services).chain([step]).collect()
     }
 
     pub(super) fn secrets(&self) -> Vec<SecretSource> {
@@ -764,7 +780,8 @@ pub(super) fn default_shell() -> Vec<String> {
     ["/bin/sh".to_owned(), "-c".to_owned(), script].into()
 }
 
-const LOAD: &str =
+/// Loads the environment of the habitat.
+pub(super) const LOAD: &str =
     "if [ -r /etc/profile.d/habitat-env.sh ]; then . /etc/profile.d/habitat-env.sh; fi";
 
 /// The same with a script's own shell; `before` is lines of shell that are run first.

@@ -4,12 +4,15 @@ mod build;
 mod check;
 mod config;
 mod diff;
+mod exec;
+mod instances;
 mod lock;
 mod migrate;
 mod phases;
 mod render;
 mod steering;
 mod test;
+mod up;
 mod verdicts;
 mod why;
 
@@ -51,6 +54,11 @@ pub(super) fn run(
         HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
         HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
         HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
+        HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
+        HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
+        HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),
+        HabitatCommand::Down(arguments) => instances::down(&arguments, &store),
+        HabitatCommand::Ps(arguments) => instances::list(&arguments, &store),
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn run(
     draft.work.no_cache = NoCache::Stages(stages.collect());
     draft.outputs.push(Output::CacheOnly);
     let verdicts = Verdicts::default();
-    let built = draft.build_quietly(store, environment, &|event| verdicts.hear(event));
+    let built = draft.carry_out(store, environment, &|event| verdicts.hear(event));
     let report = verdicts.of(&ready);
     match built {
         // Something else than a test went wrong: there is nothing to report.
