@@ -15,6 +15,7 @@ mod caches;
 mod check;
 mod document;
 mod env;
+mod export;
 mod facts;
 mod fields;
 mod keys;

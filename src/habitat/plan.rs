@@ -147,6 +147,12 @@ pub struct Runtime {
     pub command: Option<Vec<String>>,
     /// Whether the command wants a terminal.
     pub tty: bool,
+    /// Who runs it.
+    pub user: String,
+    /// Where.
+    pub workdir: String,
+    /// Whether a repository lies there.
+    pub has_repository: bool,
     /// Its services.
     pub services: Vec<String>,
     /// What is mounted.
@@ -395,6 +401,12 @@ impl Plan {
                     .as_ref()
                     .and_then(|entry| entry.tty)
                     .is_some_and(|flag| flag.value),
+                user: habitat.user.clone(),
+                workdir: habitat.workdir.clone(),
+                has_repository: habitat.document.repos.0.iter().any(|repo| {
+                    let path = habitat.at_home(&repo.path.value);
+                    std::path::Path::new(&path).starts_with(&habitat.workdir)
+                }),
                 services: habitat
                     .services()
                     .map(|service| service.name.value.clone())

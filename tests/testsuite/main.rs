@@ -18,6 +18,7 @@ mod conformance;
 mod contexts;
 mod crash;
 mod debian;
+mod exports;
 mod failures;
 mod habitats;
 mod harness;

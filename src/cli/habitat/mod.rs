@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod diff;
 mod exec;
+mod export;
 mod instances;
 mod lock;
 mod migrate;
@@ -46,6 +47,7 @@ pub(super) fn run(
         HabitatCommand::Check(arguments) => check::run(&arguments, environment),
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
+        HabitatCommand::Export(arguments) => export::run(&arguments, &store, environment),
         HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
         HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
