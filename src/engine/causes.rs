@@ -411,6 +411,18 @@ pub(super) fn of_phase(
                 },
             };
             for cause in cause {
+                // A mode that was written is told as what was written.
+                let is_mode = cause.kind == "file"
+                    && cause
+                        .note
+                        .as_deref()
+                        .is_some_and(|note| note.starts_with("mode "))
+                    && causes
+                        .iter()
+                        .any(|known| known.field == format!("{}.mode", cause.field));
+                if is_mode {
+                    continue;
+                }
                 let known = causes
                     .iter()
                     .any(|known| known.field == cause.field && known.path == cause.path);

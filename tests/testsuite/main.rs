@@ -35,3 +35,4 @@ mod ssh;
 mod steps;
 mod tidy;
 mod users;
+mod why;
