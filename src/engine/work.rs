@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::lock::Lock;
 use crate::digest::{Digest, Key};
 use crate::graph::{GitSource, RunDefaults, Source};
 
@@ -125,10 +126,14 @@ pub struct Work {
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
     pub no_cache: NoCache,
+    /// What becomes of the other steps when one fails.
+    pub on_failure: OnFailure,
     /// When moving references are asked again.
     pub freshness: Freshness,
     /// Where Debian packages come from.
     pub debian: DebianMirrors,
+    /// What the sources are pinned to; `None`: there is no lock.
+    pub lock: Option<Lock>,
     /// What is allowed that is refused otherwise.
     pub allow: Vec<Entitlement>,
     /// The habitat's phases, where the Dockerfile was made from one: their hashes become labels of the image.
@@ -215,6 +220,16 @@ impl NoCache {
             Self::Stages(stages) => stages.iter().any(|name| name.eq_ignore_ascii_case(stage)),
         }
     }
+}
+
+/// What becomes of the other steps when one fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    /// They are called off.
+    #[default]
+    CallOff,
+    /// All that do not need it are run to their end.
+    GoOn,
 }
 
 /// When a moving reference (tag, branch, suite) is asked again.

@@ -8,11 +8,16 @@ use super::fields::{Field, below};
 use super::keys::{
     Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
 };
-use super::layer::Layers;
+use super::layer::{LayerKind, Layers};
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::quote;
 use super::report::Report;
+use super::repos::Repo;
+use super::services::Service;
+use super::tools::{Tool, ToolsFile};
+use super::volumes::Volume;
+use super::when::When;
 use crate::dockerfile::Span;
 
 keys! {
@@ -41,15 +46,19 @@ keys! {
         /// Repositories that are checked out.
         #[schemars(default)]
         repos: List<Repo> = "repos",
-        /// Not supported yet: static binaries.
-        tools: Option<Later> = "tools",
+        /// Programs that are downloaded.
+        #[schemars(default)]
+        tools: List<Tool> = "tools",
         /// What is run while the image is built.
         #[schemars(default)]
         scripts: List<Script> = "scripts",
-        /// Not supported yet: what is mounted when the habitat runs.
-        volumes: Option<Later> = "volumes",
-        /// Not supported yet: what is started beside the scripts and tests that need it.
-        services: Option<Later> = "services",
+        /// What `shmocker habitat up` mounts: `SRC:DST` or `SRC:DST:ro`. SRC lies beside this file, or is absolute, or is
+        /// `~/…` of the host. The image knows nothing of it.
+        #[schemars(default)]
+        volumes: List<Volume> = "volumes",
+        /// Programs that run beside the scripts and tests that need them, and when the habitat runs.
+        #[schemars(default)]
+        services: List<Service> = "services",
         /// What must be true of the file system when all scripts have run.
         verify_fs: Option<VerifyFs> = "verify-fs",
         /// Programs that print TAP. Each runs in its own sandbox; nothing that it writes reaches the image.
@@ -76,6 +85,7 @@ impl Document {
     pub(super) fn of(layers: &Layers, report: &mut Report) -> Option<Self> {
         let mut document: Option<Self> = None;
         let mut main = None;
+        let mut tools = Vec::new();
         for (index, layer) in layers.all().iter().enumerate() {
             let is_main = std::ptr::eq(layer, layers.main());
             let told = report.len();
@@ -93,9 +103,22 @@ impl Document {
                 }
                 continue;
             };
-            let Some(later) = Self::read(&root, report) else {
+            if layer.kind == LayerKind::Tools {
+                let file = ToolsFile::read(&root, report);
+                tools.extend(file.into_iter().flat_map(ToolsFile::into_tools));
+                continue;
+            }
+            let Some(mut later) = Self::read(&root, report) else {
                 continue;
             };
+            // They lie in the system layer's directory: whatever a later layer says of tools is laid over them.
+            match &mut document {
+                Some(document) => document.tools.0.append(&mut tools),
+                None => {
+                    tools.append(&mut later.tools.0);
+                    later.tools.0.append(&mut tools);
+                }
+            }
             if is_main {
                 main = Some(later.span);
             }
@@ -111,9 +134,15 @@ impl Document {
 
     /// Lays a later layer over this one.
     fn cover(&mut self, later: Self) {
-        if later.base_image.is_some() || later.base.is_some() || later.image.is_some() {
-            // A habitat has one base, whatever key names it: the later wins.
-            (self.base_image, self.base, self.image) = (None, None, None);
+        // A habitat has one base, whatever key names it: the later wins.
+        if later.base_image.is_some() || later.image.is_some() {
+            self.base = None;
+        }
+        if later.base.is_some() || later.image.is_some() {
+            self.base_image = None;
+        }
+        if later.base_image.is_some() || later.base.is_some() {
+            self.image = None;
         }
         self.overlay(later);
     }
@@ -125,21 +154,6 @@ impl Document {
                 "image",
                 &self.image,
                 "a Dockerfile as the base comes with a later version",
-            ),
-            (
-                "tools",
-                &self.tools,
-                "tools come with a later version; a script can fetch them meanwhile",
-            ),
-            (
-                "volumes",
-                &self.volumes,
-                "volumes come with a later version; give `shmocker run -v` meanwhile",
-            ),
-            (
-                "services",
-                &self.services,
-                "services come with a later version",
             ),
             (
                 "platforms",
@@ -158,44 +172,7 @@ impl Document {
             )),
             _ => None,
         };
-        let scripts = self.scripts.0.iter().flat_map(|script| {
-            [
-                ("needs", script.needs, "services come with a later version"),
-                ("when", script.when, "conditions come with a later version"),
-            ]
-        });
-        let repos = self.repos.0.iter().flat_map(|repo| {
-            [
-                (
-                    "lfs",
-                    repo.lfs,
-                    "large files of git come with a later version",
-                ),
-                (
-                    "before",
-                    repo.before,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "after",
-                    repo.after,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "secret",
-                    repo.secret,
-                    "credentials for repositories come with a later version",
-                ),
-            ]
-        });
-        let tests = self
-            .tests
-            .0
-            .iter()
-            .map(|test| ("needs", test.needs, "services come with a later version"));
-        let rest = scripts.chain(repos).chain(tests);
-        let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
-        top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
+        top.chain(base)
     }
 }
 
@@ -212,10 +189,10 @@ pub enum Base {
 
 keys! {
     /// A root filesystem made from a Debian archive.
-    DebianBase is "a Debian base" {
-        /// The suite, by its code name: `bookworm`.
-        suite: Text = "debian",
-        /// Packages beside the essential ones and apt.
+    DebianBase is "a Debian base", ByKey {
+        /// The suite, by its code name: `bookworm`. A layer that adds to a base before it need not repeat it.
+        suite: Option<Text> = "debian",
+        /// Packages beside the essential ones and apt, and those of the layers before.
         #[schemars(default)]
         packages: List<Text> = "packages",
         /// The archive to use; without it the host's own, else deb.debian.org.
@@ -261,6 +238,8 @@ struct DockerfileBase {
 impl Key for Base {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         const FORMS: [&str; 3] = ["debian", "dockerfile", "oci"];
+        /// What a later layer may add to a Debian base without naming the suite again.
+        const DEBIAN_ONLY: [&str; 3] = ["packages", "mirror", "arch"];
         let Value::Mapping(entries) = &node.value else {
             report
                 .error("habitat::wrong_type", node.span, format!("base is {}", node.kind()))
@@ -288,6 +267,13 @@ impl Key for Base {
             Some("debian") => DebianBase::read(node, report).map(Self::Debian),
             Some("oci") => OciBase::read(node, report).map(Self::Oci),
             Some(_) => Some(Self::Dockerfile(Later { span: node.span })),
+            None if entries.iter().any(|(key, _)| {
+                key.as_scalar()
+                    .is_some_and(|key| DEBIAN_ONLY.contains(&key))
+            }) =>
+            {
+                DebianBase::read(node, report).map(Self::Debian)
+            }
             None => {
                 let (span, written) = entries.first().map_or((node.span, ""), |(key, _)| {
                     (key.span, key.as_scalar().unwrap_or_default())
@@ -302,6 +288,13 @@ impl Key for Base {
                     .near(written, FORMS, "write `base: {debian: bookworm}`");
                 None
             }
+        }
+    }
+
+    fn overlay(&mut self, later: Self) {
+        match (self, later) {
+            (Self::Debian(debian), Self::Debian(later)) => debian.overlay(later),
+            (base, later) => *base = later,
         }
     }
 
@@ -363,38 +356,6 @@ keys! {
 }
 
 keys! {
-    /// A repository that is checked out.
-    Repo is "an item of repos" {
-        /// Anything git takes, or the path of a repository or bundle beside this file.
-        url: Text = "url",
-        /// Where to, absolute.
-        path: Text = "path",
-        /// The branch; without it the remote's default.
-        branch: Option<Text> = "branch",
-        /// A branch, a tag or a commit.
-        reference: Option<Text> = "ref",
-        /// Whether only the last commit is kept (default true).
-        shallow: Option<Flag> = "shallow",
-        /// How many commits are kept.
-        depth: Option<Count> = "depth",
-        /// Whether submodules are checked out.
-        submodules: Option<Flag> = "submodules",
-        /// `write` (default), or `read`, which disables pushing.
-        access: Option<Access> = "access",
-        /// What it is for.
-        description: Option<Text> = "description",
-        /// Not supported yet.
-        lfs: Option<Later> = "lfs",
-        /// Not supported yet.
-        before: Option<Later> = "before",
-        /// Not supported yet.
-        after: Option<Later> = "after",
-        /// Not supported yet.
-        secret: Option<Later> = "secret",
-    }
-}
-
-keys! {
     /// Commands that are run while the image is built.
     Script is "a script" {
         /// What it is called in messages.
@@ -427,10 +388,11 @@ keys! {
         secrets: Option<OneOrMore<SecretItem>> = "secrets",
         /// What it is for.
         description: Option<Text> = "description",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
-        /// Not supported yet.
-        when: Option<Later> = "when",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
+        /// When it is run: a command that has to succeed, or `{arch, command}`.
+        when: Option<When> = "when",
     }
 }
 
@@ -472,8 +434,9 @@ keys! {
         run_as: Option<Text> = "run_as",
         /// How long it may take.
         timeout: Option<Duration> = "timeout",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
     }
 }
 

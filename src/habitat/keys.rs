@@ -59,7 +59,7 @@ pub struct Command(pub Text);
 
 /// A string, or a number or truth value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Scalar(pub Text);
+pub struct Scalar(pub Text);
 
 /// `true` or `false`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,11 @@ use super::super::args::HabitatBuildArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::Draft;
+use super::super::request::{self, Draft};
 use super::phases::{self, How};
+use super::verdicts::Verdicts;
 use super::{Ready, steering};
+use crate::engine::lock::Mode;
 use crate::engine::work::NoCache;
 use crate::habitat::Purpose;
 
@@ -32,6 +34,9 @@ pub(super) fn run(
         draft.work.no_cache =
             NoCache::Stages(ready.stages_from(steering::phase(from, "--rebuild-from")?));
     }
+    if arguments.frozen {
+        ready.lock(&mut draft.work)?.mode = Mode::Frozen;
+    }
     if arguments.show_phases {
         return phases::show(
             &draft.work,
@@ -41,19 +46,16 @@ pub(super) fn run(
         )
         .map_err(|stop| ready.with_texts(stop));
     }
-    if !draft.home_allowed && !ready.plan.home_files.is_empty() {
-        let stop = ready.config.stop(&ready.plan.home_files);
-        return Err(Stop {
-            exit: Exit::Refused,
-            ..stop
-        });
-    }
+    ready.refuse_home(&draft)?;
     if draft.tags.is_empty() && draft.work.target.is_none() {
         draft
             .tags
             .push(format!("localhost/habitat/{}:latest", ready.plan.name()));
     }
-    draft
-        .build(store, environment)
-        .map_err(|stop| ready.with_texts(stop))
+    let verdicts = Verdicts::default();
+    let built = draft.build_heard(store, environment, &|event| verdicts.hear(event));
+    if let Some(path) = &arguments.junit {
+        request::write_file(path, &verdicts.of(&ready).junit())?;
+    }
+    built.map_err(|stop| ready.with_texts(stop))
 }
