@@ -41,3 +41,4 @@ mod taps;
 mod tidy;
 mod tools;
 mod users;
+mod why;

@@ -371,7 +371,9 @@ fn split_repo(given: &str) -> Option<(&str, &str, Option<&str>)> {
 }
 
 pub(super) fn in_directory(given: &Path) -> PathBuf {
-    if given.is_dir() {
+    if given == Path::new(".") {
+        PathBuf::from(FILE_NAME)
+    } else if given.is_dir() {
         given.join(FILE_NAME)
     } else {
         given.to_owned()

@@ -185,6 +185,7 @@ impl Ready {
                     .map(|(said, span)| Item {
                         said: said.clone(),
                         place: span.map(|span| self.written_at(span)),
+                        layer: span.map(|span| self.config.layers.locate(span).0.name.clone()),
                     })
                     .collect(),
             })
