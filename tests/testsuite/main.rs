@@ -31,6 +31,8 @@ mod published;
 mod quickstart;
 mod remote;
 mod rendered;
+mod running;
+mod services;
 mod ssh;
 mod steps;
 mod tidy;
