@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::lock::Lock;
 use crate::digest::{Digest, Key};
 use crate::graph::{GitSource, RunDefaults, Source};
 
@@ -125,14 +126,21 @@ pub struct Work {
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
     pub no_cache: NoCache,
+    /// What becomes of the other steps when one fails.
+    pub on_failure: OnFailure,
     /// When moving references are asked again.
     pub freshness: Freshness,
     /// Where Debian packages come from.
     pub debian: DebianMirrors,
+    /// What the sources are pinned to; `None`: there is no lock.
+    pub lock: Option<Lock>,
     /// What is allowed that is refused otherwise.
     pub allow: Vec<Entitlement>,
     /// The habitat's phases, where the Dockerfile was made from one: their hashes become labels of the image.
     pub phases: Vec<PhaseStages>,
+    /// What a person calls the sources: a context's name or an image's reference, and the path of the key that asks for
+    /// it, such as `repos[1]`.
+    pub source_keys: Vec<(String, String)>,
 }
 
 /// How git's ssh gets in where an address asks for it.
@@ -145,7 +153,7 @@ pub struct Ssh {
 }
 
 /// The stages that make up one phase of a habitat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseStages {
     /// From 1.
     pub id: u32,
@@ -159,6 +167,34 @@ pub struct PhaseStages {
     pub hooks: (u32, u32),
     /// There is nothing to do in it.
     pub empty: bool,
+    /// It is left out, although there is something to do in it.
+    pub skipped: bool,
+    /// The values of the habitat that it is made from: what a change of it is told by.
+    pub fields: Vec<Named>,
+    /// Values of the habitat that no phase claims.
+    pub unclaimed: Vec<Named>,
+    /// What is done in it.
+    pub items: Vec<Item>,
+}
+
+/// A value that a person wrote, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// A path of keys: `scripts[0].commands[1]`.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// The file and line where it stands, if it was written.
+    pub place: Option<(String, u32)>,
+}
+
+/// An item of a habitat, or something that follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// What it is, in words.
+    pub said: String,
+    /// The file and line where it stands; `None`: it follows from other keys.
+    pub place: Option<(String, u32)>,
 }
 
 /// What must not be taken from the cache.
@@ -182,6 +218,16 @@ impl NoCache {
             Self::Stages(stages) => stages.iter().any(|name| name.eq_ignore_ascii_case(stage)),
         }
     }
+}
+
+/// What becomes of the other steps when one fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    /// They are called off.
+    #[default]
+    CallOff,
+    /// All that do not need it are run to their end.
+    GoOn,
 }
 
 /// When a moving reference (tag, branch, suite) is asked again.

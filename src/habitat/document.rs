@@ -4,15 +4,20 @@
 use schemars::JsonSchema;
 
 use super::env::{EnvBlock, Scope};
+use super::fields::{Field, below};
 use super::keys::{
     Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
 };
-use super::layer::Layers;
+use super::layer::{LayerKind, Layers};
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
+use super::quote;
 use super::report::Report;
+use super::repos::Repo;
 use super::services::Service;
+use super::tools::{Tool, ToolsFile};
 use super::volumes::Volume;
+use super::when::When;
 use crate::dockerfile::Span;
 
 keys! {
@@ -41,8 +46,9 @@ keys! {
         /// Repositories that are checked out.
         #[schemars(default)]
         repos: List<Repo> = "repos",
-        /// Not supported yet: static binaries.
-        tools: Option<Later> = "tools",
+        /// Programs that are downloaded.
+        #[schemars(default)]
+        tools: List<Tool> = "tools",
         /// What is run while the image is built.
         #[schemars(default)]
         scripts: List<Script> = "scripts",
@@ -79,6 +85,7 @@ impl Document {
     pub(super) fn of(layers: &Layers, report: &mut Report) -> Option<Self> {
         let mut document: Option<Self> = None;
         let mut main = None;
+        let mut tools = Vec::new();
         for (index, layer) in layers.all().iter().enumerate() {
             let is_main = std::ptr::eq(layer, layers.main());
             let told = report.len();
@@ -96,9 +103,22 @@ impl Document {
                 }
                 continue;
             };
-            let Some(later) = Self::read(&root, report) else {
+            if layer.kind == LayerKind::Tools {
+                let file = ToolsFile::read(&root, report);
+                tools.extend(file.into_iter().flat_map(ToolsFile::into_tools));
+                continue;
+            }
+            let Some(mut later) = Self::read(&root, report) else {
                 continue;
             };
+            // They lie in the system layer's directory: whatever a later layer says of tools is laid over them.
+            match &mut document {
+                Some(document) => document.tools.0.append(&mut tools),
+                None => {
+                    tools.append(&mut later.tools.0);
+                    later.tools.0.append(&mut tools);
+                }
+            }
             if is_main {
                 main = Some(later.span);
             }
@@ -114,9 +134,15 @@ impl Document {
 
     /// Lays a later layer over this one.
     fn cover(&mut self, later: Self) {
-        if later.base_image.is_some() || later.base.is_some() || later.image.is_some() {
-            // A habitat has one base, whatever key names it: the later wins.
-            (self.base_image, self.base, self.image) = (None, None, None);
+        // A habitat has one base, whatever key names it: the later wins.
+        if later.base_image.is_some() || later.image.is_some() {
+            self.base = None;
+        }
+        if later.base.is_some() || later.image.is_some() {
+            self.base_image = None;
+        }
+        if later.base_image.is_some() || later.base.is_some() {
+            self.image = None;
         }
         self.overlay(later);
     }
@@ -128,11 +154,6 @@ impl Document {
                 "image",
                 &self.image,
                 "a Dockerfile as the base comes with a later version",
-            ),
-            (
-                "tools",
-                &self.tools,
-                "tools come with a later version; a script can fetch them meanwhile",
             ),
             (
                 "platforms",
@@ -151,38 +172,7 @@ impl Document {
             )),
             _ => None,
         };
-        let scripts = self
-            .scripts
-            .0
-            .iter()
-            .map(|script| ("when", script.when, "conditions come with a later version"));
-        let repos = self.repos.0.iter().flat_map(|repo| {
-            [
-                (
-                    "lfs",
-                    repo.lfs,
-                    "large files of git come with a later version",
-                ),
-                (
-                    "before",
-                    repo.before,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "after",
-                    repo.after,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "secret",
-                    repo.secret,
-                    "credentials for repositories come with a later version",
-                ),
-            ]
-        });
-        let rest = scripts.chain(repos);
-        let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
-        top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
+        top.chain(base)
     }
 }
 
@@ -199,10 +189,10 @@ pub enum Base {
 
 keys! {
     /// A root filesystem made from a Debian archive.
-    DebianBase is "a Debian base" {
-        /// The suite, by its code name: `bookworm`.
-        suite: Text = "debian",
-        /// Packages beside the essential ones and apt.
+    DebianBase is "a Debian base", ByKey {
+        /// The suite, by its code name: `bookworm`. A layer that adds to a base before it need not repeat it.
+        suite: Option<Text> = "debian",
+        /// Packages beside the essential ones and apt, and those of the layers before.
         #[schemars(default)]
         packages: List<Text> = "packages",
         /// The archive to use; without it the host's own, else deb.debian.org.
@@ -248,6 +238,8 @@ struct DockerfileBase {
 impl Key for Base {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         const FORMS: [&str; 3] = ["debian", "dockerfile", "oci"];
+        /// What a later layer may add to a Debian base without naming the suite again.
+        const DEBIAN_ONLY: [&str; 3] = ["packages", "mirror", "arch"];
         let Value::Mapping(entries) = &node.value else {
             report
                 .error("habitat::wrong_type", node.span, format!("base is {}", node.kind()))
@@ -275,6 +267,13 @@ impl Key for Base {
             Some("debian") => DebianBase::read(node, report).map(Self::Debian),
             Some("oci") => OciBase::read(node, report).map(Self::Oci),
             Some(_) => Some(Self::Dockerfile(Later { span: node.span })),
+            None if entries.iter().any(|(key, _)| {
+                key.as_scalar()
+                    .is_some_and(|key| DEBIAN_ONLY.contains(&key))
+            }) =>
+            {
+                DebianBase::read(node, report).map(Self::Debian)
+            }
             None => {
                 let (span, written) = entries.first().map_or((node.span, ""), |(key, _)| {
                     (key.span, key.as_scalar().unwrap_or_default())
@@ -292,11 +291,26 @@ impl Key for Base {
         }
     }
 
+    fn overlay(&mut self, later: Self) {
+        match (self, later) {
+            (Self::Debian(debian), Self::Debian(later)) => debian.overlay(later),
+            (base, later) => *base = later,
+        }
+    }
+
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         match self {
             Self::Debian(debian) => debian.expand(scope, report),
             Self::Oci(oci) => oci.expand(scope, report),
             Self::Dockerfile(_) => {}
+        }
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Debian(debian) => debian.fields(name, fields),
+            Self::Oci(oci) => oci.fields(name, fields),
+            Self::Dockerfile(later) => later.fields(name, fields),
         }
     }
 }
@@ -342,38 +356,6 @@ keys! {
 }
 
 keys! {
-    /// A repository that is checked out.
-    Repo is "an item of repos" {
-        /// Anything git takes, or the path of a repository or bundle beside this file.
-        url: Text = "url",
-        /// Where to, absolute.
-        path: Text = "path",
-        /// The branch; without it the remote's default.
-        branch: Option<Text> = "branch",
-        /// A branch, a tag or a commit.
-        reference: Option<Text> = "ref",
-        /// Whether only the last commit is kept (default true).
-        shallow: Option<Flag> = "shallow",
-        /// How many commits are kept.
-        depth: Option<Count> = "depth",
-        /// Whether submodules are checked out.
-        submodules: Option<Flag> = "submodules",
-        /// `write` (default), or `read`, which disables pushing.
-        access: Option<Access> = "access",
-        /// What it is for.
-        description: Option<Text> = "description",
-        /// Not supported yet.
-        lfs: Option<Later> = "lfs",
-        /// Not supported yet.
-        before: Option<Later> = "before",
-        /// Not supported yet.
-        after: Option<Later> = "after",
-        /// Not supported yet.
-        secret: Option<Later> = "secret",
-    }
-}
-
-keys! {
     /// Commands that are run while the image is built.
     Script is "a script" {
         /// What it is called in messages.
@@ -409,8 +391,8 @@ keys! {
         /// The services that run beside it, in the order in which they are started.
         #[schemars(with = "Option<OneOrMore<String>>")]
         needs: Option<OneOrMore<Text>> = "needs",
-        /// Not supported yet.
-        when: Option<Later> = "when",
+        /// When it is run: a command that has to succeed, or `{arch, command}`.
+        when: Option<When> = "when",
     }
 }
 
@@ -524,6 +506,10 @@ macro_rules! or_string {
             fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
                 self.0.expand(scope, report);
             }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                self.0.fields(name, fields);
+            }
         }
 
         impl JsonSchema for $outer {
@@ -578,6 +564,10 @@ macro_rules! words {
                         None
                     }
                 }
+            }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                fields.push(Field { name: name.to_owned(), value: self.word().to_owned(), span: None });
             }
         }
     };
@@ -675,6 +665,12 @@ impl Key for Labels {
             .iter_mut()
             .for_each(|(_, value)| value.expand(scope, report));
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        for (key, value) in &self.0 {
+            value.fields(&below(name, key.as_str()), fields);
+        }
+    }
 }
 
 impl JsonSchema for Labels {
@@ -724,6 +720,21 @@ impl Key for Words {
                 .for_each(|word| word.value = scope.command(word, report)),
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Line(line) => line.fields(name, fields),
+            Self::List(words) => {
+                let span = words.first().map(|word| word.span);
+                let words: Vec<String> = words.iter().map(|word| word.value.clone()).collect();
+                fields.push(Field {
+                    name: name.to_owned(),
+                    value: quote::json(&words),
+                    span,
+                });
+            }
+        }
+    }
 }
 
 /// A shell with its options.
@@ -744,6 +755,14 @@ impl Key for Shell {
             return None;
         }
         Some(Self(words))
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field {
+            name: name.to_owned(),
+            value: self.0.join(" "),
+            span: None,
+        });
     }
 }
 
@@ -833,6 +852,21 @@ impl Key for Mount {
             }
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        let (value, span) = match self {
+            Self::Tmpfs { target } => (format!("tmpfs:{}", target.value), target.span),
+            Self::Bind {
+                source,
+                target,
+                writable,
+            } => {
+                let rw = if *writable { ":rw" } else { "" };
+                (format!("{}:{target}{rw}", source.value), source.span)
+            }
+        };
+        fields.push(Field::of(name, value, span));
+    }
 }
 
 impl JsonSchema for Mount {
@@ -901,6 +935,13 @@ impl Key for Timeouts {
         for (phase, limit) in later.phases {
             self.phases.retain(|(known, _)| *known != phase);
             self.phases.push((phase, limit));
+        }
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        self.per_phase.fields(&below(name, "per-phase"), fields);
+        for (phase, limit) in &self.phases {
+            limit.fields(&below(name, phase.name()), fields);
         }
     }
 }

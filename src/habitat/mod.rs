@@ -16,6 +16,7 @@ mod check;
 mod document;
 mod env;
 mod facts;
+mod fields;
 mod keys;
 mod layer;
 mod migrate;
@@ -25,20 +26,25 @@ mod plan;
 mod quote;
 mod render;
 mod report;
+mod repos;
 mod services;
 mod steps;
+mod tools;
 mod users;
 mod volumes;
+mod when;
 
 pub use check::Habitat;
 pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};
 pub use facts::{Facts, LayerFacts, PathKind, Purpose, Wanted};
+pub use fields::{Field, UNORDERED, is_remark};
 pub use layer::{Layer, LayerKind, Layers, parents};
 pub use migrate::{Migration, migrate};
 pub use phase::{PHASES, PhaseId, PhaseRow};
-pub use plan::{ContextKind, NamedContext, Place, Plan, Runtime, SecretSource};
+pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
+pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
 pub use volumes::Volume;
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.
@@ -49,6 +55,8 @@ pub fn schema() -> serde_json::Value {
         .to_value()
 }
 
+#[cfg(test)]
+mod item_tests;
 #[cfg(test)]
 mod layer_tests;
 #[cfg(test)]

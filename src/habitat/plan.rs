@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The stage that bears a phase's name is its last: `pre-P` where something runs before P, `core-P` where something runs
-//! after it. Within one place files come before scripts, each in the order of the document.
+//! after it. Within one place files come before repositories and those before scripts, each in the order of the document.
 //!
 //! The directories of the layers in a ROOT are copied to SYSTEM_PATH, SHARED_PATH and LOCAL_PATH, each in two parts. What
 //! other items name (the configuration itself, the sources of `files`) comes at the very end of scripts, so that a change
@@ -19,13 +19,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::check::{Habitat, is_remote};
-use super::document::{Base, Mount, Repo};
+use super::document::{Base, Mount};
 use super::facts::{Facts, PathKind, Wanted, clean};
+use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
 use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
-use super::steps::{default_shell, marker};
+use super::steps::{default_shell, marker, test_stage};
+use super::tools::Download;
 use super::users;
 use super::volumes::Volume;
 use crate::dockerfile::{Problem, Span};
@@ -42,6 +44,19 @@ pub struct NamedContext {
     pub kind: ContextKind,
     /// Where the habitat asks for it; `None`: it follows from other keys.
     pub span: Option<Span>,
+}
+
+impl NamedContext {
+    /// The key of the habitat that asks for it, where one does: `base`, `repos[1]`.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        if self.name == BASE_CONTEXT {
+            return Some("base".to_owned());
+        }
+        let (kind, number) = self.name.rsplit_once('-')?;
+        let index = number.parse::<usize>().ok()?.checked_sub(1)?;
+        Some(format!("{kind}s[{index}]"))
+    }
 }
 
 /// The kinds of named contexts.
@@ -83,6 +98,8 @@ pub enum ContextKind {
         read_only: bool,
         /// The URL to record, without credentials; `None` for a path.
         remote: Option<String>,
+        /// The id of the secret that opens it.
+        secret: Option<String>,
     },
     /// A directory of this machine.
     Directory(Place),
@@ -97,6 +114,17 @@ pub enum Place {
     Root,
     /// The host's home.
     Home,
+}
+
+/// A test and the stage that it is run in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedTest {
+    /// The stage.
+    pub stage: String,
+    /// The program, as it is written.
+    pub path: String,
+    /// Where it is listed.
+    pub span: Span,
 }
 
 /// A secret and where it comes from.
@@ -134,12 +162,18 @@ pub struct Plan {
     pub(super) phases: Vec<Phase>,
     /// The trees that must be provided.
     pub contexts: Vec<NamedContext>,
+    /// The tests.
+    pub tests: Vec<PlannedTest>,
+    /// What is downloaded by its address.
+    pub downloads: Vec<Download>,
     /// The secrets that scripts name.
     pub secrets: Vec<SecretSource>,
     /// Files of the host's home that would become part of the image without having been allowed: a build refuses them.
     pub home_files: Vec<Problem>,
     /// What should be mended, but stops nothing.
     pub warnings: Vec<Problem>,
+    /// The values that it is made from.
+    pub(super) fields: Vec<Field>,
     /// What it is when it runs.
     pub runtime: Runtime,
 }
@@ -296,6 +330,13 @@ impl Plan {
         &self.name
     }
 
+    /// The image that it is built on, where that is one of a registry.
+    #[must_use]
+    pub fn base_image(&self) -> Option<&str> {
+        let image = self.fields.iter().find(|field| field.name == "base_image");
+        image.map(|field| field.value.as_str())
+    }
+
     /// Lays a habitat out.
     ///
     /// # Errors
@@ -309,6 +350,8 @@ impl Plan {
             home_files: Vec::new(),
             phases: Vec::new(),
             prepared: Vec::new(),
+            downloads: Vec::new(),
+            mount_points: BTreeSet::new(),
         };
         for (key, span, why) in habitat.document.later() {
             planner
@@ -323,11 +366,13 @@ impl Plan {
         }
         PhaseId::all().for_each(|id| planner.phase(id));
         let secrets = planner.secrets();
+        let tests = planner.planned_tests();
         let Planner {
             report,
             contexts,
             home_files,
             phases,
+            downloads,
             ..
         } = planner;
         let warnings = report.finish()?;
@@ -336,9 +381,12 @@ impl Plan {
             layers: habitat.layers.clone(),
             phases,
             contexts: contexts.into_values().collect(),
+            tests,
+            downloads,
             secrets,
             home_files,
             warnings,
+            fields: values(habitat, facts),
             runtime: Runtime {
                 command: habitat.command(),
                 tty: habitat
@@ -351,10 +399,29 @@ impl Plan {
                     .services()
                     .map(|service| service.name.value.clone())
                     .collect(),
-                volumes: habitat.document.volumes.0.clone(),
+                volumes: habitat.volumes(),
             },
         })
     }
+}
+
+/// The values of a habitat, and what it finds on this machine beside the files that it names.
+fn values(habitat: &Habitat, facts: &Facts) -> Vec<Field> {
+    let mut fields = habitat.fields();
+    let rules = facts.layers.iter().enumerate().map(|(index, layer)| {
+        let name = format!(".habignore of {}", habitat.layers.all()[index].name);
+        (name, &layer.ignore)
+    });
+    let rules = rules.chain([(".habignore of ROOT".to_owned(), &facts.root_ignore)]);
+    fields.extend(rules.filter_map(|(name, ignore)| {
+        let value = ignore.clone()?;
+        Some(Field {
+            name,
+            value,
+            span: None,
+        })
+    }));
+    fields
 }
 
 /// Lays a habitat out, phase by phase.
@@ -367,6 +434,9 @@ pub(super) struct Planner<'h> {
     pub(super) phases: Vec<Phase>,
     /// Stages of the phase at hand in which something is got ready beside the others.
     pub(super) prepared: Vec<Stage>,
+    pub(super) downloads: Vec<Download>,
+    /// Directories that were made for caches.
+    pub(super) mount_points: BTreeSet<String>,
 }
 
 /// Which side of a phase.
@@ -378,14 +448,15 @@ enum Side {
 
 impl Planner<'_> {
     fn phase(&mut self, id: PhaseId) {
+        if let Some(previous) = self.previous(id)
+            && self.facts.skipped.contains(&id)
+        {
+            return self.skip(id, previous);
+        }
         let (before, items_before) = self.hooks(id, Side::Before);
         let (after, items_after) = self.hooks(id, Side::After);
         let core = self.core(id);
-        let previous = match id {
-            PhaseId::BASE => None,
-            PhaseId::VERIFY | PhaseId::TEST | PhaseId::FINAL => Some(PhaseId::SCRIPTS),
-            _ => self.phases.last().map(|phase| phase.id),
-        };
+        let previous = self.previous(id);
         let mut state = previous.map(|id| self.end_of(id)).unwrap_or_default();
         let mut from = previous.map_or_else(|| self.base(), |id| id.name().to_owned());
         let mut stages = std::mem::take(&mut self.prepared);
@@ -407,7 +478,7 @@ impl Planner<'_> {
             last.splice(0..0, std::mem::take(&mut first));
         }
         let tests = if id == PhaseId::TEST {
-            self.habitat.document.tests.0.len()
+            self.tests().count()
         } else {
             0
         };
@@ -460,6 +531,26 @@ impl Planner<'_> {
         });
     }
 
+    /// The phase that this one goes on from.
+    fn previous(&self, id: PhaseId) -> Option<PhaseId> {
+        match id {
+            PhaseId::BASE => None,
+            PhaseId::VERIFY | PhaseId::TEST | PhaseId::FINAL => Some(PhaseId::SCRIPTS),
+            _ => self.phases.last().map(|phase| phase.id),
+        }
+    }
+
+    /// A phase in which nothing is done; its stage is there, so that it can still be named.
+    fn skip(&mut self, id: PhaseId, previous: PhaseId) {
+        let stage = Stage::new(id.name(), previous.name(), self.end_of(previous));
+        self.phases.push(Phase {
+            id,
+            stages: vec![stage],
+            before: 0,
+            after: 0,
+        });
+    }
+
     pub(super) fn end_of(&self, id: PhaseId) -> State {
         let phase = self.phases.iter().find(|phase| phase.id == id);
         phase
@@ -485,7 +576,11 @@ impl Planner<'_> {
                     .as_ref()
                     .map_or_else(|| self.facts.debian_arch.clone(), |arch| arch.value.clone());
                 ContextKind::Debian {
-                    suite: debian.suite.value.clone(),
+                    suite: debian
+                        .suite
+                        .as_ref()
+                        .map(|suite| suite.value.clone())
+                        .unwrap_or_default(),
                     packages: packages.into_iter().collect(),
                     mirror: debian.mirror.as_ref().map(|mirror| mirror.value.clone()),
                     arch,
@@ -534,7 +629,7 @@ impl Planner<'_> {
         own.or_else(|| self.habitat.document.timeout.of(phase))
     }
 
-    /// The steps that run on one side of a phase: files, then scripts. And of how many items they are.
+    /// The steps that run on one side of a phase: files, then repositories, then scripts. And of how many items they are.
     fn hooks(&mut self, id: PhaseId, side: Side) -> (Vec<Step>, usize) {
         let document = &self.habitat.document;
         let here = |before: &Option<OneOrMore<PhaseId>>, after: &Option<OneOrMore<PhaseId>>| {
@@ -546,6 +641,12 @@ impl Planner<'_> {
         for (index, file) in document.files.0.iter().enumerate() {
             if here(&file.before, &file.after) {
                 steps.extend(self.file(index, file, id));
+                items += 1;
+            }
+        }
+        for (index, repo) in document.repos.0.iter().enumerate() {
+            if here(&repo.before, &repo.after) {
+                steps.push(self.repo(index, repo));
                 items += 1;
             }
         }
@@ -620,10 +721,16 @@ impl Planner<'_> {
                 steps
             }
             PhaseId::REPOS => {
-                let repos: Vec<(usize, &Repo)> = document.repos.0.iter().enumerate().collect();
+                let repos = document.repos.0.iter().enumerate();
                 repos
-                    .into_iter()
+                    .filter(|(_, repo)| repo.before.is_none() && repo.after.is_none())
                     .map(|(index, repo)| self.repo(index, repo))
+                    .collect()
+            }
+            PhaseId::TOOLS => {
+                let tools = document.tools.0.iter().enumerate();
+                tools
+                    .filter_map(|(index, tool)| self.tool(index, tool))
                     .collect()
             }
             PhaseId::SCRIPTS => {
@@ -637,8 +744,9 @@ impl Planner<'_> {
             }
             PhaseId::VERIFY => self.verify().into_iter().collect(),
             PhaseId::TEST => {
-                let markers: Vec<Value> = (1..=document.tests.0.len())
-                    .map(|number| marker(&format!("test-{number}"), "/test.ok"))
+                let markers: Vec<Value> = self
+                    .tests()
+                    .map(|(index, _)| marker(&test_stage(index), "/test.ok"))
                     .collect();
                 if markers.is_empty() {
                     return Vec::new();

@@ -3,8 +3,9 @@
 
 use schemars::JsonSchema;
 
-use super::check::Check;
+use super::check::{Check, Habitat};
 use super::env::Scope;
+use super::fields::Field;
 use super::keys::{Key, Text};
 use super::node::Node;
 use super::report::Report;
@@ -56,6 +57,12 @@ impl Key for Volume {
         self.source.expand(scope, report);
         self.target.expand(scope, report);
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        let end = if self.read_only { ":ro" } else { "" };
+        let value = format!("{}:{}{end}", self.source.value, self.target.value);
+        fields.push(Field::of(name, value, self.source.span));
+    }
 }
 
 impl JsonSchema for Volume {
@@ -69,6 +76,17 @@ impl JsonSchema for Volume {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": "string", "pattern": "^[^:]+:[^:]+(:(ro|rw))?$" })
+    }
+}
+
+impl Habitat {
+    /// What is mounted when it runs; `~/` of a destination is USER's home.
+    pub(super) fn volumes(&self) -> Vec<Volume> {
+        let mut volumes = self.document.volumes.0.clone();
+        for volume in &mut volumes {
+            volume.target.value = self.at_home(&volume.target.value);
+        }
+        volumes
     }
 }
 

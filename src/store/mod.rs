@@ -36,7 +36,7 @@ pub use blob::{BlobReader, BlobWriter};
 pub(crate) use error::Doing;
 pub use error::StoreError;
 pub use image::StoredImage;
-pub use index::{Answer, Index, LayerBlob, OpRecord, SlotRecord, StatRow};
+pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use instance::{Hold, Instance, InstanceRecord, LastState};
 pub use lock::Lease;
 pub use record::Record;

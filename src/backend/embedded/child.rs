@@ -122,6 +122,26 @@ fn carry_out(
             finish::settle(&work, &store, &sink, surroundings, sink.clone().warnings())
                 .map(|work| Report::Settled(Box::new(work)))
         }
+        Order::Lock {
+            store,
+            work,
+            wanted,
+        } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            finish::lock(
+                &work,
+                &store,
+                wanted,
+                &sink,
+                surroundings,
+                sink.clone().warnings(),
+            )
+            .map(Report::Locked)
+        }
         Order::Launch(launch) => {
             let up = launch.instance.as_ref().map(|_| Arc::clone(socket));
             let started = move |process: BorrowedFd<'_>| {

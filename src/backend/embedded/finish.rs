@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::process::Resource;
+use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers};
@@ -14,7 +15,8 @@ use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::phases::{self, PhaseReport};
+use crate::engine::lock::{self, Entry, Outdated};
+use crate::engine::phases::{self, PhaseReport, StepReport};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Surroundings, Workshop};
@@ -64,7 +66,9 @@ pub(super) fn from_cache(
         return Ok(None);
     };
     let assembled = assemble(&session, &planned, parts)?;
-    survey.announce(&session, &planned);
+    survey
+        .announce(&session, &planned)
+        .map_err(|failure| vec![failure])?;
     remember(&session, &planned)?;
     let outcome = keep(request, &session, &assembled, tree.layers())?;
     said.release(events);
@@ -121,6 +125,54 @@ pub(super) fn settle(
     })
 }
 
+/// What a lock is asked to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Wanted {
+    /// All pins; those that are there stay.
+    Pins,
+    /// What is pinned and is another thing now.
+    Outdated,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Locked {
+    /// All pins.
+    Pins(Vec<Entry>),
+    /// What differs.
+    Outdated(Vec<Outdated>),
+}
+
+/// Asks what the sources of a build are now, in the engine child.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn lock(
+    work: &Work,
+    store: &Path,
+    wanted: Wanted,
+    events: &dyn EventSink,
+    surroundings: Surroundings,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
+) -> Result<Locked, Vec<Failure>> {
+    let alone = |failure| vec![failure];
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let planned = Planned::of(work, &store, &contexts, events)?;
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(alone)?;
+    raise_open_files();
+    let locked = match wanted {
+        Wanted::Pins => session.pins(&workshop, &planned).map(Locked::Pins),
+        Wanted::Outdated => session.outdated(&workshop, &planned).map(Locked::Outdated),
+    };
+    workshop
+        .snapshots
+        .flush()
+        .map_err(|error| failures(&error))?;
+    locked.map_err(alone)
+}
+
 /// Plans a build, if all that it asks for is allowed.
 fn allowed(
     work: &Work,
@@ -129,34 +181,67 @@ fn allowed(
     events: &dyn EventSink,
 ) -> Result<Planned, Vec<Failure>> {
     let planned = Planned::of(work, store, contexts, events)?;
-    match entitlement::refusals(work, &planned) {
-        refusals if refusals.is_empty() => Ok(planned),
-        refusals => Err(refusals),
+    let mut refusals = entitlement::refusals(work, &planned);
+    refusals.extend(lock::refusals(work, &planned));
+    if !refusals.is_empty() {
+        return Err(refusals);
     }
+    for name in lock::unpinned(work, &planned) {
+        let lock = work.lock.as_ref().map_or("", |lock| &lock.file);
+        events.emit(BuildEvent::Warning {
+            code: "NotLocked".to_owned(),
+            message: format!("`{name}` is not in {lock}: `shmocker habitat lock` pins it"),
+            file: None,
+            line: None,
+        });
+    }
+    Ok(planned)
 }
 
-/// What a build would do, phase by phase.
+/// What a build of a habitat would do, phase by phase.
 ///
 /// # Errors
 /// If the input is wrong.
 pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
+    foresee(work, store, |session, planned, survey| {
+        phases::report(session, planned, survey, work.freshness)
+    })
+}
+
+/// What a build of a Dockerfile would do, step by step.
+///
+/// # Errors
+/// If the input is wrong.
+pub(super) fn steps(work: &Work, store: &Path) -> Result<Vec<StepReport>, Vec<Failure>> {
+    foresee(work, store, phases::step_report)
+}
+
+/// Looks at everything that a build would do, and makes nothing.
+fn foresee<T>(
+    work: &Work,
+    store: &Path,
+    report: impl FnOnce(&Session<'_>, &Planned, &Survey) -> Result<T, Failure>,
+) -> Result<T, Vec<Failure>> {
     let store = open(store)?;
     let silent = Held::default();
-    let mut work = work.clone();
-    if work.freshness != Freshness::Now {
-        // Nothing is asked, so what is remembered serves, however old it is.
-        work.freshness = Freshness::Never;
-    }
-    let contexts = Contexts::of(&work);
-    let planned = Planned::of(&work, &store, &contexts, &silent)?;
-    let session = Session::new(&work, &store, &contexts, Clock::system(), &silent);
+    // Nothing is asked, so what is remembered serves, however old it is.
+    let remembering = Work {
+        freshness: Freshness::Never,
+        ..work.clone()
+    };
+    let contexts = Contexts::of(&remembering);
+    let planned = Planned::of(&remembering, &store, &contexts, &silent)?;
+    let clock = Clock::system();
+    let asking = Session::new(work, &store, &contexts, clock, &silent);
+    asking.ask(&planned)?;
+    let session = Session::new(&remembering, &store, &contexts, clock, &silent);
     let survey = Survey::of(
         &session,
         &planned,
         &[planned.lowered.target],
         Thoroughness::Complete,
     )?;
-    phases::report(&session, &planned, &survey).map_err(|failure| vec![failure])
+    report(&session, &planned, &survey).map_err(|failure| vec![failure])
 }
 
 /// The build, in the engine child. `stdout` is where an export to standard output goes.
@@ -406,10 +491,7 @@ fn raise_open_files() {
 
 /// Remembers what was built, so that the next build can say what changed.
 fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
-    let remembered = session.remember_steps(planned);
-    remembered
-        .and_then(|()| phases::remember(session, planned))
-        .map_err(|failure| vec![failure])
+    phases::remember(session, planned).map_err(|failure| vec![failure])
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {

@@ -27,11 +27,13 @@ use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
-use crate::engine::phases::PhaseReport;
+use crate::engine::lock::{Entry, Outdated};
+use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
+use finish::{Locked, Wanted};
 use protocol::{Order, Report};
 
 /// How long the engine may take to end after it was asked to: a little more than its steps may.
@@ -146,7 +148,57 @@ impl Embedded {
         })
     }
 
-    /// What a build of a habitat would do, phase by phase. Builds nothing, and asks nothing.
+    /// What a build of a Dockerfile would do, step by step, and why. Builds nothing, and asks nothing unless the work says
+    /// so. What has to be fetched before the Dockerfile is known is fetched.
+    ///
+    /// # Errors
+    /// If the input is wrong.
+    pub fn steps(
+        self,
+        work: &Work,
+        store: &Path,
+        events: &dyn EventSink,
+    ) -> Result<Vec<StepReport>, Vec<Failure>> {
+        let work = self.settled(work, store, events)?;
+        finish::steps(&work, store).map_err(|failures| with_text(failures, &work))
+    }
+
+    /// What every source of a build is pinned to: what is pinned stays so, what is not is asked now.
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn pins(
+        self,
+        work: &Work,
+        store: &Path,
+        events: &dyn EventSink,
+    ) -> Result<Vec<Entry>, Vec<Failure>> {
+        match lock(work, store, Wanted::Pins, events)? {
+            Report::Locked(Locked::Pins(entries)) => Ok(entries),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
+    /// What of a build's sources is pinned and is another thing now. Its lock must be there, and [`Mode::Ignored`].
+    ///
+    /// [`Mode::Ignored`]: crate::engine::lock::Mode::Ignored
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn outdated(
+        self,
+        work: &Work,
+        store: &Path,
+        events: &dyn EventSink,
+    ) -> Result<Vec<Outdated>, Vec<Failure>> {
+        match lock(work, store, Wanted::Outdated, events)? {
+            Report::Locked(Locked::Outdated(outdated)) => Ok(outdated),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
+    /// What a build of a habitat would do, phase by phase, and why. Builds nothing, and asks nothing unless the work says
+    /// so.
     ///
     /// # Errors
     /// If the input is wrong.
@@ -200,6 +252,20 @@ impl Embedded {
             other => Err(vec![unexpected(&other)]),
         }
     }
+}
+
+fn lock(
+    work: &Work,
+    store: &Path,
+    wanted: Wanted,
+    events: &dyn EventSink,
+) -> Result<Report, Vec<Failure>> {
+    let order = Order::Lock {
+        store: store.to_owned(),
+        work: Box::new(work.clone()),
+        wanted,
+    };
+    listen(&order, &[], events)
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Outcome};
+use super::finish::{Locked, Wanted};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::work::Work;
@@ -29,6 +30,15 @@ pub(super) enum Order {
         store: PathBuf,
         /// The build.
         work: Box<Work>,
+    },
+    /// Ask what the sources of a build are now.
+    Lock {
+        /// The store's directory.
+        store: PathBuf,
+        /// The build.
+        work: Box<Work>,
+        /// What of them.
+        wanted: Wanted,
     },
     /// Run a command in an image. Comes with the three standard streams.
     Launch(Box<Launch>),
@@ -65,6 +75,8 @@ pub(super) enum Report {
     Event(BuildEvent),
     /// All that has to be known before the Dockerfile can be lowered is.
     Settled(Box<Work>),
+    /// The sources were asked.
+    Locked(Locked),
     /// The build is done.
     Built(Box<Outcome>),
     /// The first process of a habitat is there, and comes along as a pidfd.

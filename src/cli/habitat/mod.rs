@@ -3,29 +3,38 @@
 mod build;
 mod check;
 mod config;
+mod diff;
 mod exec;
 mod instances;
+mod lock;
 mod migrate;
 mod phases;
 mod render;
+mod steering;
+mod test;
 mod up;
+mod verdicts;
+mod why;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use config::Config;
 
-use super::args::{HabitatCommand, HabitatFile};
+use super::args::{HabitatCommand, HabitatFile, SteeringArguments};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
+use crate::dockerfile::Span;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{self, Origin, PhaseStages, Text, Work};
+use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
-    self, ContextKind, Habitat, NamedContext, Plan, Purpose, Rendered, Templates, UnknownNames,
+    self, ContextKind, Facts, Field, Habitat, NamedContext, PhaseId, Plan, Purpose, Rendered,
+    SecretSource, Templates, UnknownNames,
 };
+use crate::image::Name;
 
 /// Carries out a subcommand.
 pub(super) fn run(
@@ -39,6 +48,12 @@ pub(super) fn run(
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
         HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
+        HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
+        HabitatCommand::Diff(arguments) => diff::run(&arguments, environment),
+        HabitatCommand::Lock(arguments) => lock::pin(arguments, store, environment),
+        HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
+        HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
+        HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
         HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
         HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
         HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),
@@ -50,12 +65,36 @@ pub(super) fn run(
 /// A habitat that is planned and rendered.
 struct Ready {
     config: Config,
+    /// The image of a registry that it starts from, and where it says so.
+    base_image: Option<(String, Span)>,
     plan: Plan,
     rendered: Rendered,
 }
 
 impl Ready {
     fn read(file: &HabitatFile, purpose: Purpose, environment: &Environment) -> Result<Self, Stop> {
+        Self::steered(file, purpose, &SteeringArguments::default(), environment)
+    }
+
+    /// The same, without the phases that are to be skipped.
+    fn steered(
+        file: &HabitatFile,
+        purpose: Purpose,
+        steering: &SteeringArguments,
+        environment: &Environment,
+    ) -> Result<Self, Stop> {
+        Self::chosen(file, purpose, steering, None, environment)
+    }
+
+    /// The same with a part of the tests only.
+    fn chosen(
+        file: &HabitatFile,
+        purpose: Purpose,
+        steering: &SteeringArguments,
+        tests: Option<String>,
+        environment: &Environment,
+    ) -> Result<Self, Stop> {
+        let skipped = steering::skipped(steering)?;
         let config = Config::read(file, environment)?;
         if config.layers.is_part() {
             let layer = config.layers.main();
@@ -69,7 +108,11 @@ impl Ready {
         }
         let habitat = Habitat::of(&config.layers, UnknownNames::Refuse)
             .map_err(|problems| config.stop(&problems))?;
-        let facts = config.facts(&habitat, purpose, environment);
+        let facts = Facts {
+            skipped,
+            tests,
+            ..config.facts(&habitat, purpose, environment)
+        };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
         let templates = match &file.templates {
             None => Templates::default(),
@@ -78,8 +121,10 @@ impl Ready {
         let rendered = plan
             .render(&templates)
             .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Input, &error)))?;
+        let base_image = habitat.document.base_image;
         Ok(Self {
             config,
+            base_image: base_image.map(|image| (image.value, image.span)),
             plan,
             rendered,
         })
@@ -104,22 +149,19 @@ impl Ready {
                 .push((context.name.clone(), self.place(context, environment)?));
         }
         for secret in &self.rendered.secrets {
-            if work.secrets.iter().any(|known| known.id == secret.id) {
-                continue;
+            if !work.secrets.iter().any(|known| known.id == secret.id) {
+                work.secrets.push(self.secret(secret)?);
             }
-            let layer = self.config.layers.index_of(secret.span);
-            let file = secret
-                .file
-                .as_ref()
-                .map(|file| self.config.directories[layer].join(file));
-            let failed = |mut failure: Failure| {
-                failure.place = Some(self.config.spot(secret.span));
-                self.config.with_texts(Stop::from(failure))
-            };
-            work.secrets.push(
-                request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref())
-                    .map_err(failed)?,
-            );
+        }
+        for context in &self.rendered.contexts {
+            let key = context.key();
+            work.source_keys
+                .extend(key.map(|key| (context.name.clone(), key)));
+        }
+        if let Some(image) = self.plan.base_image() {
+            let name = image.parse::<Name>().map(|name| name.to_string());
+            let name = name.unwrap_or_else(|_| image.to_owned());
+            work.source_keys.push((name, "base_image".to_owned()));
         }
         work.phases = self
             .rendered
@@ -132,20 +174,77 @@ impl Ready {
                 stages: phase.stages.clone(),
                 hooks: (phase.hooks_before as u32, phase.hooks_after as u32),
                 empty: phase.empty,
+                skipped: false,
+                fields: self.named(&phase.fields),
+                unclaimed: self.named(&phase.unclaimed),
+                items: phase
+                    .items
+                    .iter()
+                    .map(|(said, span)| Item {
+                        said: said.clone(),
+                        place: span.map(|span| self.written_at(span)),
+                    })
+                    .collect(),
             })
             .collect();
-        Ok(())
+        self.read_lock(work)
     }
 
-    /// Files of the host's home become part of an image only where that is allowed.
-    fn refuse_home_files(&self, draft: &request::Draft) -> Result<(), Stop> {
+    /// The file and line of a span.
+    fn written_at(&self, span: Span) -> (String, u32) {
+        let (layer, local) = self.config.layers.locate(span);
+        (layer.file.clone(), local.line)
+    }
+
+    fn named(&self, fields: &[Field]) -> Vec<Named> {
+        fields
+            .iter()
+            .map(|field| Named {
+                name: field.name.clone(),
+                value: field.value.clone(),
+                place: field.span.map(|span| self.written_at(span)),
+            })
+            .collect()
+    }
+
+    /// Refuses to bake files of the host's home into an image, unless that is allowed.
+    fn refuse_home(&self, draft: &request::Draft) -> Result<(), Stop> {
         if draft.home_allowed || self.plan.home_files.is_empty() {
             return Ok(());
         }
-        Err(Stop {
+        let files = self.plan.home_files.iter();
+        let failures: Vec<Failure> = files.map(|file| self.config.failure(file)).collect();
+        Err(self.config.with_texts(Stop {
             exit: Exit::Refused,
-            ..self.config.stop(&self.plan.home_files)
-        })
+            ..Stop::from(failures)
+        }))
+    }
+
+    /// The value of a secret that the habitat declares.
+    fn secret(&self, secret: &SecretSource) -> Result<Secret, Stop> {
+        let layer = self.config.layers.index_of(secret.span);
+        let file = secret
+            .file
+            .as_ref()
+            .map(|file| self.config.directories[layer].join(file));
+        request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref()).map_err(
+            |mut failure| {
+                failure.place = Some(self.config.spot(secret.span));
+                self.config.with_texts(Stop::from(failure))
+            },
+        )
+    }
+
+    /// What opens a repository.
+    fn secrets_of(&self, context: &NamedContext) -> Result<Vec<Secret>, Stop> {
+        let ContextKind::Repository {
+            secret: Some(id), ..
+        } = &context.kind
+        else {
+            return Ok(Vec::new());
+        };
+        let declared = self.rendered.secrets.iter().filter(|known| known.id == *id);
+        declared.map(|secret| self.secret(secret)).collect()
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
@@ -208,6 +307,7 @@ impl Ready {
                 submodules,
                 read_only,
                 remote,
+                secret,
             } => Source::Git(GitSource {
                 url: found(*place, url)?,
                 reference: reference.clone(),
@@ -220,6 +320,7 @@ impl Ready {
                 keep_git_dir: true,
                 remote: remote.clone(),
                 read_only: *read_only,
+                secret: secret.clone(),
             }),
             ContextKind::Directory(place) => {
                 let path = directory(*place)?;
@@ -229,35 +330,22 @@ impl Ready {
         Ok(work::Place::Source(source))
     }
 
-    /// The stages of the phases from the one with this name or number on.
-    fn stages_from(&self, wanted: &str) -> Result<Vec<String>, Stop> {
-        let first = self.phase(wanted, "--rebuild-from")?;
+    /// The stages of the phases from this one on.
+    fn stages_from(&self, first: PhaseId) -> Vec<String> {
+        let first = first.row().id;
         let later = self
             .rendered
             .phases
             .iter()
             .filter(|phase| phase.id >= first);
-        Ok(later.flat_map(|phase| phase.stages.clone()).collect())
+        later.flat_map(|phase| phase.stages.clone()).collect()
     }
 
-    /// The number of the phase with this name or number.
-    fn phase(&self, wanted: &str, flag: &str) -> Result<u8, Stop> {
+    /// The stages of a phase; the one that bears its name is the last.
+    fn stages_of(&self, phase: PhaseId) -> Vec<String> {
         let phases = &self.rendered.phases;
-        let found = phases
-            .iter()
-            .find(|phase| phase.name == wanted || phase.id.to_string() == wanted);
-        found.map(|phase| phase.id).ok_or_else(|| {
-            let names: Vec<&str> = phases.iter().map(|phase| phase.name).collect();
-            let near = crate::dockerfile::suggest::nearest(wanted, names.iter().copied());
-            let help = match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the phases are {}", names.join(", ")),
-            };
-            let message = format!("`{flag} {wanted}`: there is no such phase");
-            Failure::new(FailureKind::Input, "habitat::unknown_phase", message)
-                .with_help(help)
-                .into()
-        })
+        let found = phases.iter().find(|plan| plan.id == phase.row().id);
+        found.map(|plan| plan.stages.clone()).unwrap_or_default()
     }
 }
 

@@ -137,10 +137,10 @@ fn build(
     };
     let mut draft = Draft::new(shared, environment)?;
     ready.fill(&mut draft.work, environment)?;
-    ready.refuse_home_files(&draft)?;
+    ready.refuse_home(&draft)?;
     draft.tags.push(tag.to_owned());
     draft
-        .made(store, environment)
+        .carry_out(store, environment, &|_| {})
         .map(drop)
         .map_err(|stop| ready.with_texts(stop))
 }

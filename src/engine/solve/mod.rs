@@ -2,12 +2,14 @@
 //! process and between processes: whoever holds the lock of a key makes its result, the others wait and find it.
 //!
 //! ```text
+//! ask.rs       what sources mean now, for those who only want to know
 //! context.rs   what has to be fetched before the Dockerfile is known
 //! inputs.rs    what a node turns out to be: a tree, a directory, a download
-//! look.rs      the keys of a node, from its own fields and what its inputs are; hit, or miss and why
+//! look.rs      the keys of a node, from its own fields and what its inputs are; hit or miss
 //! session.rs   what one build has at hand
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
+//! pins.rs      what a lock says of them
 //! missing.rs   where a file is that a COPY does not find
 //! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; log.rs what is shown of its output; tap.rs how a
 //!              test is judged
@@ -16,12 +18,14 @@
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
 //! computes (copying, unpacking) is bound by the number of cores.
 
+mod ask;
 pub mod context;
 pub mod inputs;
 mod log;
 pub mod look;
 mod missing;
 mod mounts;
+mod pins;
 mod session;
 mod sources;
 mod steps;
@@ -33,17 +37,18 @@ use std::sync::mpsc;
 
 use super::failure::{Failure, FailureKind, Place};
 use super::plan::Planned;
+use super::work::OnFailure;
 use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
 pub(in crate::engine) use session::store_failure;
 pub use session::{Session, Surroundings, Workshop};
-pub(in crate::engine) use sources::{DebianAnswer, of_source};
+pub(in crate::engine) use sources::{DebianAnswer, of_source, shown};
 
 /// Makes the results `wanted` and all that they need.
 ///
 /// # Errors
-/// Every step that failed before the rest was called off; at least one.
+/// Every step that failed before the rest was called off, or all of them where the work is to go on; at least one.
 pub fn solve(
     session: &Session<'_>,
     workshop: &Workshop,
@@ -65,6 +70,7 @@ pub fn solve(
     }
     let mut made: HashMap<NodeId, Made> = HashMap::new();
     let mut failures = Vec::new();
+    let on_failure = session.work.on_failure;
     std::thread::scope(|scope| {
         let (report, reports) = mpsc::channel();
         let start = |id: NodeId, made: &HashMap<NodeId, Made>| {
@@ -95,7 +101,7 @@ pub fn solve(
             match result {
                 Ok(result) => {
                     made.insert(id, result);
-                    if !failures.is_empty() {
+                    if !failures.is_empty() && on_failure == OnFailure::CallOff {
                         continue;
                     }
                     for user in users.get(&id).into_iter().flatten() {
@@ -110,7 +116,9 @@ pub fn solve(
                     }
                 }
                 Err(mut failure) => {
-                    workshop.cancel.cancel();
+                    if on_failure == OnFailure::CallOff {
+                        workshop.cancel.cancel();
+                    }
                     // What is added has no line of its own: the first step that adds it has.
                     let adds = |user: &&NodeId| graph.node(**user).op.inputs().first() != Some(&id);
                     let added_by = users.get(&id).into_iter().flatten().filter(adds).min();
