@@ -411,7 +411,7 @@ impl Plan {
                     .services()
                     .map(|service| service.name.value.clone())
                     .collect(),
-                volumes: habitat.document.volumes.0.clone(),
+                volumes: habitat.volumes(),
             },
         })
     }

@@ -230,11 +230,31 @@ fn a_key_that_is_not_honoured_yet_is_refused_by_name() {
 name: later
 base_image: debian:12
 extends: ../parent.yaml
-services: [{name: db}]
-scripts:
-  - {commands: make, needs: [db]}
 repos:
   - {url: a.bundle, path: /src, lfs: true}
+";
+    insta::assert_snapshot!(check(text));
+}
+
+#[test]
+fn what_is_wrong_with_services_and_volumes_is_told() {
+    let text = "\
+name: served
+base_image: debian:12
+services:
+  - {name: db, command: postgres, ready: pg_isready, run_as: postgres, timeout: soon}
+  - {name: db, command: ' '}
+  - {name: Web Server, command: nginx, run_as: \"a b\"}
+scripts:
+  - {commands: make, needs: [db, dbb]}
+tests:
+  - {path: t.sh, needs: cache}
+volumes:
+  - src
+  - a:b
+  - a:/x:rx
+  - a:/data
+  - b:/data:ro
 ";
     insta::assert_snapshot!(check(text));
 }
