@@ -139,6 +139,7 @@ impl Draft {
             },
             allow,
             phases: Vec::new(),
+            source_keys: Vec::new(),
         };
         Ok(Self {
             work,

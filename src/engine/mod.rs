@@ -7,11 +7,13 @@
 //! exec       one process in one root              snapshot  trees in layers
 //! tree       COPY, ADD, content digests           layers    from snapshots to layer digests
 //! ssh        agents for RUN --mount=type=ssh      entitlement  what a RUN needs leave for
-//! phases     a habitat's phases in the graph      launch    `run`: a command in an image
+//! parts      phases and stages, as they were       causes    why something would be built again
+//! phases     what a build would do, part by part   launch    `run`: a command in an image
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
+pub mod causes;
 pub mod clock;
 pub mod contexts;
 mod debian_tree;
@@ -22,6 +24,7 @@ pub mod failure;
 pub mod images;
 pub mod launch;
 pub mod layers;
+mod parts;
 pub mod phases;
 pub mod plan;
 pub mod snapshot;

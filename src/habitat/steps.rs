@@ -8,7 +8,7 @@ use super::caches::Caches;
 use super::check::{Habitat, is_remote};
 use super::document::{FileItem, Mount, Network, Script, TestItem, Words};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
-use super::keys::{Duration, Text};
+use super::keys::Text;
 use super::phase::PhaseId;
 use super::plan::{ContextKind, Place, PlannedTest, Planner, SecretSource, Stage, State, Step};
 use super::quote;
@@ -31,7 +31,7 @@ impl<'h> Planner<'h> {
     ) -> Step {
         let extras = self
             .limit(None, phase)
-            .map(|limit| format!("timeout={}", spoken(limit)))
+            .map(|limit| format!("timeout={}", limit.spoken()))
             .unwrap_or_default();
         Step {
             extras,
@@ -453,7 +453,7 @@ impl<'h> Planner<'h> {
         };
         let extras = self
             .limit(script.timeout, phase)
-            .map(|limit| format!("timeout={}", spoken(limit)))
+            .map(|limit| format!("timeout={}", limit.spoken()))
             .unwrap_or_default();
         let count = script.commands.0.len();
         let workdir = if phase < PhaseId::WORKDIR {
@@ -630,7 +630,7 @@ impl<'h> Planner<'h> {
                 .shell(default_shell());
             step.workdir = Some(self.habitat.workdir.clone());
             step.extras = limit
-                .map(|limit| format!("timeout={} ", spoken(limit)))
+                .map(|limit| format!("timeout={} ", limit.spoken()))
                 .unwrap_or_default()
                 + "tap";
             let mut stage = Stage::new(test_stage(index), "pre-test", state.clone());
@@ -693,7 +693,7 @@ impl<'h> Planner<'h> {
         let gates: Vec<Value> = self
             .phases
             .iter()
-            .filter(|phase| matches!(phase.id, PhaseId::VERIFY | PhaseId::TEST))
+            .filter(|phase| !self.facts.skipped.contains(&phase.id))
             .filter_map(|phase| match phase.id {
                 PhaseId::VERIFY if self.verify().is_some() => Some(marker("verify", "/verify.ok")),
                 PhaseId::TEST if self.tests().next().is_some() => Some(marker("test", "/test.ok")),
@@ -785,14 +785,4 @@ fn with_group(owner: &str) -> String {
     }
     let user = quote::shell(owner);
     format!("{user}:\"$(id -g {user})\"")
-}
-
-/// A limit as Go and `# shmocker:` write it.
-fn spoken(limit: Duration) -> String {
-    match limit.ms {
-        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
-        ms => format!("{ms}ms"),
-    }
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::check::Check;
 use super::env::Scope;
 use super::facts::Purpose;
+use super::fields::Field;
 use super::keys::{Flag, Key, List, Scalar, Text, keys};
 use super::node::{Node, Value};
 use super::plan::{Planner, Stage, State, Step};
@@ -178,6 +179,17 @@ impl Key for Checksum {
             Self::Each { sums, .. } => sums
                 .iter_mut()
                 .for_each(|(_, sum)| sum.expand(scope, report)),
+        }
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::One(sum) => sum.fields(name, fields),
+            Self::Each { sums, .. } => {
+                for (architecture, sum) in sums {
+                    sum.fields(&format!("{name}.{}", architecture.value), fields);
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 
 use super::env::Scope;
+use super::fields::Field;
 use super::keys::{Command, Key, OneOrMore, Text, keys};
 use super::node::{Node, Value};
 use super::report::Report;
@@ -58,6 +59,10 @@ impl Key for When {
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         self.0.expand(scope, report);
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        self.0.fields(name, fields);
     }
 }
 

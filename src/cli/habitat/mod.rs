@@ -3,29 +3,34 @@
 mod build;
 mod check;
 mod config;
+mod diff;
 mod migrate;
 mod phases;
 mod render;
+mod steering;
 mod test;
 mod verdicts;
+mod why;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use config::Config;
 
-use super::args::{HabitatCommand, HabitatFile};
+use super::args::{HabitatCommand, HabitatFile, SteeringArguments};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
+use crate::dockerfile::Span;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{self, Origin, PhaseStages, Secret, Text, Work};
+use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
-    self, ContextKind, Facts, Habitat, NamedContext, Plan, Purpose, Rendered, SecretSource,
-    Templates, UnknownNames,
+    self, ContextKind, Facts, Field, Habitat, NamedContext, PhaseId, Plan, Purpose, Rendered,
+    SecretSource, Templates, UnknownNames,
 };
+use crate::image::Name;
 
 /// Carries out a subcommand.
 pub(super) fn run(
@@ -40,6 +45,8 @@ pub(super) fn run(
         HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
         HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
+        HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
+        HabitatCommand::Diff(arguments) => diff::run(&arguments, environment),
     }
 }
 
@@ -52,14 +59,28 @@ struct Ready {
 
 impl Ready {
     fn read(file: &HabitatFile, purpose: Purpose, environment: &Environment) -> Result<Self, Stop> {
-        Self::read_for(file, purpose, None, environment)
+        Self::steered(file, purpose, &SteeringArguments::default(), environment)
     }
 
-    /// The same with a part of the tests only.
-    fn read_for(
+    /// The same, without the phases that are to be skipped.
+    fn steered(
         file: &HabitatFile,
         purpose: Purpose,
-        tests: Option<String>,
+        steering: &SteeringArguments,
+        environment: &Environment,
+    ) -> Result<Self, Stop> {
+        let known = Facts {
+            skipped: steering::skipped(steering)?,
+            purpose,
+            ..Facts::default()
+        };
+        Self::with_facts(file, known, environment)
+    }
+
+    /// The same with what is known beforehand: what it is for, what is to be skipped, which tests.
+    fn with_facts(
+        file: &HabitatFile,
+        known: Facts,
         environment: &Environment,
     ) -> Result<Self, Stop> {
         let config = Config::read(file, environment)?;
@@ -76,8 +97,9 @@ impl Ready {
         let habitat = Habitat::of(&config.layers, UnknownNames::Refuse)
             .map_err(|problems| config.stop(&problems))?;
         let facts = Facts {
-            tests,
-            ..config.facts(&habitat, purpose, environment)
+            skipped: known.skipped,
+            tests: known.tests,
+            ..config.facts(&habitat, known.purpose, environment)
         };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
         let templates = match &file.templates {
@@ -117,6 +139,16 @@ impl Ready {
                 work.secrets.push(self.secret(secret)?);
             }
         }
+        for context in &self.rendered.contexts {
+            let key = context.key();
+            work.source_keys
+                .extend(key.map(|key| (context.name.clone(), key)));
+        }
+        if let Some(image) = self.plan.base_image() {
+            let name = image.parse::<Name>().map(|name| name.to_string());
+            let name = name.unwrap_or_else(|_| image.to_owned());
+            work.source_keys.push((name, "base_image".to_owned()));
+        }
         work.phases = self
             .rendered
             .phases
@@ -128,6 +160,17 @@ impl Ready {
                 stages: phase.stages.clone(),
                 hooks: (phase.hooks_before as u32, phase.hooks_after as u32),
                 empty: phase.empty,
+                skipped: false,
+                fields: self.named(&phase.fields),
+                unclaimed: self.named(&phase.unclaimed),
+                items: phase
+                    .items
+                    .iter()
+                    .map(|(said, span)| Item {
+                        said: said.clone(),
+                        place: span.map(|span| self.written_at(span)),
+                    })
+                    .collect(),
             })
             .collect();
         Ok(())
@@ -171,6 +214,23 @@ impl Ready {
         };
         let declared = self.rendered.secrets.iter().filter(|known| known.id == *id);
         declared.map(|secret| self.secret(secret)).collect()
+    }
+
+    /// The file and line of a span.
+    fn written_at(&self, span: Span) -> (String, u32) {
+        let (layer, local) = self.config.layers.locate(span);
+        (layer.file.clone(), local.line)
+    }
+
+    fn named(&self, fields: &[Field]) -> Vec<Named> {
+        fields
+            .iter()
+            .map(|field| Named {
+                name: field.name.clone(),
+                value: field.value.clone(),
+                place: field.span.map(|span| self.written_at(span)),
+            })
+            .collect()
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
@@ -256,35 +316,22 @@ impl Ready {
         Ok(work::Place::Source(source))
     }
 
-    /// The stages of the phases from the one with this name or number on.
-    fn stages_from(&self, wanted: &str) -> Result<Vec<String>, Stop> {
-        let first = self.phase(wanted, "--rebuild-from")?;
+    /// The stages of the phases from this one on.
+    fn stages_from(&self, first: PhaseId) -> Vec<String> {
+        let first = first.row().id;
         let later = self
             .rendered
             .phases
             .iter()
             .filter(|phase| phase.id >= first);
-        Ok(later.flat_map(|phase| phase.stages.clone()).collect())
+        later.flat_map(|phase| phase.stages.clone()).collect()
     }
 
-    /// The number of the phase with this name or number.
-    fn phase(&self, wanted: &str, flag: &str) -> Result<u8, Stop> {
+    /// The stages of a phase; the one that bears its name is the last.
+    fn stages_of(&self, phase: PhaseId) -> Vec<String> {
         let phases = &self.rendered.phases;
-        let found = phases
-            .iter()
-            .find(|phase| phase.name == wanted || phase.id.to_string() == wanted);
-        found.map(|phase| phase.id).ok_or_else(|| {
-            let names: Vec<&str> = phases.iter().map(|phase| phase.name).collect();
-            let near = crate::dockerfile::suggest::nearest(wanted, names.iter().copied());
-            let help = match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the phases are {}", names.join(", ")),
-            };
-            let message = format!("`{flag} {wanted}`: there is no such phase");
-            Failure::new(FailureKind::Input, "habitat::unknown_phase", message)
-                .with_help(help)
-                .into()
-        })
+        let found = phases.iter().find(|plan| plan.id == phase.row().id);
+        found.map(|plan| plan.stages.clone()).unwrap_or_default()
     }
 }
 

@@ -11,7 +11,7 @@ use super::Ready;
 use super::verdicts::Verdicts;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{NoCache, OnFailure};
-use crate::habitat::Purpose;
+use crate::habitat::{Facts, Purpose};
 use crate::ship::export::Output;
 
 pub(super) fn run(
@@ -20,12 +20,12 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let filter = arguments.filter.clone();
-    let ready = Ready::read_for(
-        &arguments.habitat,
-        Purpose::Build,
-        filter.clone(),
-        environment,
-    )?;
+    let known = Facts {
+        tests: filter.clone(),
+        purpose: Purpose::Build,
+        ..Facts::default()
+    };
+    let ready = Ready::with_facts(&arguments.habitat, known, environment)?;
     if ready.plan.tests.is_empty() {
         let (message, help) = match &filter {
             Some(filter) => (

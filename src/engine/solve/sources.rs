@@ -33,7 +33,7 @@ pub(super) struct Recalled<T> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct GitAnswer {
     pub(super) resolved: git::Resolved,
-    fingerprint: Option<Key>,
+    pub(super) fingerprint: Option<Key>,
 }
 
 /// What a Debian base was made of: its snapshots, and its name for people.
@@ -42,6 +42,16 @@ pub(in crate::engine) struct DebianAnswer {
     pub(in crate::engine) layers: Vec<Key>,
     pub(in crate::engine) resolved: String,
     pub(in crate::engine) key: Key,
+}
+
+impl DebianAnswer {
+    /// What hangs on it: the packages by their digests, and what a person calls that.
+    fn fields(&self) -> Fields {
+        let mut fields = Fields::new();
+        fields.put("debian", self.key.to_string());
+        fields.put("release", self.resolved.clone());
+        fields
+    }
 }
 
 impl Session<'_> {
@@ -87,7 +97,7 @@ impl Session<'_> {
                 let Some(recalled) = self.remembered::<DebianAnswer>(&reference(source))? else {
                     return Ok(None);
                 };
-                note(named("debian", &recalled.answer.key.to_string()));
+                note(recalled.answer.fields());
                 if !whole(&recalled.answer.layers) {
                     return Ok(None);
                 }
@@ -214,7 +224,7 @@ impl Session<'_> {
             .obtain(started)
             .and_then(|answer| {
                 self.remember(&reference(source), &answer)?;
-                note(named("debian", &answer.key.to_string()));
+                note(answer.fields());
                 Ok(Obtained {
                     made: Made::Tree(Tree::new(answer.layers)),
                     resolved: answer.resolved,
@@ -431,7 +441,7 @@ impl Session<'_> {
         }
     }
 
-    fn remembered_git(
+    pub(super) fn remembered_git(
         &self,
         git_source: &GitSource,
         source: &Source,
@@ -450,6 +460,29 @@ impl Session<'_> {
             _ => false,
         };
         Ok(serves.then_some(recalled))
+    }
+
+    /// Whether what is remembered of a source serves, so that nobody has to be asked.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(in crate::engine) fn is_fresh(
+        &self,
+        source: &Source,
+        freshness: Freshness,
+    ) -> Result<bool, Failure> {
+        let answer = self.index()?.answer(&reference(source));
+        let Some(answer) = answer.map_err(store_failure)? else {
+            return Ok(matches!(source, Source::Git(git) if git.url.starts_with('/')));
+        };
+        let is_settled = match source {
+            // A repository of this machine is looked at, not asked.
+            Source::Git(git) => git.url.starts_with('/') || git::is_pinned(git),
+            Source::Http(http) => http.checksum.is_some(),
+            _ => false,
+        };
+        let age_ms = self.now_ms().saturating_sub(answer.asked_ms);
+        Ok(is_settled || freshness.accepts(age_ms))
     }
 
     /// What is remembered, if it is fresh enough for this build.
@@ -535,7 +568,7 @@ pub(super) fn reference(source: &Source) -> String {
 }
 
 /// A source as a person would write it.
-pub(super) fn shown(source: &Source) -> String {
+pub(in crate::engine) fn shown(source: &Source) -> String {
     match source {
         Source::StoredImage { name } => crate::image::Name::familiar(name).to_owned(),
         Source::OciLayout(layout) => format!("oci-layout://{}", layout.path),
