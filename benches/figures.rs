@@ -27,7 +27,12 @@ const ROUNDS: usize = 20;
 
 fn main() {
     let user = machine::plain_user().or_else(|_| machine::root());
-    for figure in [process_start, nothing_changed, sixteen_steps_that_wait] {
+    for figure in [
+        process_start,
+        forty_mistakes,
+        nothing_changed,
+        sixteen_steps_that_wait,
+    ] {
         if let Err(lack) = user.clone().and_then(|user| figure(&user)) {
             println!("left out: {lack}");
         }
@@ -40,6 +45,20 @@ fn process_start(user: &User) -> Result<(), Lack> {
     report(
         "process start (`shmocker --version`)",
         &rounds(&bench, "--version"),
+    );
+    Ok(())
+}
+
+/// A habitat of 200 lines with 40 mistakes: all of them told.
+fn forty_mistakes(user: &User) -> Result<(), Lack> {
+    let bench = Bench::new(user, "mistakes");
+    bench.file(
+        "config.yaml",
+        include_str!("../tests/testsuite/mistakes.yaml"),
+    );
+    report(
+        "40 mistakes in 200 lines (`habitat check`)",
+        &rounds(&bench, "habitat check --format short config.yaml"),
     );
     Ok(())
 }

@@ -375,7 +375,14 @@ impl<'h> Planner<'h> {
         self.prepared.push(stage);
     }
 
-    pub(super) fn script(&mut self, index: usize, script: &Script, phase: PhaseId) -> Vec<Step> {
+    /// The steps of a script at one of its places. `workdir` is where it starts.
+    pub(super) fn script(
+        &mut self,
+        index: usize,
+        script: &Script,
+        phase: PhaseId,
+        workdir: &str,
+    ) -> Vec<Step> {
         let user = script
             .run_as
             .as_ref()
@@ -456,11 +463,6 @@ impl<'h> Planner<'h> {
             .map(|limit| format!("timeout={}", limit.spoken()))
             .unwrap_or_default();
         let count = script.commands.0.len();
-        let workdir = if phase < PhaseId::WORKDIR {
-            "/"
-        } else {
-            self.habitat.workdir.as_str()
-        };
         let named = script.name.as_ref().map_or_else(
             || format!("scripts[{index}]"),
             |name| format!("script {}", name.value),
