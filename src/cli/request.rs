@@ -137,6 +137,7 @@ impl Draft {
                 mirror: environment.debian_mirror.clone(),
                 keyring: environment.debian_keyring.clone(),
             },
+            lock: None,
             allow,
             phases: Vec::new(),
             source_keys: Vec::new(),
@@ -162,22 +163,12 @@ impl Draft {
         Self::new(arguments, environment)
     }
 
-    /// Builds and writes what was asked for.
+    /// Builds and writes what was asked for, and prints the image's digest where that is wanted.
     pub(super) fn build(self, store: PathBuf, environment: &Environment) -> Result<Exit, Stop> {
         self.build_heard(store, environment, &|_| {})
     }
 
-    /// Builds, and prints nothing of what was made.
-    pub(super) fn build_quietly(
-        self,
-        store: PathBuf,
-        environment: &Environment,
-        hear: &(dyn Fn(&BuildEvent) + Send + Sync),
-    ) -> Result<(), Stop> {
-        self.carry_out(store, environment, hear).map(drop)
-    }
-
-    /// The same as [`Draft::build`]; `hear` is told every event before it is shown.
+    /// The same; `hear` is told every event before it is shown.
     pub(super) fn build_heard(
         self,
         store: PathBuf,
@@ -186,22 +177,16 @@ impl Draft {
     ) -> Result<Exit, Stop> {
         let takes_stdout = self.outputs.iter().any(writes_stdout);
         let tagged = !self.tags.is_empty();
-        let is_quiet = self.quiet;
-        let (metadata_file, iidfile) = (self.metadata_file.clone(), self.iidfile.clone());
+        let quiet = self.quiet;
         let outcome = self.carry_out(store, environment, hear)?;
-        if let Some(path) = &metadata_file {
-            write_file(path, &metadata(&outcome))?;
-        }
-        if let Some(path) = &iidfile {
-            write_file(path, &outcome.config_digest.to_string())?;
-        }
-        if !takes_stdout && (is_quiet || !tagged || !std::io::stdout().is_terminal()) {
+        if !takes_stdout && (quiet || !tagged || !std::io::stdout().is_terminal()) {
             print(&format!("{}\n", outcome.manifest.digest));
         }
         Ok(Exit::Done)
     }
 
-    fn carry_out(
+    /// Builds and writes what was asked for; `hear` is told every event before it is shown.
+    pub(super) fn carry_out(
         self,
         store: PathBuf,
         environment: &Environment,
@@ -218,7 +203,14 @@ impl Draft {
             tags: self.tags,
             outputs: self.outputs,
         };
-        Embedded.build(&request, &events).map_err(Stop::from)
+        let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
+        if let Some(path) = &self.metadata_file {
+            write_file(path, &metadata(&outcome))?;
+        }
+        if let Some(path) = &self.iidfile {
+            write_file(path, &outcome.config_digest.to_string())?;
+        }
+        Ok(outcome)
     }
 
     /// Who shows the build.

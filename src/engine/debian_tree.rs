@@ -1,12 +1,14 @@
 //! A Debian base as snapshots: the essential packages and apt are one, the named packages are another on top of it, so
 //! that bases with different packages share the first.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use super::exec::{Cancel, Exit, Run, Sandbox, Streams};
 use super::failure::{Failure, FailureKind};
+use super::lock::DebianPin;
 use super::snapshot;
 use super::solve::{DebianAnswer, Session, Workshop, of_source, store_failure};
 use super::source::debian::{
@@ -17,6 +19,7 @@ use super::work::Work;
 use crate::digest::Key;
 use crate::event::{BuildEvent, Stream};
 use crate::graph::{DebianSource, Network};
+use crate::net;
 use crate::store::Answer;
 use crate::sys::mount::Tree;
 
@@ -40,80 +43,191 @@ pub(in crate::engine) struct DebianTree<'a> {
     pub(in crate::engine) session: &'a Session<'a>,
     pub(in crate::engine) workshop: &'a Workshop,
     pub(in crate::engine) source: &'a DebianSource,
+    /// What its packages are pinned to: then the archive is asked for nothing but them.
+    pub(in crate::engine) pin: Option<&'a DebianPin>,
     pub(in crate::engine) name: &'a str,
 }
 
+/// Where packages come from, and what is known of how to get them.
+struct Archive {
+    mirrors: Mirrors,
+    keyring: Keyring,
+    cache: Cache,
+}
+
+impl DebianAnswer {
+    /// What a base without further packages is.
+    pub(in crate::engine) fn bottom(resolution: &Resolution) -> Self {
+        let key = resolution.key();
+        Self {
+            layers: vec![key],
+            resolved: format!("{} of {}", resolution.suite, day(resolution.release_date_s)),
+            key,
+        }
+    }
+}
+
 impl DebianTree<'_> {
-    /// Asks the archive, and makes what is not there.
+    /// Asks the archive, unless the packages are pinned, and makes what is not there.
     pub(in crate::engine) fn obtain(&self, started: Instant) -> Result<DebianAnswer, Failure> {
-        let failure = |error: debian::Error| of_source(error.fault(), &error);
-        let store = self.session.store;
-        let work = self.session.work;
-        let keyring = keyring(work)?;
-        let cache = Cache::new(store.path().join("http"), self.workshop.scratch.path());
-        let progress = |progress: Progress| self.show(progress);
-        let with = Surroundings {
-            client: &self.workshop.client,
-            cache: &cache,
-            keyring: &keyring,
-            now_s: self.session.clock.now().as_secs(),
-            progress: &progress,
-        };
-        let mirrors = Mirrors::choose(
-            &self.source.suite,
-            self.source.mirror.as_deref(),
-            work.debian.mirror.as_deref(),
-            &debian::host_sources(Path::new("/etc/apt")),
-        );
-        let request = Request {
+        let archive = self.archive()?;
+        self.with(&archive, |with, runner| {
+            let resolution = self.resolve(&archive, with)?;
+            let mut answer = self.bottom(&resolution, with, runner, started)?;
+            if self.source.packages.is_empty() {
+                return Ok(answer);
+            }
+            let selection = match self.pin {
+                Some(pin) => pin.selection(self.source),
+                None => self.select(&resolution, answer.key, with, runner)?,
+            };
+            let top = selection.key(&resolution);
+            if !self.workshop.snapshots.has(&top) {
+                let mut active = self.workshop.snapshots.prepare(&[answer.key])?;
+                let root = active.attach()?;
+                packages::build(&resolution, &selection, &root, with, runner)
+                    .map_err(|error| self.failure(&resolution, &error))?;
+                self.commit(
+                    active,
+                    top,
+                    selection.fields(&resolution),
+                    resolution.release_date_s,
+                    started,
+                )?;
+            }
+            answer.layers.push(top);
+            answer.key = top;
+            Ok(answer)
+        })
+    }
+
+    /// Asks the archive what the base is made of now. Where packages are named, the base is made: its apt has to be asked.
+    pub(in crate::engine) fn pin(&self) -> Result<DebianPin, Failure> {
+        let archive = self.archive()?;
+        self.with(&archive, |with, runner| {
+            let resolution = self.resolve(&archive, with)?;
+            if self.source.packages.is_empty() {
+                return Ok(DebianPin::of(&resolution, None));
+            }
+            let bottom = self.bottom(&resolution, with, runner, Instant::now())?.key;
+            let selection = self.select(&resolution, bottom, with, runner)?;
+            Ok(DebianPin::of(&resolution, Some(&selection)))
+        })
+    }
+
+    /// The versions that the archive has now of these packages.
+    pub(in crate::engine) fn offered(
+        &self,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let archive = self.archive()?;
+        self.with(&archive, |with, _| {
+            base::offered(&self.request(), names, &archive.mirrors, with)
+                .map_err(|error| of_source(error.fault(), &error))
+        })
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request {
             suite: &self.source.suite,
             arch: &self.source.arch,
             packages: &self.source.packages,
+        }
+    }
+
+    fn archive(&self) -> Result<Archive, Failure> {
+        let work = self.session.work;
+        Ok(Archive {
+            keyring: keyring(work)?,
+            mirrors: Mirrors::choose(
+                &self.source.suite,
+                self.source.mirror.as_deref(),
+                work.debian.mirror.as_deref(),
+                &debian::host_sources(Path::new("/etc/apt")),
+            ),
+            cache: Cache::new(
+                self.session.store.path().join("http"),
+                self.workshop.scratch.path(),
+            ),
+        })
+    }
+
+    fn with<T>(
+        &self,
+        archive: &Archive,
+        work: impl FnOnce(&Surroundings<'_>, &dyn Runner) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let progress = |progress: Progress| self.show(progress);
+        let with = Surroundings {
+            client: &self.workshop.client,
+            cache: &archive.cache,
+            keyring: &archive.keyring,
+            now_s: self.session.clock.now().as_secs(),
+            progress: &progress,
         };
-        let resolution = base::resolve(&request, &mirrors, &with).map_err(failure)?;
         let runner = SandboxRunner {
             sandbox: &self.workshop.sandbox,
             cancel: &self.workshop.cancel,
         };
+        work(&with, &runner)
+    }
 
-        let bottom = resolution.key();
-        if !self.workshop.snapshots.has(&bottom) {
+    fn resolve(&self, archive: &Archive, with: &Surroundings<'_>) -> Result<Resolution, Failure> {
+        match self.pin {
+            Some(pin) => Ok(pin.resolution(self.source, |suite| archive.mirrors.archive(suite))),
+            None => base::resolve(&self.request(), &archive.mirrors, with)
+                .map_err(|error| of_source(error.fault(), &error)),
+        }
+    }
+
+    /// The base without the named packages, made if it is not there.
+    fn bottom(
+        &self,
+        resolution: &Resolution,
+        with: &Surroundings<'_>,
+        runner: &dyn Runner,
+        started: Instant,
+    ) -> Result<DebianAnswer, Failure> {
+        let answer = DebianAnswer::bottom(resolution);
+        if !self.workshop.snapshots.has(&answer.key) {
             let mut active = self.workshop.snapshots.prepare(&[])?;
             let root = active.attach()?;
-            base::build(&resolution, &root, &with, &runner).map_err(failure)?;
+            base::build(resolution, &root, with, runner)
+                .map_err(|error| self.failure(resolution, &error))?;
             self.commit(
                 active,
-                bottom,
+                answer.key,
                 resolution.fields(),
                 resolution.release_date_s,
                 started,
             )?;
         }
-        let mut answer = DebianAnswer {
-            layers: vec![bottom],
-            resolved: format!("{} of {}", resolution.suite, day(resolution.release_date_s)),
-            key: bottom,
-        };
-        if self.source.packages.is_empty() {
-            return Ok(answer);
-        }
-        let selection = self.select(&resolution, bottom, &with, &runner)?;
-        let top = selection.key(&resolution);
-        if !self.workshop.snapshots.has(&top) {
-            let mut active = self.workshop.snapshots.prepare(&[bottom])?;
-            let root = active.attach()?;
-            packages::build(&resolution, &selection, &root, &with, &runner).map_err(failure)?;
-            self.commit(
-                active,
-                top,
-                selection.fields(&resolution),
-                resolution.release_date_s,
-                started,
-            )?;
-        }
-        answer.layers.push(top);
-        answer.key = top;
         Ok(answer)
+    }
+
+    /// A failure to make it. Mirrors keep no package that a newer one has replaced: a pinned one may be gone.
+    fn failure(&self, resolution: &Resolution, error: &debian::Error) -> Failure {
+        let failure = of_source(error.fault(), error);
+        let is_gone = matches!(
+            error,
+            debian::Error::Fetch(net::Error::Status {
+                status: 404 | 410,
+                ..
+            })
+        );
+        let Some(lock) = self.session.work.lock.as_ref() else {
+            return failure;
+        };
+        if self.pin.is_none() || !is_gone {
+            return failure;
+        }
+        let time = crate::image::Timestamp::from_seconds(resolution.release_date_s as i64);
+        let time = time.to_string().replace(['-', ':'], "");
+        failure.with_help(format!(
+            "the mirror has replaced a package that {} pins: `mirror: http://snapshot.debian.org/archive/debian/{time}` in \
+             the base still has it, and `shmocker habitat upgrade {} '{}'` pins what there is now",
+            lock.file, lock.habitat, self.name
+        ))
     }
 
     /// What the named packages need. The base's apt is asked once for each state of the archive.

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::contexts::{Context, Contexts, NO_CONTEXT};
 use super::failure::{Failure, FailureKind, Place};
 use super::images;
+use super::lock::Pin;
 use super::source::{debian, oci_layout};
 use super::tree::TreeError;
 use super::work::{self, Work};
@@ -81,7 +82,12 @@ impl Planned {
         let checks = checks.map(|(_, value)| value.as_str());
         let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
         let errors = failures(work, &parsed.problems);
-        match lowered(&parsed.dockerfile, work, store, contexts) {
+        let mut refused = Vec::new();
+        let planned = lowered(&parsed.dockerfile, work, store, contexts, &mut refused);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        match planned {
             Ok(planned) if errors.is_empty() => {
                 planned.warn(work, &parsed.problems, events);
                 Ok(planned)
@@ -113,6 +119,7 @@ fn lowered(
     work: &Work,
     store: &Store,
     contexts: &Contexts<'_>,
+    refused: &mut Vec<Failure>,
 ) -> Result<Planned, Vec<Problem>> {
     let options = options(work);
     let mut resolved = Resolved::default();
@@ -142,13 +149,17 @@ fn lowered(
                             continue;
                         }
                     };
-                    match find(&source, store, &work.platform) {
+                    match find_pinned(work, &source, store) {
                         Ok(Found::Image(image)) => {
                             resolved.found(source.clone(), image.config.clone());
                             images.insert(source, *image);
                         }
                         Ok(Found::Config(config)) => resolved.found(source, *config),
-                        Err(reason) => resolved.missing(source, reason),
+                        Err(Unfound::Missing(reason)) => resolved.missing(source, reason),
+                        Err(Unfound::Refused(failure)) => {
+                            resolved.missing(source, failure.message.clone());
+                            refused.push(*failure);
+                        }
                     }
                 }
             }
@@ -219,6 +230,40 @@ fn without_doubles(mut failures: Vec<Failure>, more: Vec<Failure>) -> Vec<Failur
 enum Found {
     Image(Box<BaseImage>),
     Config(Box<ImageConfig>),
+}
+
+/// Why an image is not to be had.
+enum Unfound {
+    Missing(String),
+    Refused(Box<Failure>),
+}
+
+/// The image that a source is pinned to, else the one that it names.
+fn find_pinned(work: &Work, source: &Source, store: &Store) -> Result<Found, Unfound> {
+    let named = || find(source, store, &work.platform);
+    let (Some(Pin::Image(pin)), Some(lock)) = (work.pin(source), &work.lock) else {
+        return named().map_err(Unfound::Missing);
+    };
+    let wanted = match source {
+        Source::StoredImage { .. } => Source::StoredImage {
+            name: pin.digest.to_string(),
+        },
+        Source::OciLayout(layout) => Source::OciLayout(OciLayoutSource {
+            digest: Some(pin.digest.to_string()),
+            ..layout.clone()
+        }),
+        other => other.clone(),
+    };
+    find(&wanted, store, &work.platform).or_else(|_| match named() {
+        Ok(Found::Image(image)) if image.digest == pin.digest => Ok(Found::Image(image)),
+        Ok(Found::Image(image)) => {
+            let found = image.digest.to_string();
+            let failure = lock.mismatch(source, &pin.digest.to_string(), &found);
+            Err(Unfound::Refused(Box::new(failure)))
+        }
+        Ok(found) => Ok(found),
+        Err(reason) => Err(Unfound::Missing(reason)),
+    })
 }
 
 fn find(source: &Source, store: &Store, platform: &str) -> Result<Found, String> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::lock::Lock;
 use crate::digest::{Digest, Key};
 use crate::graph::{GitSource, RunDefaults, Source};
 
@@ -131,6 +132,8 @@ pub struct Work {
     pub freshness: Freshness,
     /// Where Debian packages come from.
     pub debian: DebianMirrors,
+    /// What the sources are pinned to; `None`: there is no lock.
+    pub lock: Option<Lock>,
     /// What is allowed that is refused otherwise.
     pub allow: Vec<Entitlement>,
     /// The habitat's phases, where the Dockerfile was made from one: their hashes become labels of the image.

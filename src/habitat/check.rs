@@ -1,11 +1,12 @@
 //! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
 
-use super::document::{Base, Document, FileItem, Mount, Script};
+use super::document::{Base, Document, FileItem, Mount, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
 use super::keys::{Key, OneOrMore, Text};
 use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
+use super::services::Service;
 use crate::dockerfile::{Problem, Severity, Span};
 
 /// A habitat whose keys are known, whose strings are expanded and whose paths and names are sound.
@@ -102,6 +103,8 @@ impl Habitat {
         check.tools();
         check.scripts();
         check.verify_and_tests();
+        check.services();
+        check.volumes();
         check.secrets_and_labels();
         check.timeouts();
         let habitat = Self {
@@ -124,6 +127,24 @@ impl Habitat {
         entry
             .and_then(|entry| entry.bypass_habitat_construction)
             .is_some_and(|flag| flag.value)
+    }
+
+    /// What it runs when it is started; `None`: a shell.
+    #[must_use]
+    pub fn command(&self) -> Option<Vec<String>> {
+        match self.document.entry.as_ref()?.command.as_ref()? {
+            Words::Line(line) => Some(vec![
+                "/bin/sh".to_owned(),
+                "-c".to_owned(),
+                line.value.clone(),
+            ]),
+            Words::List(words) => Some(words.iter().map(|word| word.value.clone()).collect()),
+        }
+    }
+
+    /// Its services, in their order.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.document.services.0.iter()
     }
 
     /// A path in the image, with `~/` replaced by USER's home.
@@ -713,7 +734,7 @@ pub(super) fn is_remote(url: &str) -> bool {
     url.starts_with('/') || url.contains("://") || scp_like()
 }
 
-fn is_absolute(path: &str) -> bool {
+pub(super) fn is_absolute(path: &str) -> bool {
     path.starts_with('/')
         && !path.split('/').any(|part| part == "..")
         && !path.contains(char::is_control)

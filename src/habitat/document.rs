@@ -14,7 +14,9 @@ use super::phase::{PHASES, PhaseId};
 use super::quote;
 use super::report::Report;
 use super::repos::Repo;
+use super::services::Service;
 use super::tools::{Tool, ToolsFile};
+use super::volumes::Volume;
 use super::when::When;
 use crate::dockerfile::Span;
 
@@ -50,10 +52,13 @@ keys! {
         /// What is run while the image is built.
         #[schemars(default)]
         scripts: List<Script> = "scripts",
-        /// Not supported yet: what is mounted when the habitat runs.
-        volumes: Option<Later> = "volumes",
-        /// Not supported yet: what is started beside the scripts and tests that need it.
-        services: Option<Later> = "services",
+        /// What `shmocker habitat up` mounts: `SRC:DST` or `SRC:DST:ro`. SRC lies beside this file, or is absolute, or is
+        /// `~/…` of the host. The image knows nothing of it.
+        #[schemars(default)]
+        volumes: List<Volume> = "volumes",
+        /// Programs that run beside the scripts and tests that need them, and when the habitat runs.
+        #[schemars(default)]
+        services: List<Service> = "services",
         /// What must be true of the file system when all scripts have run.
         verify_fs: Option<VerifyFs> = "verify-fs",
         /// Programs that print TAP. Each runs in its own sandbox; nothing that it writes reaches the image.
@@ -151,16 +156,6 @@ impl Document {
                 "a Dockerfile as the base comes with a later version",
             ),
             (
-                "volumes",
-                &self.volumes,
-                "volumes come with a later version; give `shmocker run -v` meanwhile",
-            ),
-            (
-                "services",
-                &self.services,
-                "services come with a later version",
-            ),
-            (
                 "platforms",
                 &self.platforms,
                 "builds for other platforms come with a later version",
@@ -177,19 +172,7 @@ impl Document {
             )),
             _ => None,
         };
-        let scripts = self
-            .scripts
-            .0
-            .iter()
-            .map(|script| ("needs", script.needs, "services come with a later version"));
-        let tests = self
-            .tests
-            .0
-            .iter()
-            .map(|test| ("needs", test.needs, "services come with a later version"));
-        let rest = scripts.chain(tests);
-        let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
-        top.chain(base).chain(rest).collect::<Vec<_>>().into_iter()
+        top.chain(base)
     }
 }
 
@@ -405,8 +388,9 @@ keys! {
         secrets: Option<OneOrMore<SecretItem>> = "secrets",
         /// What it is for.
         description: Option<Text> = "description",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
         /// When it is run: a command that has to succeed, or `{arch, command}`.
         when: Option<When> = "when",
     }
@@ -450,8 +434,9 @@ keys! {
         run_as: Option<Text> = "run_as",
         /// How long it may take.
         timeout: Option<Duration> = "timeout",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
     }
 }
 

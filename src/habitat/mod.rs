@@ -27,9 +27,11 @@ mod quote;
 mod render;
 mod report;
 mod repos;
+mod services;
 mod steps;
 mod tools;
 mod users;
+mod volumes;
 mod when;
 
 pub use check::Habitat;
@@ -40,9 +42,10 @@ pub use fields::{Field, UNORDERED, is_remark};
 pub use layer::{Layer, LayerKind, Layers, parents};
 pub use migrate::{Migration, migrate};
 pub use phase::{PHASES, PhaseId, PhaseRow};
-pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, SecretSource};
+pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
 pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
+pub use volumes::Volume;
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.
 #[must_use]

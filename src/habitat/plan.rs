@@ -29,6 +29,7 @@ use super::report::Report;
 use super::steps::{default_shell, marker, test_stage};
 use super::tools::Download;
 use super::users;
+use super::volumes::Volume;
 use crate::dockerfile::{Problem, Span};
 
 /// The habitat's name of its base where that is no registry image.
@@ -139,6 +140,19 @@ pub struct SecretSource {
     pub span: Span,
 }
 
+/// What a habitat is when it runs, beside what its image says.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// Its command; `None`: a shell.
+    pub command: Option<Vec<String>>,
+    /// Whether the command wants a terminal.
+    pub tty: bool,
+    /// Its services.
+    pub services: Vec<String>,
+    /// What is mounted.
+    pub volumes: Vec<Volume>,
+}
+
 /// A habitat as phases, stages and steps.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -160,6 +174,8 @@ pub struct Plan {
     pub warnings: Vec<Problem>,
     /// The values that it is made from.
     pub(super) fields: Vec<Field>,
+    /// What it is when it runs.
+    pub runtime: Runtime,
 }
 
 #[derive(Debug, Clone)]
@@ -373,6 +389,20 @@ impl Plan {
             home_files,
             warnings,
             fields: values(habitat, facts),
+            runtime: Runtime {
+                command: habitat.command(),
+                tty: habitat
+                    .document
+                    .entry
+                    .as_ref()
+                    .and_then(|entry| entry.tty)
+                    .is_some_and(|flag| flag.value),
+                services: habitat
+                    .services()
+                    .map(|service| service.name.value.clone())
+                    .collect(),
+                volumes: habitat.document.volumes.0.clone(),
+            },
         })
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::caches::Caches;
 use super::check::{Habitat, is_remote};
-use super::document::{FileItem, Mount, Network, Script, TestItem, Words};
+use super::document::{FileItem, Mount, Network, Script, TestItem};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::Text;
 use super::phase::PhaseId;
@@ -133,6 +133,9 @@ impl<'h> Planner<'h> {
         let mut flags = vec![format!("--from={}", self.context_name(Place::Layer(index)))];
         flags.extend(self.chown(&self.habitat.user));
         flags.push("--exclude=.git".to_owned());
+        // Which state of its sources an image was made of is no part of what it is made of.
+        let lock = std::path::Path::new(&self.facts.layers[index].config).with_extension("lock");
+        flags.push(format!("--exclude={}", lock.display()));
         let ignored = self.facts.layers[index].ignore.iter();
         let mut excluded: Vec<String> = ignored
             .flat_map(|ignore| exclude_patterns(ignore, ""))
@@ -313,10 +316,21 @@ impl<'h> Planner<'h> {
         if let Some(mode) = file.mode {
             // A directory can be entered by whoever may read it.
             let directory = mode.bits | (mode.bits & 0o444) >> 2;
-            if kind == PathKind::File || directory == mode.bits {
+            let name = format!("files-{}", index + 1);
+            if directory == mode.bits
+                || (kind == PathKind::File && self.is_surely_there(&dest, phase))
+            {
                 flags.push(format!("--chmod={:04o}", mode.bits));
+            } else if kind == PathKind::File {
+                // COPY gives the directories that it makes the same mode, and nobody could enter them.
+                flags.push(format!("--chmod={:04o}", mode.bits));
+                if dest.ends_with('/') {
+                    dest.push_str(source.rsplit('/').next().unwrap_or_default());
+                }
+                self.prepare_file(&name, (flags, &source, file.span));
+                flags = vec![format!("--from={name}")];
+                source = PREPARED.to_owned();
             } else {
-                let name = format!("files-{}", index + 1);
                 let modes = (format!("{directory:04o}"), format!("{:04o}", mode.bits));
                 let made = json!({
                     "path": dest,
@@ -341,6 +355,32 @@ impl<'h> Planner<'h> {
         steps
     }
 
+    /// Whether the directory that a path is in is in every image, or was made by an earlier phase.
+    fn is_surely_there(&self, dest: &str, phase: PhaseId) -> bool {
+        const EVERYWHERE: [&str; 6] = ["", "/etc", "/tmp", "/usr", "/usr/bin", "/var"];
+        let (parent, _) = dest.rsplit_once('/').unwrap_or_default();
+        let is_home = phase > PhaseId::USERS && parent == self.habitat.home.trim_end_matches('/');
+        EVERYWHERE.contains(&parent) || is_home
+    }
+
+    /// A stage in which a file gets its mode, before it is copied to where it belongs.
+    fn prepare_file(&mut self, name: &str, (flags, source, span): (Vec<String>, &str, Span)) {
+        if self.is_prepared(name) {
+            return;
+        }
+        let mut stage = Stage::new(name, "scratch", State::default());
+        let paths = quote::copy_paths(source, PREPARED);
+        let values = json!({ "flags": flags, "paths": paths });
+        stage.push(Step::of("copy.j2", "gets its mode", values).at(span));
+        self.prepared.push(stage);
+    }
+
+    fn is_prepared(&self, name: &str) -> bool {
+        let earlier = self.phases.iter().flat_map(|phase| &phase.stages);
+        let mut stages = earlier.chain(&self.prepared);
+        stages.any(|stage| stage.name == name)
+    }
+
     /// A stage in which a directory gets its modes, before it is copied to where it belongs.
     fn prepare(
         &mut self,
@@ -349,11 +389,7 @@ impl<'h> Planner<'h> {
         (flags, source, span): (Vec<String>, &str, Span),
         (directory, file): (String, String),
     ) {
-        let earlier = self.phases.iter().flat_map(|phase| &phase.stages);
-        if earlier
-            .chain(&self.prepared)
-            .any(|stage| stage.name == name)
-        {
+        if self.is_prepared(name) {
             return;
         }
         let (from, state) = if phase == PhaseId::BASE {
@@ -487,7 +523,10 @@ impl<'h> Planner<'h> {
                 .shell(shell.clone());
             step.workdir = Some(workdir.to_owned());
             step.extras.clone_from(&extras);
-            step
+            match &script.needs {
+                Some(needs) => self.beside_services(needs, step),
+                None => step,
+            }
         });
         let at = script.span;
         made.map(|step| step.at(at))
@@ -635,6 +674,10 @@ impl<'h> Planner<'h> {
                 .map(|limit| format!("timeout={} ", limit.spoken()))
                 .unwrap_or_default()
                 + "tap";
+            if let Some(needs) = &test.needs {
+                step = self.beside_services(needs, step);
+                leaves.append(&mut self.prepared);
+            }
             let mut stage = Stage::new(test_stage(index), "pre-test", state.clone());
             stage.push(step);
             leaves.push(stage);
@@ -646,18 +689,10 @@ impl<'h> Planner<'h> {
         stages.splice(at..at, leaves);
     }
 
-    pub(super) fn last(&self) -> Vec<Step> {
+    pub(super) fn last(&mut self) -> Vec<Step> {
         let document = &self.habitat.document;
         let entry = document.entry.as_ref();
-        let command = match entry.and_then(|entry| entry.command.as_ref()) {
-            None => None,
-            Some(Words::Line(line)) => Some(vec![
-                "/bin/sh".to_owned(),
-                "-c".to_owned(),
-                line.value.clone(),
-            ]),
-            Some(Words::List(words)) => Some(words.iter().map(|word| word.value.clone()).collect()),
-        };
+        let command = self.habitat.command();
         let tty = entry
             .and_then(|entry| entry.tty)
             .map(|flag| ("io.shmocker.habitat.tty".to_owned(), flag.value.to_string()));
@@ -671,12 +706,28 @@ impl<'h> Planner<'h> {
                 env!("CARGO_PKG_VERSION").to_owned(),
             ),
         ];
+        let services: Vec<&str> = self
+            .habitat
+            .services()
+            .map(|service| service.name.as_str())
+            .collect();
+        let services = (!services.is_empty()).then(|| {
+            (
+                "io.shmocker.habitat.services".to_owned(),
+                services.join(","),
+            )
+        });
         let given = document
             .labels
             .0
             .iter()
             .map(|(name, value)| (name.value.clone(), value.value.clone()));
-        let labels: BTreeMap<String, String> = own.into_iter().chain(tty).chain(given).collect();
+        let labels: BTreeMap<String, String> = own
+            .into_iter()
+            .chain(tty)
+            .chain(services)
+            .chain(given)
+            .collect();
         let labels: Vec<String> = labels
             .iter()
             .map(|(name, value)| format!("{name}={}", quote::label(value)))
@@ -708,7 +759,8 @@ impl<'h> Planner<'h> {
                 .user("root")
                 .shell(default_shell())
         });
-        gate.into_iter().chain([step]).collect()
+        let services = self.installed_services();
+        gate.into_iter().chain(services).chain([step]).collect()
     }
 
     pub(super) fn secrets(&self) -> Vec<SecretSource> {
@@ -763,7 +815,8 @@ pub(super) fn default_shell() -> Vec<String> {
     ["/bin/sh".to_owned(), "-c".to_owned(), script].into()
 }
 
-const LOAD: &str =
+/// Loads the environment of the habitat.
+pub(super) const LOAD: &str =
     "if [ -r /etc/profile.d/habitat-env.sh ]; then . /etc/profile.d/habitat-env.sh; fi";
 
 /// The same with a script's own shell; `before` is lines of shell that are run first.

@@ -185,11 +185,9 @@ impl Key for Checksum {
     fn fields(&self, name: &str, fields: &mut Vec<Field>) {
         match self {
             Self::One(sum) => sum.fields(name, fields),
-            Self::Each { sums, .. } => {
-                for (architecture, sum) in sums {
-                    sum.fields(&format!("{name}.{}", architecture.value), fields);
-                }
-            }
+            Self::Each { sums, .. } => sums
+                .iter()
+                .for_each(|(arch, sum)| sum.fields(&format!("{name}.{}", arch.value), fields)),
         }
     }
 }

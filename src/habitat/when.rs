@@ -62,7 +62,15 @@ impl Key for When {
     }
 
     fn fields(&self, name: &str, fields: &mut Vec<Field>) {
-        self.0.fields(name, fields);
+        match &self.0 {
+            // Both ways to write a command are one value.
+            Condition {
+                arch: None,
+                command: Some(command),
+                ..
+            } => command.fields(name, fields),
+            condition => condition.fields(name, fields),
+        }
     }
 }
 

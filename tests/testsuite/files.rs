@@ -153,7 +153,7 @@ fn verify_tells_everything_that_is_not_as_required() {
          \x20   - {path: /srv/link, type: symlink}\n    - {path: /srv/link, type: file}\n\
          \x20   - {path: /srv/directory, mode: '2755', type: directory}\n    - {path: /srv/directory, mode: 755}\n\
          \x20   - {path: /srv/nothing, absent: true}\n    - {path: /srv/one, absent: true}\n\
-         \x20   - {path: /srv/one, sha256: 1111111111111111111111111111111111111111111111111111111111111111}\n"
+         \x20   - {path: /srv/one, sha256: b111111111111111111111111111111111111111111111111111111111111111}\n"
     ));
     bench.file("one", "hay needle hay\n");
     bench.sh("sum=$(sha256sum one | cut -d' ' -f1); sed -i \"s/SUM/$sum/\" config.yaml");
@@ -169,7 +169,7 @@ fn verify_tells_everything_that_is_not_as_required() {
             "/srv/link is a symlink, not a file",
             "/srv/directory has the mode 2755, not 0755",
             "/srv/one is there",
-            "not 1111111111111111111111111111111111111111111111111111111111111111",
+            "not b111111111111111111111111111111111111111111111111111111111111111",
             "9 of the requirements are not met",
         ],
     );

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::process::Resource;
+use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers};
@@ -14,6 +15,7 @@ use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
+use crate::engine::lock::{self, Entry, Outdated};
 use crate::engine::phases::{self, PhaseReport, StepReport};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
@@ -123,6 +125,54 @@ pub(super) fn settle(
     })
 }
 
+/// What a lock is asked to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Wanted {
+    /// All pins; those that are there stay.
+    Pins,
+    /// What is pinned and is another thing now.
+    Outdated,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Locked {
+    /// All pins.
+    Pins(Vec<Entry>),
+    /// What differs.
+    Outdated(Vec<Outdated>),
+}
+
+/// Asks what the sources of a build are now, in the engine child.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn lock(
+    work: &Work,
+    store: &Path,
+    wanted: Wanted,
+    events: &dyn EventSink,
+    surroundings: Surroundings,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
+) -> Result<Locked, Vec<Failure>> {
+    let alone = |failure| vec![failure];
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let planned = Planned::of(work, &store, &contexts, events)?;
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(alone)?;
+    raise_open_files();
+    let locked = match wanted {
+        Wanted::Pins => session.pins(&workshop, &planned).map(Locked::Pins),
+        Wanted::Outdated => session.outdated(&workshop, &planned).map(Locked::Outdated),
+    };
+    workshop
+        .snapshots
+        .flush()
+        .map_err(|error| failures(&error))?;
+    locked.map_err(alone)
+}
+
 /// Plans a build, if all that it asks for is allowed.
 fn allowed(
     work: &Work,
@@ -131,10 +181,21 @@ fn allowed(
     events: &dyn EventSink,
 ) -> Result<Planned, Vec<Failure>> {
     let planned = Planned::of(work, store, contexts, events)?;
-    match entitlement::refusals(work, &planned) {
-        refusals if refusals.is_empty() => Ok(planned),
-        refusals => Err(refusals),
+    let mut refusals = entitlement::refusals(work, &planned);
+    refusals.extend(lock::refusals(work, &planned));
+    if !refusals.is_empty() {
+        return Err(refusals);
     }
+    for name in lock::unpinned(work, &planned) {
+        let lock = work.lock.as_ref().map_or("", |lock| &lock.file);
+        events.emit(BuildEvent::Warning {
+            code: "NotLocked".to_owned(),
+            message: format!("`{name}` is not in {lock}: `shmocker habitat lock` pins it"),
+            file: None,
+            line: None,
+        });
+    }
+    Ok(planned)
 }
 
 /// What a build of a habitat would do, phase by phase.

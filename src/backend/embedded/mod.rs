@@ -5,7 +5,10 @@
 mod child;
 mod export;
 mod finish;
+mod instances;
 mod protocol;
+mod supervisor;
+mod visitor;
 
 use std::borrow::Cow;
 use std::io;
@@ -15,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-pub use child::play as engine_child;
+pub use child::play as play_child;
+pub use instances::State;
 
 use super::{BuildRequest, Outcome};
 use crate::engine::exec::cgroup::{Delegated, GroupError};
@@ -23,11 +27,13 @@ use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
+use crate::engine::lock::{Entry, Outdated};
 use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
+use finish::{Locked, Wanted};
 use protocol::{Order, Report};
 
 /// How long the engine may take to end after it was asked to: a little more than its steps may.
@@ -157,6 +163,40 @@ impl Embedded {
         finish::steps(&work, store).map_err(|failures| with_text(failures, &work))
     }
 
+    /// What every source of a build is pinned to: what is pinned stays so, what is not is asked now.
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn pins(
+        self,
+        work: &Work,
+        store: &Path,
+        events: &dyn EventSink,
+    ) -> Result<Vec<Entry>, Vec<Failure>> {
+        match lock(work, store, Wanted::Pins, events)? {
+            Report::Locked(Locked::Pins(entries)) => Ok(entries),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
+    /// What of a build's sources is pinned and is another thing now. Its lock must be there, and [`Mode::Ignored`].
+    ///
+    /// [`Mode::Ignored`]: crate::engine::lock::Mode::Ignored
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn outdated(
+        self,
+        work: &Work,
+        store: &Path,
+        events: &dyn EventSink,
+    ) -> Result<Vec<Outdated>, Vec<Failure>> {
+        match lock(work, store, Wanted::Outdated, events)? {
+            Report::Locked(Locked::Outdated(outdated)) => Ok(outdated),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
     /// What a build of a habitat would do, phase by phase, and why. Builds nothing, and asks nothing unless the work says
     /// so.
     ///
@@ -212,6 +252,20 @@ impl Embedded {
             other => Err(vec![unexpected(&other)]),
         }
     }
+}
+
+fn lock(
+    work: &Work,
+    store: &Path,
+    wanted: Wanted,
+    events: &dyn EventSink,
+) -> Result<Report, Vec<Failure>> {
+    let order = Order::Lock {
+        store: store.to_owned(),
+        work: Box::new(work.clone()),
+        wanted,
+    };
+    listen(&order, &[], events)
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {

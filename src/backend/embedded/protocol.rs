@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Outcome};
+use super::finish::{Locked, Wanted};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::work::Work;
@@ -30,6 +31,15 @@ pub(super) enum Order {
         /// The build.
         work: Box<Work>,
     },
+    /// Ask what the sources of a build are now.
+    Lock {
+        /// The store's directory.
+        store: PathBuf,
+        /// The build.
+        work: Box<Work>,
+        /// What of them.
+        wanted: Wanted,
+    },
     /// Run a command in an image. Comes with the three standard streams.
     Launch(Box<Launch>),
     /// Run a command beside the engine, with its ids. Comes with the three standard streams.
@@ -40,6 +50,13 @@ pub(super) enum Order {
         env: Vec<(String, String)>,
         /// Where it runs.
         directory: PathBuf,
+    },
+    /// Delete a habitat that was stopped, with what it has written. Whoever asks holds it.
+    RemoveInstance {
+        /// The store's directory.
+        store: PathBuf,
+        /// Its id.
+        id: String,
     },
     /// Delete a store.
     DeleteStore {
@@ -58,14 +75,18 @@ pub(super) enum Report {
     Event(BuildEvent),
     /// All that has to be known before the Dockerfile can be lowered is.
     Settled(Box<Work>),
+    /// The sources were asked.
+    Locked(Locked),
     /// The build is done.
     Built(Box<Outcome>),
+    /// The first process of a habitat is there, and comes along as a pidfd.
+    Started,
     /// The command has ended with this status (128 and the signal's number where a signal ended it).
     Ended {
         /// The status.
         status: i32,
     },
-    /// The store is gone.
+    /// What was to be deleted is gone.
     Deleted,
     /// It could not be done.
     Failed(Vec<Failure>),

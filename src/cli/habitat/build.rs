@@ -10,6 +10,7 @@ use super::super::request::{self, Draft};
 use super::phases::{self, How};
 use super::verdicts::Verdicts;
 use super::{Ready, steering};
+use crate::engine::lock::Mode;
 use crate::engine::work::NoCache;
 use crate::habitat::Purpose;
 
@@ -32,6 +33,9 @@ pub(super) fn run(
     } else if let Some(from) = &arguments.rebuild_from {
         draft.work.no_cache =
             NoCache::Stages(ready.stages_from(steering::phase(from, "--rebuild-from")?));
+    }
+    if arguments.frozen {
+        ready.lock(&mut draft.work)?.mode = Mode::Frozen;
     }
     if arguments.show_phases {
         return phases::show(

@@ -108,6 +108,11 @@ impl Config {
         &self.path
     }
 
+    /// The habitat's own file, as the user gave it.
+    pub(super) fn shown(&self) -> &str {
+        &self.layers.main().file
+    }
+
     /// Problems as what stops a command.
     pub(super) fn stop(&self, problems: &[Problem]) -> Stop {
         let errors = problems

@@ -4,11 +4,15 @@ mod build;
 mod check;
 mod config;
 mod diff;
+mod exec;
+mod instances;
+mod lock;
 mod migrate;
 mod phases;
 mod render;
 mod steering;
 mod test;
+mod up;
 mod verdicts;
 mod why;
 
@@ -44,15 +48,25 @@ pub(super) fn run(
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
         HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
-        HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
         HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
         HabitatCommand::Diff(arguments) => diff::run(&arguments, environment),
+        HabitatCommand::Lock(arguments) => lock::pin(arguments, store, environment),
+        HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
+        HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
+        HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
+        HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
+        HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
+        HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),
+        HabitatCommand::Down(arguments) => instances::down(&arguments, &store),
+        HabitatCommand::Ps(arguments) => instances::list(&arguments, &store),
     }
 }
 
 /// A habitat that is planned and rendered.
 struct Ready {
     config: Config,
+    /// The image of a registry that it starts from, and where it says so.
+    base_image: Option<(String, Span)>,
     plan: Plan,
     rendered: Rendered,
 }
@@ -69,20 +83,18 @@ impl Ready {
         steering: &SteeringArguments,
         environment: &Environment,
     ) -> Result<Self, Stop> {
-        let known = Facts {
-            skipped: steering::skipped(steering)?,
-            purpose,
-            ..Facts::default()
-        };
-        Self::with_facts(file, known, environment)
+        Self::chosen(file, purpose, steering, None, environment)
     }
 
-    /// The same with what is known beforehand: what it is for, what is to be skipped, which tests.
-    fn with_facts(
+    /// The same with a part of the tests only.
+    fn chosen(
         file: &HabitatFile,
-        known: Facts,
+        purpose: Purpose,
+        steering: &SteeringArguments,
+        tests: Option<String>,
         environment: &Environment,
     ) -> Result<Self, Stop> {
+        let skipped = steering::skipped(steering)?;
         let config = Config::read(file, environment)?;
         if config.layers.is_part() {
             let layer = config.layers.main();
@@ -97,9 +109,9 @@ impl Ready {
         let habitat = Habitat::of(&config.layers, config.unknown)
             .map_err(|problems| config.stop(&problems))?;
         let facts = Facts {
-            skipped: known.skipped,
-            tests: known.tests,
-            ..config.facts(&habitat, known.purpose, environment)
+            skipped,
+            tests,
+            ..config.facts(&habitat, purpose, environment)
         };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
         let templates = match &file.templates {
@@ -109,8 +121,10 @@ impl Ready {
         let rendered = plan
             .render(&templates)
             .map_err(|error| Stop::from(Failure::from_diagnostic(FailureKind::Input, &error)))?;
+        let base_image = habitat.document.base_image;
         Ok(Self {
             config,
+            base_image: base_image.map(|image| (image.value, image.span)),
             plan,
             rendered,
         })
@@ -173,7 +187,24 @@ impl Ready {
                     .collect(),
             })
             .collect();
-        Ok(())
+        self.read_lock(work)
+    }
+
+    /// The file and line of a span.
+    fn written_at(&self, span: Span) -> (String, u32) {
+        let (layer, local) = self.config.layers.locate(span);
+        (layer.file.clone(), local.line)
+    }
+
+    fn named(&self, fields: &[Field]) -> Vec<Named> {
+        fields
+            .iter()
+            .map(|field| Named {
+                name: field.name.clone(),
+                value: field.value.clone(),
+                place: field.span.map(|span| self.written_at(span)),
+            })
+            .collect()
     }
 
     /// Refuses to bake files of the host's home into an image, unless that is allowed.
@@ -214,23 +245,6 @@ impl Ready {
         };
         let declared = self.rendered.secrets.iter().filter(|known| known.id == *id);
         declared.map(|secret| self.secret(secret)).collect()
-    }
-
-    /// The file and line of a span.
-    fn written_at(&self, span: Span) -> (String, u32) {
-        let (layer, local) = self.config.layers.locate(span);
-        (layer.file.clone(), local.line)
-    }
-
-    fn named(&self, fields: &[Field]) -> Vec<Named> {
-        fields
-            .iter()
-            .map(|field| Named {
-                name: field.name.clone(),
-                value: field.value.clone(),
-                place: field.span.map(|span| self.written_at(span)),
-            })
-            .collect()
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.

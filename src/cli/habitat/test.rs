@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::super::args::{Format, HabitatTestArguments, Progress, SharedBuildArguments};
+use super::super::args::{
+    Format, HabitatTestArguments, Progress, SharedBuildArguments, SteeringArguments,
+};
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
@@ -11,7 +13,7 @@ use super::Ready;
 use super::verdicts::Verdicts;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{NoCache, OnFailure};
-use crate::habitat::{Facts, Purpose};
+use crate::habitat::Purpose;
 use crate::ship::export::Output;
 
 pub(super) fn run(
@@ -20,12 +22,13 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let filter = arguments.filter.clone();
-    let known = Facts {
-        tests: filter.clone(),
-        purpose: Purpose::Build,
-        ..Facts::default()
-    };
-    let ready = Ready::with_facts(&arguments.habitat, known, environment)?;
+    let ready = Ready::chosen(
+        &arguments.habitat,
+        Purpose::Build,
+        &SteeringArguments::default(),
+        filter.clone(),
+        environment,
+    )?;
     if ready.plan.tests.is_empty() {
         let (message, help) = match &filter {
             Some(filter) => (
@@ -62,7 +65,7 @@ pub(super) fn run(
     draft.work.no_cache = NoCache::Stages(stages.collect());
     draft.outputs.push(Output::CacheOnly);
     let verdicts = Verdicts::default();
-    let built = draft.build_quietly(store, environment, &|event| verdicts.hear(event));
+    let built = draft.carry_out(store, environment, &|event| verdicts.hear(event));
     let report = verdicts.of(&ready);
     match built {
         // Something else than a test went wrong: there is nothing to report.

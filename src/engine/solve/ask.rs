@@ -28,6 +28,9 @@ impl Session<'_> {
             let Op::Source(source) = &node.op else {
                 continue;
             };
+            if self.work.pin(source).is_some() {
+                continue;
+            }
             let asked = match source {
                 Source::Git(git_source) if git_source.url.starts_with('/') => {
                     // What is wrong with it is said by the build.
@@ -53,7 +56,7 @@ impl Session<'_> {
     fn look_at_repository(&self, git_source: &GitSource, source: &Source) -> Result<(), Failure> {
         match self.recall_source(source, None, &|_| {})? {
             Some(Made::Tree(_)) => Ok(()),
-            _ if self.remembered_git(git_source, source)?.is_some() => Ok(()),
+            _ if self.known_git(git_source, source)?.is_some() => Ok(()),
             _ => self.ask_repository(git_source, source),
         }
     }

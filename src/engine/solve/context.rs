@@ -383,15 +383,19 @@ impl Session<'_> {
                 if self.have(workshop, source)?.is_none() {
                     return Ok(None);
                 }
-                let Some(known) = self.answer::<http::Remembered>(&reference(source))? else {
-                    return Ok(None);
+                let known = match self.pinned_download(http_source, source)? {
+                    Some(pinned) => pinned,
+                    None => match self.answer::<http::Remembered>(&reference(source))? {
+                        Some(known) => known.answer,
+                        None => return Ok(None),
+                    },
                 };
                 // What has to be one thing is not asked after, so its server has no say.
                 let said = match http_source.checksum {
                     Some(_) => None,
-                    None => known.answer.last_modified_s(),
+                    None => known.last_modified_s(),
                 };
-                let path = self.download_path(&known.answer.digest);
+                let path = self.download_path(&known.digest);
                 self.time(workshop, &TimeOf::Download(said, path))
             }
             Source::Local { .. }
@@ -415,11 +419,14 @@ impl Session<'_> {
                 Ok(Some(archive::newest(file).ok().flatten()))
             }
             TimeOf::Commit(git) => {
-                let source = reference(&Source::Git(git.clone()));
-                let Some(known) = self.answer::<GitAnswer>(&source)? else {
-                    return Ok(None);
+                let source = Source::Git(git.clone());
+                let resolved = match self.pinned_git(git, &source)? {
+                    Some(pinned) => pinned,
+                    None => match self.answer::<GitAnswer>(&reference(&source))? {
+                        Some(known) => known.answer.resolved,
+                        None => return Ok(None),
+                    },
                 };
-                let resolved = known.answer.resolved;
                 let name = format!("time of commit {}", resolved.commit);
                 if let Some(time) = self.answer::<i64>(&name)? {
                     return Ok(Some(Some(time.answer)));

@@ -9,6 +9,7 @@
 //! session.rs   what one build has at hand
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
+//! pins.rs      what a lock says of them
 //! missing.rs   where a file is that a COPY does not find
 //! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; log.rs what is shown of its output; tap.rs how a
 //!              test is judged
@@ -24,6 +25,7 @@ mod log;
 pub mod look;
 mod missing;
 mod mounts;
+mod pins;
 mod session;
 mod sources;
 mod steps;

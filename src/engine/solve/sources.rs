@@ -76,6 +76,9 @@ impl Session<'_> {
         image: Option<&BaseImage>,
         note: &dyn Fn(Fields),
     ) -> Result<Option<Made>, Failure> {
+        if let Some(refusal) = self.work.refused(source) {
+            return Err(refusal);
+        }
         let whole = |layers: &[Key]| layers.iter().all(|layer| self.store.has_snapshot(layer));
         match source {
             Source::Local { name } => Ok(match self.contexts.open(name)? {
@@ -93,65 +96,50 @@ impl Session<'_> {
                 let layers: Vec<Key> = image.layers.iter().map(|layer| layer.snapshot).collect();
                 Ok(whole(&layers).then(|| Made::Tree(Tree::new(layers))))
             }
-            Source::Debian(_) => {
-                let Some(recalled) = self.remembered::<DebianAnswer>(&reference(source))? else {
-                    return Ok(None);
+            Source::Debian(debian) => {
+                let (answer, age_s) = match self.pinned_debian(source) {
+                    Some(pin) => (DebianAnswer::of_pin(pin, debian), None),
+                    None => match self.remembered::<DebianAnswer>(&reference(source))? {
+                        Some(recalled) => (recalled.answer, Some(recalled.age_ms / 1000)),
+                        None => return Ok(None),
+                    },
                 };
-                note(recalled.answer.fields());
-                if !whole(&recalled.answer.layers) {
+                note(answer.fields());
+                if !whole(&answer.layers) {
                     return Ok(None);
                 }
-                self.say_recalled(source, &recalled.answer.resolved, recalled.age_ms / 1000);
-                Ok(Some(Made::Tree(Tree::new(recalled.answer.layers))))
+                self.say_found(source, &answer.resolved, age_s);
+                Ok(Some(Made::Tree(Tree::new(answer.layers))))
             }
             Source::Git(git_source) => {
-                let Some(recalled) = self.remembered_git(git_source, source)? else {
+                let Some((resolved, age_s)) = self.known_git(git_source, source)? else {
                     return Ok(None);
                 };
-                let resolved = &recalled.answer.resolved;
                 note(resolved.fields(git_source));
                 let snapshot = resolved.key(git_source);
                 if !whole(&[snapshot]) {
                     return Ok(None);
                 }
-                // A repository on this machine was compared with what it is now; its answer has no age. Neither has a
-                // commit that was asked for by its own name.
-                if recalled.answer.fingerprint.is_some() || git::is_pinned(git_source) {
-                    self.say_found(source, &resolved.commit);
-                } else {
-                    self.say_recalled(source, &resolved.commit, recalled.age_ms / 1000);
-                }
+                self.say_found(source, &resolved.commit, age_s);
                 Ok(Some(Made::Tree(Tree::new(vec![snapshot]))))
             }
             Source::Http(http_source) => {
-                let recalled = match http_source.checksum {
-                    // What has to be one thing never gets old.
-                    Some(_) => self.answer::<http::Remembered>(&reference(source))?,
-                    None => self.remembered::<http::Remembered>(&reference(source))?,
-                };
-                let Some(recalled) = recalled else {
+                let Some((remembered, age_s)) = self.known_download(http_source, source)? else {
                     return Ok(None);
                 };
-                note(recalled.answer.fields());
-                let tree = recalled.answer.tree_key();
+                note(remembered.fields());
+                let tree = remembered.tree_key();
                 let is_here = match http_source.is_tree {
                     true => whole(&[tree]),
-                    false => self.download_path(&recalled.answer.digest).is_file(),
+                    false => self.download_path(&remembered.digest).is_file(),
                 };
                 if !is_here {
                     return Ok(None);
                 }
-                match http_source.checksum {
-                    Some(_) => self.say_found(source, &recalled.answer.digest.to_string()),
-                    None => self.say_recalled(
-                        source,
-                        &recalled.answer.digest.to_string(),
-                        recalled.age_ms / 1000,
-                    ),
-                }
+                self.say_found(source, &remembered.digest.to_string(), age_s);
                 Ok(Some(match http_source.is_tree {
                     true => Made::Tree(Tree::new(vec![tree])),
-                    false => Made::Download(Arc::new(recalled.answer)),
+                    false => Made::Download(Arc::new(remembered)),
                 }))
             }
         }
@@ -219,11 +207,14 @@ impl Session<'_> {
                 session: self,
                 workshop,
                 source: debian,
+                pin: self.pinned_debian(source),
                 name: &name,
             }
             .obtain(started)
             .and_then(|answer| {
-                self.remember(&reference(source), &answer)?;
+                if self.work.pin(source).is_none() {
+                    self.remember(&reference(source), &answer)?;
+                }
                 note(answer.fields());
                 Ok(Obtained {
                     made: Made::Tree(Tree::new(answer.layers)),
@@ -296,9 +287,15 @@ impl Session<'_> {
         note: &dyn Fn(Fields),
     ) -> Result<Obtained, Failure> {
         let failure = |error: git::Error| of_source(error.fault(), &error);
-        let fingerprint = git::local_fingerprint(&git_source.url)
-            .map_err(|error| unreadable_repository(git_source, &error))?;
-        let resolved = workshop.git.resolve(git_source).map_err(failure)?;
+        let pinned = self.pinned_git(git_source, source)?;
+        let resolved = match &pinned {
+            Some(resolved) => resolved.clone(),
+            None => self.ask_git(workshop, git_source, source)?,
+        };
+        let by_commit = GitSource {
+            fetch_by_commit: git_source.fetch_by_commit || pinned.is_some(),
+            ..git_source.clone()
+        };
         note(resolved.fields(git_source));
         let snapshot = resolved.key(git_source);
         let is_new = !workshop.snapshots.has(&snapshot);
@@ -307,8 +304,9 @@ impl Session<'_> {
             let started = Instant::now();
             workshop
                 .git
-                .checkout(git_source, &resolved, &settled.upper_path())
-                .map_err(failure)?;
+                .checkout(&by_commit, &resolved, &settled.upper_path())
+                .map_err(failure)
+                .map_err(|failure| self.with_upgrade(failure, pinned.is_some(), source))?;
             let made = snapshot::Made {
                 id: snapshot,
                 key: None,
@@ -319,20 +317,33 @@ impl Session<'_> {
             };
             workshop.snapshots.commit(settled, made)?;
         }
-        let commit = resolved.commit.clone();
-        self.remember(
-            &reference(source),
-            &GitAnswer {
-                resolved,
-                fingerprint,
-            },
-        )?;
         Ok(Obtained {
             made: Made::Tree(Tree::new(vec![snapshot])),
-            resolved: commit,
+            resolved: resolved.commit,
             bytes: 0,
             is_new,
         })
+    }
+
+    /// Asks what a reference means now, and remembers it.
+    pub(super) fn ask_git(
+        &self,
+        workshop: &Workshop,
+        git_source: &GitSource,
+        source: &Source,
+    ) -> Result<git::Resolved, Failure> {
+        let fingerprint = git::local_fingerprint(&git_source.url)
+            .map_err(|error| unreadable_repository(git_source, &error))?;
+        let resolved = workshop
+            .git
+            .resolve(git_source)
+            .map_err(|error| of_source(error.fault(), &error))?;
+        let answer = GitAnswer {
+            resolved,
+            fingerprint,
+        };
+        self.remember(&reference(source), &answer)?;
+        Ok(answer.resolved)
     }
 
     fn obtain_download(
@@ -342,34 +353,11 @@ impl Session<'_> {
         source: &Source,
         note: &dyn Fn(Fields),
     ) -> Result<Obtained, Failure> {
-        let reference = reference(source);
         let name = shown(source);
-        let known = self.answer::<http::Remembered>(&reference)?;
-        let known = known.as_ref().map(|known| &known.answer);
-        let progress = |bytes| {
-            self.events.emit(BuildEvent::SourceProgress {
-                source: name.clone(),
-                bytes,
-                total: 0,
-            });
+        let (remembered, bytes) = match self.pinned_download(http_source, source)? {
+            Some(pinned) => self.fetch_pinned(workshop, http_source, source, pinned)?,
+            None => self.ask_download(workshop, http_source, source)?,
         };
-        let answer = http::fetch(
-            http_source,
-            known,
-            self.authorization(&http_source.url).as_ref(),
-            &self.shelf(workshop),
-            &workshop.client,
-            &progress,
-        )
-        .map_err(|error| of_source(error.fault(), &error))?;
-        let (remembered, bytes) = match answer {
-            http::Answer::Unchanged(remembered) => (remembered, 0),
-            http::Answer::Fetched(remembered) => {
-                let bytes = remembered.size_bytes;
-                (remembered, bytes)
-            }
-        };
-        self.remember(&reference, &remembered)?;
         note(remembered.fields());
         let resolved = remembered.digest.to_string();
         let made = match http_source.is_tree {
@@ -381,6 +369,75 @@ impl Session<'_> {
             resolved,
             bytes,
             is_new: bytes > 0,
+        })
+    }
+
+    /// Asks what is at an address now, and remembers it; with the number of bytes that had to be fetched.
+    pub(super) fn ask_download(
+        &self,
+        workshop: &Workshop,
+        http_source: &HttpSource,
+        source: &Source,
+    ) -> Result<(http::Remembered, u64), Failure> {
+        let reference = reference(source);
+        let known = self.answer::<http::Remembered>(&reference)?;
+        let known = known.as_ref().map(|known| &known.answer);
+        let fetched = self
+            .fetch(workshop, http_source, source, known)
+            .map_err(|error| of_source(error.fault(), &error))?;
+        self.remember(&reference, &fetched.0)?;
+        Ok(fetched)
+    }
+
+    /// Fetches what an address must have.
+    fn fetch_pinned(
+        &self,
+        workshop: &Workshop,
+        http_source: &HttpSource,
+        source: &Source,
+        pinned: http::Remembered,
+    ) -> Result<(http::Remembered, u64), Failure> {
+        let wanted = HttpSource {
+            checksum: Some(pinned.digest.to_string()),
+            ..http_source.clone()
+        };
+        match self.fetch(workshop, &wanted, source, Some(&pinned)) {
+            Ok((_, bytes)) => Ok((pinned, bytes)),
+            Err(http::Error::Fetch(net::Error::WrongDigest {
+                expected, actual, ..
+            })) => Err(self.mismatch(source, &expected.to_string(), &actual.to_string())),
+            Err(error) => Err(of_source(error.fault(), &error)),
+        }
+    }
+
+    fn fetch(
+        &self,
+        workshop: &Workshop,
+        http_source: &HttpSource,
+        source: &Source,
+        known: Option<&http::Remembered>,
+    ) -> Result<(http::Remembered, u64), http::Error> {
+        let progress = |bytes| {
+            self.events.emit(BuildEvent::SourceProgress {
+                source: shown(source),
+                bytes,
+                total: 0,
+            });
+        };
+        let answer = http::fetch(
+            http_source,
+            known,
+            self.authorization(&http_source.url).as_ref(),
+            &self.shelf(workshop),
+            &workshop.client,
+            &progress,
+        )?;
+        Ok(match answer {
+            http::Answer::Unchanged(remembered) => (remembered, 0),
+            http::Answer::Fetched(remembered) => {
+                let bytes = remembered.size_bytes;
+                (remembered, bytes)
+            }
         })
     }
 
@@ -441,11 +498,16 @@ impl Session<'_> {
         }
     }
 
-    pub(super) fn remembered_git(
+    /// What a repository's reference means, by its pin or as it is remembered, and how old that is. A repository on this
+    /// machine is compared with what it is now: its answer has no age. Neither has what is pinned.
+    pub(super) fn known_git(
         &self,
         git_source: &GitSource,
         source: &Source,
-    ) -> Result<Option<Recalled<GitAnswer>>, Failure> {
+    ) -> Result<Option<(git::Resolved, Option<u64>)>, Failure> {
+        if let Some(pinned) = self.pinned_git(git_source, source)? {
+            return Ok(Some((pinned, None)));
+        }
         let Some(recalled) = self.answer::<GitAnswer>(&reference(source))? else {
             return Ok(None);
         };
@@ -459,7 +521,33 @@ impl Session<'_> {
             }
             _ => false,
         };
-        Ok(serves.then_some(recalled))
+        if !serves {
+            return Ok(None);
+        }
+        let is_settled = recalled.answer.fingerprint.is_some() || git::is_pinned(git_source);
+        let age_s = (!is_settled).then_some(recalled.age_ms / 1000);
+        Ok(Some((recalled.answer.resolved, age_s)))
+    }
+
+    /// What is at an address, by its pin or as it is remembered, and how old that is. What has to be one thing never gets
+    /// old.
+    pub(super) fn known_download(
+        &self,
+        http_source: &HttpSource,
+        source: &Source,
+    ) -> Result<Option<(http::Remembered, Option<u64>)>, Failure> {
+        if let Some(pinned) = self.pinned_download(http_source, source)? {
+            return Ok(Some((pinned, None)));
+        }
+        let is_settled = http_source.checksum.is_some();
+        let recalled = match is_settled {
+            true => self.answer::<http::Remembered>(&reference(source))?,
+            false => self.remembered::<http::Remembered>(&reference(source))?,
+        };
+        Ok(recalled.map(|recalled| {
+            let age_s = (!is_settled).then_some(recalled.age_ms / 1000);
+            (recalled.answer, age_s)
+        }))
     }
 
     /// Whether what is remembered of a source serves, so that nobody has to be asked.
@@ -471,6 +559,9 @@ impl Session<'_> {
         source: &Source,
         freshness: Freshness,
     ) -> Result<bool, Failure> {
+        if self.work.pin(source).is_some() {
+            return Ok(true);
+        }
         let answer = self.index()?.answer(&reference(source));
         let Some(answer) = answer.map_err(store_failure)? else {
             return Ok(matches!(source, Source::Git(git) if git.url.starts_with('/')));
@@ -526,23 +617,13 @@ impl Session<'_> {
             .map_err(store_failure)
     }
 
-    fn say_recalled(&self, source: &Source, resolved: &str, age_s: u64) {
+    fn say_found(&self, source: &Source, resolved: &str, age_s: Option<u64>) {
         self.events.emit(BuildEvent::SourceDone {
             source: shown(source),
             cached: true,
             bytes: 0,
             resolved: Some(resolved.to_owned()),
-            age_s: Some(age_s),
-        });
-    }
-
-    fn say_found(&self, source: &Source, resolved: &str) {
-        self.events.emit(BuildEvent::SourceDone {
-            source: shown(source),
-            cached: true,
-            bytes: 0,
-            resolved: Some(resolved.to_owned()),
-            age_s: None,
+            age_s,
         });
     }
 }

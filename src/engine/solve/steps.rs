@@ -363,6 +363,8 @@ impl Session<'_> {
             hosts: exec.hosts.clone(),
             ulimits: exec.ulimits.clone(),
             shm_bytes: exec.shm_bytes,
+            grace_ms: None,
+            started: None,
             group: match &workshop.groups {
                 None => None,
                 Some(below) => {

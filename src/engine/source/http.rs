@@ -94,7 +94,7 @@ impl Remembered {
     /// When it was last changed, in seconds since 1970, if the server said so.
     #[must_use]
     pub fn last_modified_s(&self) -> Option<u64> {
-        super::debian::date_seconds(self.validators.last_modified.as_deref()?)
+        (self.mtime_s > 0).then_some(self.mtime_s)
     }
 
     /// The key of [`Remembered::fields`].

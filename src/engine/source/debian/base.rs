@@ -8,14 +8,14 @@
 //! own programs take over: the `preinst` scripts, and `dpkg --configure`, which finds the order in which the rest comes
 //! into being.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::error::{Error, Result};
-use super::index::Offer;
+use super::index::{IndexText, Offer};
 use super::mirror::{self, Absence, Mirrors};
 use super::records::{self, Control};
 use super::runner::Runner;
@@ -41,6 +41,56 @@ pub fn resolve(
     mirrors: &Mirrors,
     with: &Surroundings<'_>,
 ) -> Result<Resolution> {
+    packages::check_names(request.packages)?;
+    let (pockets, indices) = read_archive(request, mirrors, with)?;
+    let offer = Offer::read(&indices, request.arch)?;
+    packages::check_offered(request.suite, request.packages, &offer)?;
+    let all = names_of_base(&offer, request.suite)?;
+    let mut chosen = Vec::with_capacity(all.len());
+    for name in &all {
+        if let Some(candidate) = offer.get(name) {
+            chosen.push(candidate.package()?);
+        }
+    }
+    Ok(Resolution {
+        suite: request.suite.to_owned(),
+        arch: request.arch.to_owned(),
+        release_date_s: pockets.first().map_or(0, |pocket| pocket.date_s),
+        pockets,
+        excerpt: Some(Excerpt {
+            names: request.packages.to_vec(),
+            sha256: with
+                .cache
+                .keep(index::excerpt(&offer, &chosen, request.packages).as_bytes())?,
+        }),
+        packages: chosen,
+    })
+}
+
+/// The versions that the archive has now of these packages; one that it has no more is not among them.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn offered(
+    request: &Request<'_>,
+    names: &[&str],
+    mirrors: &Mirrors,
+    with: &Surroundings<'_>,
+) -> Result<BTreeMap<String, String>> {
+    let (_, indices) = read_archive(request, mirrors, with)?;
+    let offer = Offer::read(&indices, request.arch)?;
+    let found = names.iter().filter_map(|name| offer.get(name));
+    Ok(found
+        .map(|candidate| (candidate.name.to_owned(), candidate.version.to_owned()))
+        .collect())
+}
+
+/// What the archive signs for now: its pockets, and their indices.
+fn read_archive(
+    request: &Request<'_>,
+    mirrors: &Mirrors,
+    with: &Surroundings<'_>,
+) -> Result<(Vec<ResolvedPocket>, Vec<IndexText>)> {
     mirror::check_suite(request.suite)?;
     if !request
         .arch
@@ -53,7 +103,6 @@ pub fn resolve(
             kind: "Debian architecture",
         });
     }
-    packages::check_names(request.packages)?;
     (with.progress)(Progress::Doing("reading the archive"));
     let found =
         net::fetch_all(
@@ -73,28 +122,7 @@ pub fn resolve(
         )?;
     let pockets: Vec<ResolvedPocket> = found.into_iter().flatten().collect();
     let indices = index::fetch(&pockets, with)?;
-    let offer = Offer::read(&indices, request.arch)?;
-    packages::check_offered(request.suite, request.packages, &offer)?;
-    let all = names_of_base(&offer, request.suite)?;
-    let mut chosen = Vec::with_capacity(all.len());
-    for name in &all {
-        if let Some(candidate) = offer.get(name) {
-            chosen.push(candidate.package()?);
-        }
-    }
-    Ok(Resolution {
-        suite: request.suite.to_owned(),
-        arch: request.arch.to_owned(),
-        release_date_s: pockets.first().map_or(0, |pocket| pocket.date_s),
-        pockets,
-        excerpt: Excerpt {
-            names: request.packages.to_vec(),
-            sha256: with
-                .cache
-                .keep(index::excerpt(&offer, &chosen, request.packages).as_bytes())?,
-        },
-        packages: chosen,
-    })
+    Ok((pockets, indices))
 }
 
 /// The names of the base's packages.
@@ -199,7 +227,9 @@ fn configure_all(
 /// a guess by first alternatives, of which nothing depends but the time that it saves. What fails here fails again where
 /// it matters.
 fn prefetch(resolution: &Resolution, with: &Surroundings<'_>, enough: &AtomicBool) {
-    let names = &resolution.excerpt.names;
+    let Some(Excerpt { names, .. }) = &resolution.excerpt else {
+        return;
+    };
     if names.is_empty() {
         return;
     }

@@ -24,7 +24,10 @@ pub(super) struct IndexText {
 pub(super) fn fetch(pockets: &[ResolvedPocket], with: &Surroundings<'_>) -> Result<Vec<IndexText>> {
     let (cache, client) = (with.cache, with.client);
     net::fetch_all(pockets, pockets.len(), |pocket| {
-        let index = &pocket.index;
+        let index = pocket.index.as_ref().ok_or_else(|| Error::Malformed {
+            what: format!("what is known of {}", pocket.suite),
+            why: "it names no index of packages".to_owned(),
+        })?;
         let url = format!(
             "{}/dists/{}/{}",
             pocket.archive, pocket.suite, index.fetch_path
@@ -85,10 +88,10 @@ pub(super) fn excerpt_of(
     names: &[String],
     with: &Surroundings<'_>,
 ) -> Result<Vec<IndexText>> {
-    let kept = if resolution.excerpt.names == names {
-        with.cache.read(&resolution.excerpt.sha256)?
-    } else {
-        None
+    let kept = resolution.excerpt.as_ref();
+    let kept = match kept.filter(|kept| kept.names == names) {
+        Some(kept) => with.cache.read(&kept.sha256)?,
+        None => None,
     };
     let kept = kept.and_then(|kept| String::from_utf8(kept).ok());
     let text = match kept {

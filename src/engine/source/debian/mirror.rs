@@ -74,11 +74,7 @@ impl Mirrors {
                 .map(|source| source.archive.clone())
         };
         let (archive, security, absence) = match given {
-            Some(mirror) => (
-                mirror.to_owned(),
-                format!("{mirror}-security"),
-                Absence::Warns,
-            ),
+            Some(mirror) => (mirror.to_owned(), security_of(mirror), Absence::Warns),
             None => match of_host(suite) {
                 Some(archive) => {
                     let security = of_host(&format!("{suite}-security"))
@@ -110,6 +106,30 @@ impl Mirrors {
             });
         }
         Self { pockets }
+    }
+
+    /// The archive that a suite is fetched from: that of the main suite for one that is not known.
+    #[must_use]
+    pub fn archive(&self, suite: &str) -> String {
+        let found = self.pockets.iter().find(|pocket| pocket.suite == suite);
+        found
+            .or(self.pockets.first())
+            .map_or_else(String::new, |pocket| pocket.archive.clone())
+    }
+}
+
+/// The security archive beside an archive. In the archive of all past states (snapshot.debian.org) it lies beside the
+/// directory above, as `archive/debian-security/TIME`.
+fn security_of(archive: &str) -> String {
+    let is_time = |name: &str| {
+        name.len() == 16
+            && name.ends_with('Z')
+            && name.as_bytes()[8] == b'T'
+            && name.bytes().filter(u8::is_ascii_digit).count() == 14
+    };
+    match archive.rsplit_once('/') {
+        Some((above, time)) if is_time(time) => format!("{above}-security/{time}"),
+        _ => format!("{archive}-security"),
     }
 }
 
@@ -289,6 +309,16 @@ mod tests {
         assert!(
             archives(&Mirrors::choose("trixie", None, None, &host))[0]
                 .starts_with("https://deb.debian.org/")
+        );
+    }
+
+    #[test]
+    fn a_past_state_of_the_archive_has_its_security_archive_beside_it() {
+        let past = "http://snapshot.debian.org/archive/debian/20260711T101637Z";
+        let mirrors = Mirrors::choose("bookworm", Some(past), None, &[]);
+        assert_eq!(
+            archives(&mirrors)[2],
+            "http://snapshot.debian.org/archive/debian-security/20260711T101637Z bookworm-security"
         );
     }
 

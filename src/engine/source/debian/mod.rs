@@ -7,6 +7,7 @@
 //! base::build          download, unpack, configure with dpkg and the packages' own scripts      = the base's tree
 //! packages::resolve    that tree's apt says what the named packages need                       = Selection
 //! packages::build      download, install with that apt, no network                             = the tree above it
+//! base::offered        the versions that the archive has now; nothing is made
 //! ```
 //!
 //! A [`Resolution`] and a [`Selection`] are plain values. Their keys name everything that the bytes of the tree depend on
@@ -51,7 +52,7 @@ pub use mirror::{
 pub use runner::{Command, Output, Runner, RunnerError};
 
 /// Which way of making a tree this is. Any change that can change a byte of the result gets the next number.
-pub const RECIPE: &str = "1";
+pub const RECIPE: &str = "2";
 
 /// The archive that everybody can reach; an image's own apt sources name it, whatever mirror was used.
 pub const PUBLIC_ARCHIVE: &str = "http://deb.debian.org/debian";
@@ -138,8 +139,8 @@ pub struct ResolvedPocket {
     pub suite: String,
     /// `Date` of its Release file, in seconds since 1970.
     pub date_s: u64,
-    /// Its index of packages.
-    pub index: IndexFile,
+    /// Its index of packages; `None` where the packages are pinned, so that it is not needed.
+    pub index: Option<IndexFile>,
 }
 
 /// An index of packages, as the signed Release file names it.
@@ -168,8 +169,9 @@ pub struct Resolution {
     pub packages: Vec<Package>,
     /// `Date` of the suite's Release file, in seconds since 1970: the SOURCE_DATE_EPOCH of its tree.
     pub release_date_s: u64,
-    /// The part of the indices that comes into question for the packages that were to be named.
-    pub excerpt: Excerpt,
+    /// The part of the indices that comes into question for the packages that were to be named; `None` where they are
+    /// pinned.
+    pub excerpt: Option<Excerpt>,
 }
 
 /// A part of a suite's indices: a file of the cache, which can be made again.
@@ -191,6 +193,10 @@ impl Resolution {
         fields.put("suite", self.suite.clone());
         fields.put("arch", self.arch.clone());
         fields.put("release date", self.release_date_s.to_string());
+        for pocket in &self.pockets {
+            // The image's own apt sources name it.
+            fields.put("pocket", pocket.suite.clone());
+        }
         put_packages(&mut fields, &self.packages);
         fields
     }
@@ -207,9 +213,10 @@ impl Resolution {
     pub fn question(&self, names: &[String]) -> Key {
         let mut fields = self.fields();
         for pocket in &self.pockets {
+            let index = pocket.index.as_ref();
             fields.put(
                 format!("index {} {}", pocket.archive, pocket.suite),
-                pocket.index.sha256.to_string(),
+                index.map_or_else(String::new, |index| index.sha256.to_string()),
             );
         }
         for name in names {

@@ -1,7 +1,9 @@
 //! Named packages on top of a base: the base's own apt says what they need, and installs it.
 //!
 //! apt is shown an archive of its own, made of the signed index entries of everything it could choose from, and has no
-//! network. What it wants is fetched and verified by us, laid where it looks, and installed in its order.
+//! network. What it wants is fetched and verified by us, and laid where it looks. To install, it is shown nothing but
+//! those packages, as they describe themselves: so the tree depends on them alone, and can be made again when the
+//! archive's index has long moved on.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +11,7 @@ use std::path::Path;
 use super::super::http::percent_decoded;
 use super::error::{Error, Result};
 use super::index::{Candidate, Offer};
+use super::records::Control;
 use super::runner::Runner;
 use super::{
     Package, Progress, Resolution, Selection, Surroundings, WORKSHOP, base, configure, index,
@@ -34,7 +37,8 @@ pub fn resolve(
     let index = index::excerpt_of(resolution, names, with)?;
     let offer = Offer::read(&index, &resolution.arch)?;
     check_offered(&resolution.suite, names, &offer)?;
-    set_up(resolution, &index[0].text, root)?;
+    set_up(resolution, root)?;
+    show(resolution, &index[0].text, root)?;
     let mut argv = apt_get();
     argv.extend(["--print-uris", "-qq", "install"].map(str::to_owned));
     argv.extend(names.iter().cloned());
@@ -67,15 +71,18 @@ pub fn build(
     runner: &dyn Runner,
 ) -> Result<()> {
     base::check_tree(root)?;
-    let index = index::excerpt_of(resolution, &selection.names, with)?;
-    set_up(resolution, &index[0].text, root)?;
+    set_up(resolution, root)?;
     let archives = super::workshop(root).join("archives");
-    base::each_obtained(
+    let entries = base::each_obtained(
         &resolution.pockets,
         &selection.packages,
         with,
-        |package, deb| base::lend(&archives, package, &deb),
+        |package, deb| {
+            base::lend(&archives, package, &deb)?;
+            Ok(entry(package, &Control::read(&deb, &package.name)?))
+        },
     )?;
+    show(resolution, &entries.concat(), root)?;
     (with.progress)(Progress::Doing("installing packages"));
     let mut argv = apt_get();
     argv.extend(["--no-download", "-q", "install"].map(str::to_owned));
@@ -113,32 +120,42 @@ fn apt_get() -> Vec<String> {
     argv
 }
 
-/// Lays out what apt is shown: a sources.list, and one index of everything that comes into question.
-fn set_up(resolution: &Resolution, list: &str, root: &Path) -> Result<()> {
+/// Lays out what apt works with: its directories, and a sources.list.
+fn set_up(resolution: &Resolution, root: &Path) -> Result<()> {
     let workshop = super::workshop(root);
     for directory in ["", "lists", "lists/partial", "archives", "archives/partial"] {
         let path = workshop.join(directory);
         fs::create_dir(&path).map_err(|error| Error::io("cannot make", &path, error))?;
     }
+    let path = workshop.join("sources.list");
+    let sources = format!(
+        "deb [trusted=yes] {SHOWN_ARCHIVE} {} main\n",
+        resolution.suite
+    );
+    fs::write(&path, sources).map_err(|error| Error::io("cannot write", &path, error))
+}
+
+/// Shows apt an index.
+fn show(resolution: &Resolution, index: &str, root: &Path) -> Result<()> {
     let (suite, arch) = (&resolution.suite, &resolution.arch);
     let shown = SHOWN_ARCHIVE
         .trim_start_matches("http://")
         .replace('/', "_");
-    let files = [
-        (
-            "sources.list".to_owned(),
-            format!("deb [trusted=yes] {SHOWN_ARCHIVE} {suite} main\n"),
-        ),
-        (
-            format!("lists/{shown}_dists_{suite}_main_binary-{arch}_Packages"),
-            list.to_owned(),
-        ),
-    ];
-    for (name, content) in files {
-        let path = workshop.join(name);
-        fs::write(&path, content).map_err(|error| Error::io("cannot write", &path, error))?;
-    }
-    Ok(())
+    let path = super::workshop(root).join(format!(
+        "lists/{shown}_dists_{suite}_main_binary-{arch}_Packages"
+    ));
+    fs::write(&path, index).map_err(|error| Error::io("cannot write", &path, error))
+}
+
+/// A package's entry of an index, by what it says of itself.
+fn entry(package: &Package, control: &Control) -> String {
+    format!(
+        "{}\nFilename: {}\nSize: {}\nSHA256: {}\n\n",
+        control.fields().trim(),
+        package.path,
+        package.size_bytes,
+        package.sha256.hex()
+    )
 }
 
 /// Reads `'URI' FILE SIZE HASH` lines; each must be a package of the signed index.

@@ -143,6 +143,11 @@ impl Control {
         self.name.split(':').next().unwrap_or(&self.name)
     }
 
+    /// Its control file.
+    pub(super) fn fields(&self) -> &str {
+        &self.fields
+    }
+
     /// Its architecture.
     pub(super) fn arch(&self) -> &str {
         stanza::field(&self.fields, "Architecture").unwrap_or("all")

@@ -131,12 +131,12 @@ impl Release {
                     archive: pocket.archive.clone(),
                     suite: pocket.suite.clone(),
                     date_s: self.date_s,
-                    index: IndexFile {
+                    index: Some(IndexFile {
                         path: path.clone(),
                         fetch_path,
                         sha256: *sha256,
                         size_bytes: *size_bytes,
-                    },
+                    }),
                 });
             }
         }

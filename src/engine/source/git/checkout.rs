@@ -91,7 +91,7 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
             reference: None,
             checksum: None,
             is_short: false,
-            fetch_by_commit: false,
+            fetch_by_commit: source.fetch_by_commit,
             subdir: None,
             depth: source.depth,
             submodules: true,

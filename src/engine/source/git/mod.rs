@@ -89,7 +89,8 @@ pub struct Resolved {
 
 impl Resolved {
     /// Whether this is the name, or the first digits of the name, of the commit or of its tag's object.
-    fn is(&self, checksum: &str) -> bool {
+    #[must_use]
+    pub fn is(&self, checksum: &str) -> bool {
         std::iter::once(&self.commit)
             .chain(&self.tag_object)
             .any(|object| object.starts_with(checksum))
@@ -309,6 +310,7 @@ impl Git {
             directory,
             url,
             depth,
+            by_commit: source.fetch_by_commit,
             program,
             _lock: Arc::new(lock),
         })
@@ -362,6 +364,8 @@ struct Mirror {
     directory: PathBuf,
     url: String,
     depth: Option<u32>,
+    /// What is wanted is asked for by its own name first, so that nothing is listed.
+    by_commit: bool,
     program: Program,
     _lock: Arc<File>,
 }
@@ -381,6 +385,14 @@ impl Mirror {
             return Ok(());
         }
         let commit = &resolved.commit;
+        if self.by_commit {
+            let wanted = resolved.tag_object.as_ref().unwrap_or(commit);
+            // A server that does not give it by its name may give it with everything else.
+            let _ = self.fetch(&[&format!("+{wanted}:refs/kept/{wanted}")], &["--no-tags"]);
+            if self.has(resolved) {
+                return Ok(());
+            }
+        }
         if self.depth.is_some() {
             let wanted = resolved.reference.as_deref().unwrap_or(commit);
             // What cannot be had alone (a server of plain files, a reference that is only a name for this commit) may
