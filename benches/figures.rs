@@ -29,6 +29,7 @@ fn main() {
     let user = machine::plain_user().or_else(|_| machine::root());
     for figure in [
         process_start,
+        forty_mistakes,
         nothing_changed,
         what_would_be_built,
         sixteen_steps_that_wait,
@@ -45,6 +46,20 @@ fn process_start(user: &User) -> Result<(), Lack> {
     report(
         "process start (`shmocker --version`)",
         &rounds(&bench, "--version"),
+    );
+    Ok(())
+}
+
+/// A habitat of 200 lines with 40 mistakes: all of them told.
+fn forty_mistakes(user: &User) -> Result<(), Lack> {
+    let bench = Bench::new(user, "mistakes");
+    bench.file(
+        "config.yaml",
+        include_str!("../tests/testsuite/mistakes.yaml"),
+    );
+    report(
+        "40 mistakes in 200 lines (`habitat check`)",
+        &rounds(&bench, "habitat check --format short config.yaml"),
     );
     Ok(())
 }

@@ -289,6 +289,9 @@ pub(super) struct HabitatFile {
     /// Leave out the user's own layer, ~/.config/shmocker/habitat.yaml
     #[arg(long)]
     pub(super) no_user_layer: bool,
+    /// Leave names that are not known in strings as they stand, instead of refusing them
+    #[arg(long)]
+    pub(super) lenient: bool,
     /// Add a repository to those of the habitat (may be given again)
     #[arg(long = "repo", value_name = "URL:PATH[:BRANCH]")]
     pub(super) repos: Vec<String>,

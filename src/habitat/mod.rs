@@ -59,6 +59,8 @@ pub fn schema() -> serde_json::Value {
 #[cfg(test)]
 mod item_tests;
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod layer_tests;
 #[cfg(test)]
 mod shell_tests;

@@ -359,6 +359,8 @@ impl Plan {
             downloads: Vec::new(),
             mount_points: BTreeSet::new(),
         };
+        let known = habitat.warnings.iter().cloned();
+        known.for_each(|warning| planner.report.push(warning));
         for (key, span, why) in habitat.document.later() {
             planner
                 .report
@@ -664,7 +666,11 @@ impl Planner<'_> {
         }
         for (index, script) in document.scripts.0.iter().enumerate() {
             if here(&script.before, &script.after) {
-                steps.extend(self.script(index, script, id));
+                // WORKDIR is there from its own phase on.
+                let is_early =
+                    id < PhaseId::WORKDIR || (id == PhaseId::WORKDIR && side == Side::Before);
+                let workdir = if is_early { "/" } else { &self.habitat.workdir };
+                steps.extend(self.script(index, script, id, workdir));
                 items += 1;
             }
         }
@@ -749,7 +755,7 @@ impl Planner<'_> {
                 let mut steps = Vec::new();
                 for (index, script) in document.scripts.0.iter().enumerate() {
                     if script.before.is_none() && script.after.is_none() {
-                        steps.extend(self.script(index, script, id));
+                        steps.extend(self.script(index, script, id, &self.habitat.workdir));
                     }
                 }
                 steps

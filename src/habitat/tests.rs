@@ -79,11 +79,10 @@ pub(super) fn check(text: &str) -> String {
         Ok(habitat) => habitat,
         Err(problems) => return told(text, &problems),
     };
-    let mut problems = habitat.warnings.clone();
-    match Plan::of(&habitat, &Facts::default()) {
-        Ok(plan) => problems.extend(plan.warnings),
-        Err(found) => problems.extend(found),
-    }
+    let problems = match Plan::of(&habitat, &Facts::default()) {
+        Ok(plan) => plan.warnings,
+        Err(problems) => problems,
+    };
     told(text, &problems)
 }
 

@@ -9,7 +9,7 @@ use super::super::request;
 use crate::dockerfile::{Problem, Severity, Span};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::habitat::{
-    self, Facts, Habitat, LayerFacts, LayerKind, Layers, PathKind, Purpose, Wanted,
+    self, Facts, Habitat, LayerFacts, LayerKind, Layers, PathKind, Purpose, UnknownNames, Wanted,
 };
 
 /// What a habitat is called in its directory.
@@ -25,6 +25,8 @@ pub(super) struct Config {
     pub(super) directories: Vec<PathBuf>,
     /// ROOT, where there is one.
     pub(super) root: Option<PathBuf>,
+    /// What is done with names that are not known.
+    pub(super) unknown: UnknownNames,
     /// The habitat's own file, absolute.
     path: PathBuf,
 }
@@ -92,6 +94,11 @@ impl Config {
             layers,
             directories: directories.collect(),
             root,
+            unknown: if given.lenient {
+                UnknownNames::Leave
+            } else {
+                UnknownNames::Refuse
+            },
             path,
         })
     }

@@ -33,7 +33,7 @@ use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, 
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
     self, ContextKind, Facts, Field, Habitat, NamedContext, PhaseId, Plan, Purpose, Rendered,
-    SecretSource, Templates, UnknownNames,
+    SecretSource, Templates,
 };
 use crate::image::Name;
 
@@ -108,7 +108,7 @@ impl Ready {
                 .with_help("name a habitat: it gets this layer by lying in the same ROOT")
                 .into());
         }
-        let habitat = Habitat::of(&config.layers, UnknownNames::Refuse)
+        let habitat = Habitat::of(&config.layers, config.unknown)
             .map_err(|problems| config.stop(&problems))?;
         let facts = Facts {
             skipped,
