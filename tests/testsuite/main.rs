@@ -23,6 +23,7 @@ mod habitats;
 mod harness;
 mod keys;
 mod layers;
+mod locks;
 mod mounts;
 mod network;
 mod parallel;
