@@ -4,6 +4,8 @@
 //!
 //! Leaves out where anything is stored: see `store`.
 
+pub mod compare;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -215,52 +217,19 @@ impl Fields {
         Key(*hasher.finalize().as_bytes())
     }
 
-    /// The first field in which `new` differs from these: its name, the old value and the new one, `None` where a
-    /// side has no such field.
+    /// The first value of this name.
     #[must_use]
-    pub fn first_difference<'a>(&'a self, new: &'a Self) -> Option<Difference<'a>> {
-        for (index, (name, value)) in new.0.iter().enumerate() {
-            match self.0.get(index) {
-                Some((old_name, old)) if old_name == name => {
-                    if old != value {
-                        return Some(Difference {
-                            name,
-                            old: Some(old),
-                            new: Some(value),
-                        });
-                    }
-                }
-                _ => {
-                    let old = self
-                        .0
-                        .iter()
-                        .find(|(old_name, _)| old_name == name)
-                        .map(|(_, old)| old.as_str());
-                    return Some(Difference {
-                        name,
-                        old,
-                        new: Some(value),
-                    });
-                }
-            }
-        }
-        self.0.get(new.0.len()).map(|(name, old)| Difference {
-            name,
-            old: Some(old),
-            new: None,
-        })
+    pub fn get(&self, wanted: &str) -> Option<&str> {
+        self.iter()
+            .find(|(name, _)| *name == wanted)
+            .map(|(_, value)| value)
     }
-}
 
-/// One field of two lists of [`Fields`] that is not the same in both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Difference<'a> {
-    /// The field's name.
-    pub name: &'a str,
-    /// Its value before.
-    pub old: Option<&'a str>,
-    /// Its value now.
-    pub new: Option<&'a str>,
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -317,34 +286,5 @@ mod tests {
         let mut other = Fields::new();
         other.put("a", "bc");
         assert_ne!(one.key(), other.key());
-    }
-
-    #[test]
-    fn the_first_difference_is_named_with_both_values() {
-        let mut old = Fields::new();
-        old.put("command", "make");
-        old.put("env", "A=1");
-        let mut new = Fields::new();
-        new.put("command", "make");
-        new.put("env", "A=2");
-        assert_eq!(
-            old.first_difference(&new),
-            Some(Difference {
-                name: "env",
-                old: Some("A=1"),
-                new: Some("A=2")
-            })
-        );
-        assert_eq!(old.first_difference(&old), None);
-        let mut shorter = Fields::new();
-        shorter.put("command", "make");
-        assert_eq!(
-            old.first_difference(&shorter),
-            Some(Difference {
-                name: "env",
-                old: Some("A=1"),
-                new: None
-            })
-        );
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum Command {
     /// Turn a habitat (YAML) into an image
     #[command(subcommand)]
     Habitat(HabitatCommand),
+    /// Say why steps of a Dockerfile would run again; ends with 10 if one would
+    Why(Box<WhyArguments>),
     /// Report what is wrong with Dockerfiles, and what could be better
     Lint(LintArguments),
     /// Lay Dockerfiles out evenly; what they mean stays the same
@@ -141,8 +143,9 @@ pub(super) struct SharedBuildArguments {
     pub(super) labels: Vec<String>,
 }
 
+/// Which Dockerfile is built, and of what.
 #[derive(Debug, Args)]
-pub(super) struct BuildArguments {
+pub(super) struct DockerfileArguments {
     /// What COPY and ADD can take files of: a directory, the URL of a git repository or of an archive, or - for an archive or
     /// a Dockerfile on standard input
     #[arg(value_name = "CONTEXT")]
@@ -161,6 +164,12 @@ pub(super) struct BuildArguments {
     /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]
     pub(super) build_contexts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArguments {
+    #[command(flatten)]
+    pub(super) dockerfile: DockerfileArguments,
     /// Look through the Dockerfile and build nothing: the same as --call=check
     #[arg(long, conflicts_with = "call")]
     pub(super) check: bool,
@@ -176,6 +185,19 @@ pub(super) struct BuildArguments {
     #[command(flatten)]
     pub(super) draft: SharedBuildArguments,
     // Last, because its heading would go on above what follows.
+    #[command(flatten)]
+    pub(super) steps: StepArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WhyArguments {
+    #[command(flatten)]
+    pub(super) dockerfile: DockerfileArguments,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// Ask now what references mean
+    #[arg(long)]
+    pub(super) pull: bool,
     #[command(flatten)]
     pub(super) steps: StepArguments,
 }
@@ -219,6 +241,10 @@ pub(super) enum HabitatCommand {
     Build(Box<HabitatBuildArguments>),
     /// Print the phases and whether they would be built
     Phases(HabitatPhasesArguments),
+    /// Say why phases would be built again, down to the value that changed; ends with 10 if one would
+    Why(HabitatWhyArguments),
+    /// Say in what two habitats differ
+    Diff(HabitatDiffArguments),
     /// Pin what is not pinned yet, in a lock file beside the habitat
     ///
     /// The lock of config.yaml is config.lock. It holds images by digest, Debian packages by version and hash,
@@ -235,7 +261,7 @@ pub(super) enum HabitatCommand {
 #[derive(Debug, Args)]
 pub(super) struct HabitatFile {
     /// The habitat's config.yaml, or its directory
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", default_value = ".")]
     pub(super) file: PathBuf,
     /// Templates that take the place of the built-in ones of the same name
     #[arg(long, value_name = "DIR")]
@@ -278,15 +304,74 @@ pub(super) struct HabitatMigrateArguments {
     pub(super) format: Format,
 }
 
+/// Which phases are built.
+#[derive(Debug, Default, Args)]
+pub(super) struct SteeringArguments {
+    /// Leave these phases out (names or numbers); the image is marked
+    #[arg(long, value_name = "PHASE", value_delimiter = ',')]
+    pub(super) skip: Vec<String>,
+    /// Run this phase anew (name or number) and nothing after it; what it needs is taken from the cache, or built
+    #[arg(long, value_name = "PHASE")]
+    pub(super) only: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct HabitatPhasesArguments {
     #[command(flatten)]
     pub(super) habitat: HabitatFile,
+    #[command(flatten)]
+    pub(super) steering: SteeringArguments,
     #[arg(long, value_enum, default_value = "text")]
     pub(super) format: Format,
-    /// Ask again what base, branch or suite means now
+    /// With every item and where it is written, every cause, and what a build would ask the network for
+    #[arg(long)]
+    pub(super) verbose: bool,
+    /// Ask now what base, branch or suite means
     #[arg(long)]
     pub(super) pull: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatWhyArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// One phase only (name or number); it may stand before FILE
+    #[arg(value_name = "PHASE")]
+    pub(super) phase: Option<String>,
+    #[command(flatten)]
+    pub(super) steering: SteeringArguments,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// Ask now what base, branch or suite means
+    #[arg(long)]
+    pub(super) pull: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatDiffArguments {
+    /// A habitat's config.yaml, or its directory
+    #[arg(value_name = "A")]
+    pub(super) old: PathBuf,
+    /// Another
+    #[arg(value_name = "B")]
+    pub(super) new: PathBuf,
+    /// Only what belongs to this phase (name or number)
+    #[arg(long, value_name = "PHASE")]
+    pub(super) phase: Option<String>,
+    /// Compare the Dockerfiles that they stand for, line by line
+    #[arg(long)]
+    pub(super) dockerfile: bool,
+    /// End with 1 if they differ
+    #[arg(long)]
+    pub(super) exit_code: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// The directory with `habitats/` and the layers `system/` and `shared/`, instead of the next one upwards
+    #[arg(long, value_name = "DIR")]
+    pub(super) root: Option<PathBuf>,
+    /// Leave out the user's own layer, ~/.config/shmocker/habitat.yaml
+    #[arg(long)]
+    pub(super) no_user_layer: bool,
 }
 
 #[derive(Debug, Args)]
@@ -294,14 +379,16 @@ pub(super) struct HabitatBuildArguments {
     #[command(flatten)]
     pub(super) habitat: HabitatFile,
     /// Stop after this phase (name or number)
-    #[arg(long, value_name = "PHASE")]
+    #[arg(long, value_name = "PHASE", conflicts_with = "only")]
     pub(super) target: Option<String>,
     /// Run every phase anew
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     pub(super) rebuild: bool,
     /// Run this phase and all later ones anew (name or number)
-    #[arg(long, value_name = "PHASE", conflicts_with = "rebuild")]
+    #[arg(long, value_name = "PHASE", conflicts_with_all = ["rebuild", "only"])]
     pub(super) rebuild_from: Option<String>,
+    #[command(flatten)]
+    pub(super) steering: SteeringArguments,
     /// Take nothing that the lock file does not pin; ask nothing of what it means
     #[arg(long)]
     pub(super) frozen: bool,
@@ -311,6 +398,9 @@ pub(super) struct HabitatBuildArguments {
     /// With --show-phases
     #[arg(long, value_enum, default_value = "text", requires = "show_phases")]
     pub(super) format: Format,
+    /// With --show-phases: every item and where it is written, every cause, and what a build would ask the network for
+    #[arg(long, requires = "show_phases")]
+    pub(super) verbose: bool,
     #[command(flatten)]
     pub(super) draft: SharedBuildArguments,
 }

@@ -3,12 +3,13 @@
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use super::args::BuildArguments;
+use super::args::{BuildArguments, DockerfileArguments};
 use super::call::{Call, What};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::report::Stop;
 use super::request::{self, Draft};
+use super::steps::StepArguments;
 use crate::backend::embedded::Embedded;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::solve::context::{DOCKERFILE_NAMES, dockerfile_names, keep_archive};
@@ -23,34 +24,16 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let mut draft = Draft::new(arguments.draft, environment)?;
-    for spec in &arguments.build_contexts {
-        draft.work.contexts.push(request::named_context(spec)?);
-    }
-    draft.work.target = arguments.target;
-    arguments.steps.apply(&mut draft.work)?;
-    for spec in arguments.build_args {
-        match spec.split_once('=') {
-            Some((name, value)) => draft
-                .work
-                .build_args
-                .push((name.to_owned(), value.to_owned())),
-            // As docker has it: a name alone takes the value that the environment has, if it has one.
-            None => draft
-                .work
-                .build_args
-                .extend(variable(&spec).map(|value| (spec, value))),
-        }
-    }
+    fill(
+        &mut draft.work,
+        arguments.dockerfile,
+        arguments.steps,
+        &store,
+    )?;
     if arguments.no_cache {
         draft.work.no_cache = NoCache::Everything;
     } else if !arguments.no_cache_filter.is_empty() {
         draft.work.no_cache = NoCache::Stages(arguments.no_cache_filter);
-    }
-    let file = arguments.file.as_deref();
-    match Context::of(&arguments.context)? {
-        Context::Directory(directory) => take_directory(&mut draft.work, directory, file)?,
-        Context::Remote(remote) => take_remote(&mut draft.work, remote, file)?,
-        Context::Stdin => take_stdin(&mut draft.work, file, &store)?,
     }
     let text = draft.work.dockerfile.clone();
     let call = arguments.call.or(arguments.check.then(Call::check));
@@ -65,6 +48,35 @@ pub(super) fn run(
     draft
         .build(store, environment)
         .map_err(|stop| stop.with_text(&text.file, &text.text))
+}
+
+/// Puts the Dockerfile and its contexts into a build's work.
+pub(super) fn fill(
+    work: &mut Work,
+    arguments: DockerfileArguments,
+    steps: StepArguments,
+    store: &Path,
+) -> Result<(), Stop> {
+    for spec in &arguments.build_contexts {
+        work.contexts.push(request::named_context(spec)?);
+    }
+    work.target = arguments.target;
+    steps.apply(work)?;
+    for spec in arguments.build_args {
+        match spec.split_once('=') {
+            Some((name, value)) => work.build_args.push((name.to_owned(), value.to_owned())),
+            // As docker has it: a name alone takes the value that the environment has, if it has one.
+            None => work
+                .build_args
+                .extend(variable(&spec).map(|value| (spec, value))),
+        }
+    }
+    let file = arguments.file.as_deref();
+    match Context::of(&arguments.context)? {
+        Context::Directory(directory) => take_directory(work, directory, file),
+        Context::Remote(remote) => take_remote(work, remote, file),
+        Context::Stdin => take_stdin(work, file, store),
+    }
 }
 
 /// What the command line names as the build context.

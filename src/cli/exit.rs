@@ -21,6 +21,8 @@ pub enum Exit {
     Source,
     /// Refused: signature, policy, entitlement.
     Refused,
+    /// `why`: something would be built again.
+    WouldBuild,
     /// A bug of shmocker.
     Bug,
     /// Interrupted.
@@ -43,6 +45,7 @@ impl Exit {
             Self::Machine => 4,
             Self::Source => 5,
             Self::Refused => 6,
+            Self::WouldBuild => 10,
             Self::Bug => 70,
             Self::Interrupted => 130,
             Self::Terminated => 143,

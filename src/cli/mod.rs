@@ -20,6 +20,7 @@ mod request;
 mod run;
 mod steps;
 mod terminal;
+mod why;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
     match arguments.command {
         Command::Build(build) => build::run(*build, store()?, environment),
         Command::Habitat(command) => habitat::run(command, store()?, environment),
+        Command::Why(why) => why::run(*why, &store()?, environment),
         Command::Lint(lint) => lint::run(&lint, environment),
         Command::Fmt(format) => fmt::run(&format),
         Command::Images(list) | Command::Image(ImageCommand::Ls(list)) => {

@@ -135,6 +135,7 @@ impl Draft {
             lock: None,
             allow,
             phases: Vec::new(),
+            source_keys: Vec::new(),
         };
         Ok(Self {
             work,

@@ -15,12 +15,28 @@ use super::source::debian::{
     self, Cache, Command, Keyring, Mirrors, Output, Progress, Request, Resolution, Runner,
     RunnerError, Selection, Surroundings, base, packages,
 };
+use super::work::Work;
 use crate::digest::Key;
 use crate::event::{BuildEvent, Stream};
 use crate::graph::{DebianSource, Network};
 use crate::net;
 use crate::store::Answer;
 use crate::sys::mount::Tree;
+
+/// Whose signatures count.
+pub(in crate::engine) fn keyring(work: &Work) -> Result<Keyring, Failure> {
+    match &work.debian.keyring {
+        None => Keyring::debian(),
+        Some(path) => {
+            let keys = std::fs::read(path).map_err(|error| {
+                let message = format!("the keyring `{}` cannot be read", path.display());
+                Failure::caused(FailureKind::Input, "debian::keyring", message, &error)
+            })?;
+            Keyring::read(&keys)
+        }
+    }
+    .map_err(|error| of_source(error.fault(), &error))
+}
 
 /// What is needed to make a Debian base.
 pub(in crate::engine) struct DebianTree<'a> {
@@ -121,24 +137,14 @@ impl DebianTree<'_> {
 
     fn archive(&self) -> Result<Archive, Failure> {
         let work = self.session.work;
-        let keyring = match &work.debian.keyring {
-            None => Keyring::debian(),
-            Some(path) => {
-                let keys = std::fs::read(path).map_err(|error| {
-                    let message = format!("the keyring `{}` cannot be read", path.display());
-                    Failure::caused(FailureKind::Input, "debian::keyring", message, &error)
-                })?;
-                Keyring::read(&keys)
-            }
-        };
         Ok(Archive {
+            keyring: keyring(work)?,
             mirrors: Mirrors::choose(
                 &self.source.suite,
                 self.source.mirror.as_deref(),
                 work.debian.mirror.as_deref(),
                 &debian::host_sources(Path::new("/etc/apt")),
             ),
-            keyring: keyring.map_err(|error| of_source(error.fault(), &error))?,
             cache: Cache::new(
                 self.session.store.path().join("http"),
                 self.workshop.scratch.path(),
@@ -298,7 +304,7 @@ impl DebianTree<'_> {
 }
 
 /// The day of a time, as people write it.
-fn day(seconds: u64) -> String {
+pub(in crate::engine) fn day(seconds: u64) -> String {
     let time = crate::image::Timestamp::from_seconds(seconds as i64).to_string();
     time.split('T').next().unwrap_or_default().to_owned()
 }

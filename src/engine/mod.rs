@@ -7,12 +7,14 @@
 //! exec       one process in one root              snapshot  trees in layers
 //! tree       COPY, ADD, content digests           layers    from snapshots to layer digests
 //! ssh        agents for RUN --mount=type=ssh      entitlement  what a RUN needs leave for
-//! phases     a habitat's phases in the graph      launch    `run`: a command in an image
+//! parts      phases and stages, as they were       causes    why something would be built again
+//! phases     what a build would do, part by part   launch    `run`: a command in an image
 //! lock       what a habitat's sources are pinned to
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
+pub mod causes;
 pub mod clock;
 pub mod contexts;
 mod debian_tree;
@@ -24,6 +26,7 @@ pub mod images;
 pub mod launch;
 pub mod layers;
 pub mod lock;
+mod parts;
 pub mod phases;
 pub mod plan;
 pub mod snapshot;

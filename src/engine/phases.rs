@@ -1,22 +1,25 @@
-//! The phases of a habitat, seen from the graph: what each would do in a build, and the hash that names what it is.
+//! What a build would do, and why: phase by phase for a habitat, step by step for a Dockerfile. And the hashes that name
+//! what the phases are.
 //!
-//! A phase's hash is over the hash of the phase before it and, for each of its stages, the stage's configuration (ENV,
-//! USER and the like), what the sources it uses were resolved to, and the own fields of its steps: commands, owners, the
-//! environment they see, the content of the files they read.
+//! A phase's hash is over the hash of the phase before it and, for each of its stages, what the stage adds to the image's
+//! configuration (ENV, LABEL and the like), what the sources it uses were resolved to, and the own fields of its steps:
+//! commands, owners, the environment they see, the content of the files they read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::causes::{self, Cause, Compared, StepWas};
 use super::failure::Failure;
+use super::parts::{self, Part};
 use super::plan::Planned;
-use super::solve::survey::{Seen, State, Survey};
-use super::solve::{Session, store_failure};
-use super::work::PhaseStages;
-use crate::digest::{Fields, Key};
-use crate::frontend::Stage;
-use crate::graph::{NodeId, Op};
-use crate::store::{Answer, SlotRecord};
+use super::solve::survey::{State, Survey};
+use super::solve::{Session, shown, store_failure};
+use super::work::{Freshness, Item};
+use crate::digest::Key;
+use crate::event::StepOrigin;
+use crate::graph::{NodeId, Op, Source};
+use crate::store::Answer;
 
 /// One phase, as `habitat phases` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,6 +44,15 @@ pub struct PhaseReport {
     pub duration_ms: Option<u64>,
     /// What they added in that build.
     pub size_bytes: Option<u64>,
+    /// Why it would be built.
+    #[serde(skip)]
+    pub causes: Vec<Cause>,
+    /// What is done in it.
+    #[serde(skip)]
+    pub items: Vec<Item>,
+    /// What a build would ask the network for.
+    #[serde(skip)]
+    pub asks: Vec<String>,
 }
 
 /// How many hooks a phase has.
@@ -52,6 +64,23 @@ pub struct Hooks {
     pub after: u32,
 }
 
+/// One step of a Dockerfile, or one of its sources, as `why` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepReport {
+    /// The instruction as written.
+    pub name: String,
+    /// The stage it is in.
+    pub stage: String,
+    /// The file it stands in.
+    pub file: String,
+    /// The line there.
+    pub line: u32,
+    /// `cached`, `changed`, `stale`, `new` or `forced`.
+    pub state: &'static str,
+    /// Why it would be built.
+    pub causes: Vec<Cause>,
+}
+
 /// What the last build of a phase took and gave.
 #[derive(Debug, Serialize, Deserialize)]
 struct Measured {
@@ -59,98 +88,35 @@ struct Measured {
     size_bytes: u64,
 }
 
-/// Own fields and hash of every phase, in order.
-fn hashes<'a>(
-    session: &'a Session<'_>,
-    planned: &'a Planned,
-) -> Vec<(&'a PhaseStages, Fields, Key)> {
-    let mut before = String::new();
-    let mut hashes = Vec::new();
-    for phase in &session.work.phases {
-        let mut own = Fields::new();
-        for stage in stages(planned, phase) {
-            own.put(format!("stage {}", stage.name), config_digest(stage));
-            for id in base_and_steps(planned, stage) {
-                let node = planned.lowered.graph.node(id);
-                let name = node
-                    .step
-                    .as_ref()
-                    .map_or("source", |origin| origin.name.as_str());
-                let fields = session.own(id).unwrap_or_else(|| node.op.fields());
-                own.put(name, fields.key().to_string());
-            }
-        }
-        let mut fields = own.clone();
-        fields.put("phase", phase.name.clone());
-        fields.put("before", before);
-        let key = fields.key();
-        before = key.to_string();
-        hashes.push((phase, own, key));
-    }
-    hashes
-}
-
-fn config_digest(stage: &Stage) -> String {
-    Key::of(&serde_json::to_vec(&stage.config).unwrap_or_default()).to_string()
-}
-
-fn stages<'a>(planned: &'a Planned, phase: &'a PhaseStages) -> impl Iterator<Item = &'a Stage> {
-    let belongs = |stage: &&Stage| {
-        phase
-            .stages
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(&stage.name))
-    };
-    planned.lowered.stages.iter().filter(belongs)
-}
-
-/// The steps of a stage, and the sources that they and the stage itself start from.
-fn base_and_steps(planned: &Planned, stage: &Stage) -> Vec<NodeId> {
-    let graph = &planned.lowered.graph;
-    let mut nodes = Vec::new();
-    let put_sources = |nodes: &mut Vec<NodeId>, ids: &[NodeId]| {
-        for id in ids {
-            if matches!(graph.node(*id).op, Op::Source(_)) && !nodes.contains(id) {
-                nodes.push(*id);
-            }
-        }
-    };
-    if stage.nodes.is_empty() {
-        put_sources(&mut nodes, &[stage.result]);
-    }
-    for id in &stage.nodes {
-        put_sources(&mut nodes, &graph.node(*id).op.inputs());
-        nodes.push(*id);
-    }
-    nodes
-}
-
-/// The source that a stage starts from, if it starts from one.
-fn base(planned: &Planned, stage: &Stage) -> Option<NodeId> {
-    let graph = &planned.lowered.graph;
-    let start = match stage.nodes.first() {
-        Some(first) => *graph.node(*first).op.inputs().first()?,
-        None => stage.result,
-    };
-    matches!(graph.node(start).op, Op::Source(_)).then_some(start)
-}
-
 /// The labels that say what an image is made of. A phase that the target does not need has none.
 #[must_use]
 pub fn labels(session: &Session<'_>, planned: &Planned) -> BTreeMap<String, String> {
-    hashes(session, planned)
-        .into_iter()
-        .filter(|(phase, _, _)| stages(planned, phase).next().is_some())
-        .map(|(phase, _, key)| {
-            (
-                format!("io.shmocker.habitat.phase.{}", phase.name),
-                key.short(),
-            )
+    if session.work.phases.is_empty() {
+        return BTreeMap::new();
+    }
+    let parts = parts::parts(session, planned);
+    let skipped: Vec<&str> = session
+        .work
+        .phases
+        .iter()
+        .filter(|phase| phase.skipped)
+        .map(|phase| phase.name.as_str())
+        .collect();
+    let mut labels: BTreeMap<String, String> = parts
+        .iter()
+        .filter(|part| !part.stages.is_empty())
+        .map(|part| {
+            let name = format!("io.shmocker.habitat.phase.{}", part.name);
+            (name, part.key.short())
         })
-        .collect()
+        .collect();
+    if !skipped.is_empty() {
+        labels.insert("io.shmocker.habitat.skipped".to_owned(), skipped.join(","));
+    }
+    labels
 }
 
-/// What a build would do, phase by phase.
+/// What a build of a habitat would do, phase by phase.
 ///
 /// # Errors
 /// If the store cannot be read.
@@ -158,152 +124,312 @@ pub fn report(
     session: &Session<'_>,
     planned: &Planned,
     survey: &Survey,
+    freshness: Freshness,
 ) -> Result<Vec<PhaseReport>, Failure> {
     let index = session.index()?;
-    let mut all_before_cached = true;
-    let mut reports = Vec::new();
-    for (phase, own, key) in hashes(session, planned) {
-        let seen: Vec<&Seen> = stages(planned, phase)
-            .flat_map(|stage| &stage.nodes)
-            .filter_map(|id| survey.seen.get(id))
-            .collect();
-        let here = stages(planned, phase).next().is_some();
-        let sources_here = stages(planned, phase)
-            .flat_map(|stage| base_and_steps(planned, stage))
-            .filter(|id| planned.lowered.graph.node(*id).step.is_none())
-            .all(|id| survey.made.contains_key(&id));
-        let slot = index.slot(&slot(session, phase)).map_err(store_failure)?;
-        let forced = phase
-            .stages
-            .iter()
-            .any(|stage| session.work.no_cache.forces(stage));
-        let (state, reason) = if phase.empty {
-            ("empty", None)
-        } else if !here {
-            ("skipped", None)
-        } else if forced {
-            ("forced", None)
-        } else if let Some(reason) = seen.iter().find_map(|seen| changed(&seen.state)) {
-            ("changed", Some(reason))
-        } else {
-            match slot {
-                None => ("new", None),
-                Some(_) if seen.iter().any(|seen| seen.state == State::New) => {
-                    ("changed", Some("a step was added".to_owned()))
-                }
-                Some(slot) => match slot.fields.first_difference(&own) {
-                    Some(difference) => (
-                        "changed",
-                        Some(format!("`{}` differs", first_line(difference.name))),
-                    ),
-                    None if !sources_here
-                        || seen.iter().any(|seen| seen.state != State::Cached) =>
-                    {
-                        ("stale", None)
-                    }
-                    None if seen.is_empty() && !all_before_cached => ("stale", None),
-                    None => ("cached", None),
-                },
-            }
+    let mut reports: Vec<PhaseReport> = Vec::new();
+    let parts = parts::parts(session, planned);
+    for part in &parts {
+        let Some(phase) = part.phase else {
+            continue;
         };
-        all_before_cached &= matches!(state, "cached" | "empty");
-        let answer = index.answer(&measured_name(&key)).map_err(store_failure)?;
+        let answer = index
+            .answer(&measured_name(&part.key))
+            .map_err(store_failure)?;
         let measured =
             answer.and_then(|answer| serde_json::from_str::<Measured>(&answer.answer).ok());
+        let forced = !part.steps.is_empty()
+            && part
+                .stages
+                .iter()
+                .any(|stage| session.work.no_cache.forces(&stage.name));
+        let all_here = is_here(part, survey);
+        let mut causes = Vec::new();
+        let state = if phase.skipped || (part.stages.is_empty() && !phase.empty) {
+            "skipped"
+        } else if phase.empty {
+            "empty"
+        } else if forced {
+            "forced"
+        } else if all_here && measured.is_some() {
+            "cached"
+        } else {
+            match part.was(session)? {
+                None => "new",
+                Some(was) => {
+                    let compared = Compared::of(&was, &part.makings);
+                    if compared.differs() {
+                        causes = causes::of_phase(session, planned, part, &was, &compared)?;
+                        "changed"
+                    } else if all_here && part.steps.is_empty() && !follows(part, &reports) {
+                        "cached"
+                    } else {
+                        "stale"
+                    }
+                }
+            }
+        };
         reports.push(PhaseReport {
             id: phase.id,
             name: phase.name.clone(),
             title: phase.title.clone(),
             stages: phase.stages.clone(),
             state,
-            reason,
-            hash: key.short(),
+            reason: None,
+            hash: part.key.short(),
             hooks: Hooks {
                 before: phase.hooks.0,
                 after: phase.hooks.1,
             },
             duration_ms: measured.as_ref().map(|measured| measured.duration_ms),
             size_bytes: measured.as_ref().map(|measured| measured.size_bytes),
+            causes,
+            items: phase.items.clone(),
+            asks: asks(session, planned, part, freshness)?,
         });
+    }
+    let environment: Vec<Cause> = reports
+        .iter()
+        .flat_map(|report| &report.causes)
+        .filter(|cause| cause.field.starts_with("env."))
+        .cloned()
+        .collect();
+    for report in &mut reports {
+        causes::trace_environment(&mut report.causes, &environment);
+        report.reason = report.causes.first().map(ToString::to_string);
+    }
+    for at in 0..reports.len() {
+        if reports[at].state == "stale" {
+            let before = upstream(planned, &parts, &reports, at);
+            reports[at].causes = before;
+        }
     }
     Ok(reports)
 }
 
-fn changed(state: &State) -> Option<String> {
-    match state {
-        State::Changed(reason) => Some(reason.clone()),
-        State::Cached | State::Forced | State::Stale | State::New => None,
+/// Whether every result of a part is there.
+fn is_here(part: &Part<'_>, survey: &Survey) -> bool {
+    let steps = part
+        .steps
+        .iter()
+        .all(|id| survey.seen.get(id) == Some(&State::Cached));
+    steps && part.sources.iter().all(|id| survey.made.contains_key(id))
+}
+
+/// Whether something before this part would be built.
+fn follows(part: &Part<'_>, before: &[PhaseReport]) -> bool {
+    let leaves = |name: &str| matches!(name, "verify" | "test");
+    before
+        .iter()
+        .filter(|report| !leaves(&report.name) || part.name == "final")
+        .any(|report| would_build(report.state))
+}
+
+/// Whether something in this state would be built.
+#[must_use]
+pub fn would_build(state: &str) -> bool {
+    matches!(state, "changed" | "stale" | "new" | "forced")
+}
+
+/// The phases that a phase follows and that would be built for a reason of their own.
+fn upstream(
+    planned: &Planned,
+    parts: &[Part<'_>],
+    reports: &[PhaseReport],
+    at: usize,
+) -> Vec<Cause> {
+    let results: Vec<NodeId> = parts[at].stages.iter().map(|stage| stage.result).collect();
+    let needed: HashSet<NodeId> = planned.lowered.graph.needed(&results).into_iter().collect();
+    let before = parts.iter().zip(reports).take(at);
+    let own_reason = before
+        .filter(|(_, report)| matches!(report.state, "changed" | "new" | "forced"))
+        .filter(|(part, _)| {
+            let mut nodes = part.steps.iter().chain(&part.sources);
+            part.steps.is_empty() || nodes.any(|id| needed.contains(id))
+        });
+    own_reason
+        .map(|(_, report)| Cause {
+            field: report.name.clone(),
+            kind: "phase",
+            note: Some(report.state.to_owned()),
+            causes: report.causes.clone(),
+            ..Cause::default()
+        })
+        .collect()
+}
+
+/// What a build would ask the network for in a part.
+fn asks(
+    session: &Session<'_>,
+    planned: &Planned,
+    part: &Part<'_>,
+    freshness: Freshness,
+) -> Result<Vec<String>, Failure> {
+    let mut asks = Vec::new();
+    for id in &part.sources {
+        let Op::Source(source) = &planned.lowered.graph.node(*id).op else {
+            continue;
+        };
+        let what = match source {
+            Source::Git(_) => "what the reference means now",
+            Source::Debian(_) => "what the archive has now",
+            Source::Http(_) => "whether it is still the same",
+            Source::StoredImage { .. } | Source::OciLayout(_) | Source::Local { .. } => continue,
+        };
+        if !session.is_fresh(source, freshness)? {
+            asks.push(format!("{}: {what}", shown(source)));
+        }
     }
+    Ok(asks)
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+/// What a build of a Dockerfile would do, step by step.
+///
+/// # Errors
+/// If the store, or a file of this machine, cannot be read.
+pub fn step_report(
+    session: &Session<'_>,
+    planned: &Planned,
+    survey: &Survey,
+) -> Result<Vec<StepReport>, Failure> {
+    let mut reports: Vec<(Option<NodeId>, StepReport)> = Vec::new();
+    let graph = &planned.lowered.graph;
+    for part in parts::parts(session, planned) {
+        let was = part.was(session)?;
+        let compared = was.as_ref().map(|was| Compared::of(was, &part.makings));
+        for (at, source) in part.makings.sources.iter().enumerate() {
+            let before = compared
+                .as_ref()
+                .and_then(|compared| compared.sources.get(at)?.as_ref());
+            let Some(before) = before else {
+                continue;
+            };
+            let cause = causes::of_source(source, before, false, &part.makings.fields);
+            let stage = part.stages.first();
+            let report = StepReport {
+                name: source.name.clone(),
+                stage: part.name.to_owned(),
+                file: session.work.dockerfile.file.clone(),
+                line: stage.map_or(1, |stage| stage.first_line),
+                state: "changed",
+                causes: cause.into_iter().collect(),
+            };
+            reports.push((Some(part.sources[at]), report));
+        }
+        for (at, id) in part.steps.iter().enumerate() {
+            let Some(origin) = &graph.node(*id).step else {
+                continue;
+            };
+            let was = compared.as_ref().map(|compared| &compared.steps[at]);
+            let (state, causes) = match (survey.seen.get(id), was) {
+                (Some(State::Cached), _) => ("cached", Vec::new()),
+                (Some(State::Forced), _) => ("forced", Vec::new()),
+                (_, None | Some(StepWas::New)) => ("new", Vec::new()),
+                (_, Some(StepWas::Changed(differences))) => {
+                    let causes = causes::of_step(session, planned, &part, *id, differences)?;
+                    ("changed", causes)
+                }
+                (_, Some(StepWas::Same)) => ("stale", behind(planned, &reports, *id)),
+            };
+            let StepOrigin {
+                stage,
+                name,
+                line,
+                file,
+                ..
+            } = origin.clone();
+            let report = StepReport {
+                name,
+                stage,
+                file,
+                line,
+                state,
+                causes,
+            };
+            reports.push((Some(*id), report));
+        }
+    }
+    Ok(reports.into_iter().map(|(_, report)| report).collect())
 }
 
-/// Remembers what the phases are now that they have been built, for the next report.
+/// What a step stands on that would be built for a reason of its own.
+fn behind(planned: &Planned, reports: &[(Option<NodeId>, StepReport)], id: NodeId) -> Vec<Cause> {
+    let needed: HashSet<NodeId> = planned.lowered.graph.needed(&[id]).into_iter().collect();
+    let own_reason = reports.iter().filter(|(known, report)| {
+        matches!(report.state, "changed" | "new" | "forced")
+            && known.is_some_and(|known| known != id && needed.contains(&known))
+    });
+    own_reason
+        .map(|(_, report)| Cause {
+            field: format!("{}:{}", report.file, report.line),
+            kind: "step",
+            note: Some(report.state.to_owned()),
+            file: Some(report.file.clone()),
+            line: Some(report.line),
+            causes: report.causes.clone(),
+            ..Cause::default()
+        })
+        .collect()
+}
+
+/// Remembers what was built, so that the next build can say what changed.
 ///
 /// # Errors
 /// If the store cannot be written.
 pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Failure> {
     let index = session.index()?;
     let now_ms = session.clock.now().as_millis() as u64;
-    let mut slots = Vec::new();
-    for (phase, own, key) in hashes(session, planned) {
-        if stages(planned, phase).next().is_none() {
+    for part in parts::parts(session, planned) {
+        if part.stages.is_empty() {
             continue;
         }
-        let name = slot(session, phase);
-        let known = index.slot(&name).map_err(store_failure)?;
-        if known.is_some_and(|known| known.key == key) {
+        part.remember(session, planned, now_ms)?;
+        if part.phase.is_none() {
             continue;
         }
-        let mut measured = Measured {
-            duration_ms: 0,
-            size_bytes: 0,
-        };
-        for id in stages(planned, phase).filter_map(|stage| base(planned, stage)) {
-            for layer in session.layers_of(id) {
-                let record = session
-                    .store
-                    .snapshot_record(&layer)
-                    .map_err(store_failure)?;
-                measured.duration_ms += record.duration_ms;
-                let size = index.diff_id(&layer).map_err(store_failure)?;
-                measured.size_bytes += size.map_or(0, |(_, size)| size);
-            }
+        let name = measured_name(&part.key);
+        if index.answer(&name).map_err(store_failure)?.is_some() {
+            continue;
         }
-        for id in stages(planned, phase).flat_map(|stage| &stage.nodes) {
-            if let Some((record, top)) = session.result_of(*id) {
-                measured.duration_ms += record.duration_ms;
-                let size = index.diff_id(&top).map_err(store_failure)?;
-                measured.size_bytes += size.map_or(0, |(_, size)| size);
-            }
-        }
-        let answer = serde_json::to_string(&measured).unwrap_or_default();
+        let measured = measure(session, planned, &part)?;
         let answer = Answer {
-            answer,
+            answer: serde_json::to_string(&measured).unwrap_or_default(),
             asked_ms: now_ms,
         };
-        index
-            .put_answer(&measured_name(&key), &answer)
-            .map_err(store_failure)?;
-        let record = SlotRecord {
-            key,
-            fields: own,
-            built_ms: now_ms,
-            duration_ms: measured.duration_ms,
-            size_bytes: Some(measured.size_bytes),
-        };
-        slots.push((name, record));
+        index.put_answer(&name, &answer).map_err(store_failure)?;
     }
-    if slots.is_empty() {
-        return Ok(());
-    }
-    index.put_slots(&slots).map_err(store_failure)
+    Ok(())
 }
 
-fn slot(session: &Session<'_>, phase: &PhaseStages) -> String {
-    format!("{}\nphase {}", session.work.project, phase.name)
+fn measure(session: &Session<'_>, planned: &Planned, part: &Part<'_>) -> Result<Measured, Failure> {
+    let index = session.index()?;
+    let mut measured = Measured {
+        duration_ms: 0,
+        size_bytes: 0,
+    };
+    let bases = part
+        .stages
+        .iter()
+        .filter_map(|stage| parts::base(planned, stage));
+    for id in bases {
+        for layer in session.layers_of(id) {
+            let record = session
+                .store
+                .snapshot_record(&layer)
+                .map_err(store_failure)?;
+            measured.duration_ms += record.duration_ms;
+            let size = index.diff_id(&layer).map_err(store_failure)?;
+            measured.size_bytes += size.map_or(0, |(_, size)| size);
+        }
+    }
+    for id in &part.steps {
+        if let Some((record, top)) = session.result_of(*id) {
+            measured.duration_ms += record.duration_ms;
+            let size = index.diff_id(&top).map_err(store_failure)?;
+            measured.size_bytes += size.map_or(0, |(_, size)| size);
+        }
+    }
+    Ok(measured)
 }
 
 fn measured_name(key: &Key) -> String {

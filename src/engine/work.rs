@@ -136,6 +136,9 @@ pub struct Work {
     pub allow: Vec<Entitlement>,
     /// The habitat's phases, where the Dockerfile was made from one: their hashes become labels of the image.
     pub phases: Vec<PhaseStages>,
+    /// What a person calls the sources: a context's name or an image's reference, and the path of the key that asks for
+    /// it, such as `repos[1]`.
+    pub source_keys: Vec<(String, String)>,
 }
 
 /// How git's ssh gets in where an address asks for it.
@@ -148,7 +151,7 @@ pub struct Ssh {
 }
 
 /// The stages that make up one phase of a habitat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseStages {
     /// From 1.
     pub id: u32,
@@ -162,6 +165,34 @@ pub struct PhaseStages {
     pub hooks: (u32, u32),
     /// There is nothing to do in it.
     pub empty: bool,
+    /// It is left out, although there is something to do in it.
+    pub skipped: bool,
+    /// The values of the habitat that it is made from: what a change of it is told by.
+    pub fields: Vec<Named>,
+    /// Values of the habitat that no phase claims.
+    pub unclaimed: Vec<Named>,
+    /// What is done in it.
+    pub items: Vec<Item>,
+}
+
+/// A value that a person wrote, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// A path of keys: `scripts[0].commands[1]`.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// The file and line where it stands, if it was written.
+    pub place: Option<(String, u32)>,
+}
+
+/// An item of a habitat, or something that follows from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// What it is, in words.
+    pub said: String,
+    /// The file and line where it stands; `None`: it follows from other keys.
+    pub place: Option<(String, u32)>,
 }
 
 /// What must not be taken from the cache.

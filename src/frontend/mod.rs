@@ -274,6 +274,8 @@ pub struct Stage {
     pub name: String,
     /// Its index in the file.
     pub index: usize,
+    /// The index of the stage that it starts from; `None`: it starts from a source, or from nothing.
+    pub parent: Option<usize>,
     /// The line of its FROM.
     pub first_line: u32,
     /// Its steps, in order.

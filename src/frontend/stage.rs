@@ -561,6 +561,10 @@ impl<'a> Lowerer<'a> {
             stages.push(Stage {
                 name: planned.title(index),
                 index,
+                parent: match planned.base {
+                    Ok(Tree::Stage(parent)) => Some(parent),
+                    _ => None,
+                },
                 first_line: planned.from.span.line,
                 nodes,
                 result,

@@ -252,12 +252,21 @@ impl Check<'_> {
                     .any(|scheme| url.starts_with(scheme))
                     && !url.contains(char::is_whitespace)
             };
-            self.sound(
-                &debian.suite,
-                word,
-                "the name of a suite",
-                "such as bookworm",
-            );
+            match &debian.suite {
+                Some(suite) => {
+                    self.sound(suite, word, "the name of a suite", "such as bookworm");
+                }
+                None => {
+                    self.report
+                        .error(
+                            "habitat::no_base",
+                            debian.span,
+                            "base does not say what kind it is",
+                        )
+                        .label("`debian` is missing, and no layer before this one has it")
+                        .help("add `debian: bookworm`");
+                }
+            }
             debian.arch.iter().for_each(|arch| {
                 self.sound(arch, word, "an architecture", "such as amd64 or arm64")
             });

@@ -4,12 +4,14 @@
 use schemars::JsonSchema;
 
 use super::env::{EnvBlock, Scope};
+use super::fields::{Field, below};
 use super::keys::{
     Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
 };
 use super::layer::Layers;
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
+use super::quote;
 use super::report::Report;
 use crate::dockerfile::Span;
 
@@ -109,9 +111,15 @@ impl Document {
 
     /// Lays a later layer over this one.
     fn cover(&mut self, later: Self) {
-        if later.base_image.is_some() || later.base.is_some() || later.image.is_some() {
-            // A habitat has one base, whatever key names it: the later wins.
-            (self.base_image, self.base, self.image) = (None, None, None);
+        // A habitat has one base, whatever key names it: the later wins.
+        if later.base_image.is_some() || later.image.is_some() {
+            self.base = None;
+        }
+        if later.base.is_some() || later.image.is_some() {
+            self.base_image = None;
+        }
+        if later.base_image.is_some() || later.base.is_some() {
+            self.image = None;
         }
         self.overlay(later);
     }
@@ -210,10 +218,10 @@ pub enum Base {
 
 keys! {
     /// A root filesystem made from a Debian archive.
-    DebianBase is "a Debian base" {
-        /// The suite, by its code name: `bookworm`.
-        suite: Text = "debian",
-        /// Packages beside the essential ones and apt.
+    DebianBase is "a Debian base", ByKey {
+        /// The suite, by its code name: `bookworm`. A layer that adds to a base before it need not repeat it.
+        suite: Option<Text> = "debian",
+        /// Packages beside the essential ones and apt, and those of the layers before.
         #[schemars(default)]
         packages: List<Text> = "packages",
         /// The archive to use; without it the host's own, else deb.debian.org.
@@ -259,6 +267,8 @@ struct DockerfileBase {
 impl Key for Base {
     fn read(node: &Node, report: &mut Report) -> Option<Self> {
         const FORMS: [&str; 3] = ["debian", "dockerfile", "oci"];
+        /// What a later layer may add to a Debian base without naming the suite again.
+        const DEBIAN_ONLY: [&str; 3] = ["packages", "mirror", "arch"];
         let Value::Mapping(entries) = &node.value else {
             report
                 .error("habitat::wrong_type", node.span, format!("base is {}", node.kind()))
@@ -286,6 +296,13 @@ impl Key for Base {
             Some("debian") => DebianBase::read(node, report).map(Self::Debian),
             Some("oci") => OciBase::read(node, report).map(Self::Oci),
             Some(_) => Some(Self::Dockerfile(Later { span: node.span })),
+            None if entries.iter().any(|(key, _)| {
+                key.as_scalar()
+                    .is_some_and(|key| DEBIAN_ONLY.contains(&key))
+            }) =>
+            {
+                DebianBase::read(node, report).map(Self::Debian)
+            }
             None => {
                 let (span, written) = entries.first().map_or((node.span, ""), |(key, _)| {
                     (key.span, key.as_scalar().unwrap_or_default())
@@ -303,11 +320,26 @@ impl Key for Base {
         }
     }
 
+    fn overlay(&mut self, later: Self) {
+        match (self, later) {
+            (Self::Debian(debian), Self::Debian(later)) => debian.overlay(later),
+            (base, later) => *base = later,
+        }
+    }
+
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         match self {
             Self::Debian(debian) => debian.expand(scope, report),
             Self::Oci(oci) => oci.expand(scope, report),
             Self::Dockerfile(_) => {}
+        }
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Debian(debian) => debian.fields(name, fields),
+            Self::Oci(oci) => oci.fields(name, fields),
+            Self::Dockerfile(later) => later.fields(name, fields),
         }
     }
 }
@@ -533,6 +565,10 @@ macro_rules! or_string {
             fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
                 self.0.expand(scope, report);
             }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                self.0.fields(name, fields);
+            }
         }
 
         impl JsonSchema for $outer {
@@ -587,6 +623,10 @@ macro_rules! words {
                         None
                     }
                 }
+            }
+
+            fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+                fields.push(Field { name: name.to_owned(), value: self.word().to_owned(), span: None });
             }
         }
     };
@@ -684,6 +724,12 @@ impl Key for Labels {
             .iter_mut()
             .for_each(|(_, value)| value.expand(scope, report));
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        for (key, value) in &self.0 {
+            value.fields(&below(name, key.as_str()), fields);
+        }
+    }
 }
 
 impl JsonSchema for Labels {
@@ -733,6 +779,21 @@ impl Key for Words {
                 .for_each(|word| word.value = scope.command(word, report)),
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        match self {
+            Self::Line(line) => line.fields(name, fields),
+            Self::List(words) => {
+                let span = words.first().map(|word| word.span);
+                let words: Vec<String> = words.iter().map(|word| word.value.clone()).collect();
+                fields.push(Field {
+                    name: name.to_owned(),
+                    value: quote::json(&words),
+                    span,
+                });
+            }
+        }
+    }
 }
 
 /// A shell with its options.
@@ -753,6 +814,14 @@ impl Key for Shell {
             return None;
         }
         Some(Self(words))
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field {
+            name: name.to_owned(),
+            value: self.0.join(" "),
+            span: None,
+        });
     }
 }
 
@@ -842,6 +911,21 @@ impl Key for Mount {
             }
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        let (value, span) = match self {
+            Self::Tmpfs { target } => (format!("tmpfs:{}", target.value), target.span),
+            Self::Bind {
+                source,
+                target,
+                writable,
+            } => {
+                let rw = if *writable { ":rw" } else { "" };
+                (format!("{}:{target}{rw}", source.value), source.span)
+            }
+        };
+        fields.push(Field::of(name, value, span));
+    }
 }
 
 impl JsonSchema for Mount {
@@ -910,6 +994,13 @@ impl Key for Timeouts {
         for (phase, limit) in later.phases {
             self.phases.retain(|(known, _)| *known != phase);
             self.phases.push((phase, limit));
+        }
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        self.per_phase.fields(&below(name, "per-phase"), fields);
+        for (phase, limit) in &self.phases {
+            limit.fields(&below(name, phase.name()), fields);
         }
     }
 }

@@ -9,6 +9,7 @@
 //! expand, which sees the base image's values alone, because all entries are one instruction. Every other string is
 //! expanded with the final values; commands only in the form `{env.NAME}`, since `${NAME}` belongs to the shell.
 
+use super::fields::Field;
 use super::keys::{Key, RESET, Text};
 use super::node::{Node, Value};
 use super::report::Report;
@@ -430,6 +431,9 @@ impl Key for EnvBlock {
     fn overlay(&mut self, later: Self) {
         self.entries.extend(later.entries);
     }
+
+    /// Entries are told as they are in the end, over all layers.
+    fn fields(&self, _: &str, _: &mut Vec<Field>) {}
 }
 
 impl schemars::JsonSchema for EnvBlock {

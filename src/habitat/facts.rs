@@ -1,7 +1,9 @@
 //! What a plan must know of the machine it is made on. The library looks at nothing itself: it says which paths it asks
 //! for ([`super::Habitat::needed_facts`]), and the caller answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::phase::PhaseId;
 
 /// What a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Facts {
     pub debian_arch: String,
     /// What the plan is for.
     pub purpose: Purpose,
+    /// Phases that are left out, though there may be something to do in them.
+    pub skipped: BTreeSet<PhaseId>,
 }
 
 /// What was found beside a layer.

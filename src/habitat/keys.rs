@@ -6,6 +6,7 @@
 use schemars::JsonSchema;
 
 use super::env::Scope;
+use super::fields::{self, Field};
 use super::migrate;
 use super::node::{Node, Value};
 use super::phase::PHASES;
@@ -30,6 +31,9 @@ pub(super) trait Key: Sized {
 
     /// Replaces the names of environment entries in every string.
     fn expand(&mut self, _scope: &Scope<'_>, _report: &mut Report) {}
+
+    /// Says what it is: one or more values under `name`.
+    fn fields(&self, name: &str, fields: &mut Vec<Field>);
 }
 
 /// A string and where it stands.
@@ -146,6 +150,10 @@ impl Key for Text {
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         self.value = scope.text(self, report);
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field::of(name, self.as_str(), self.span));
+    }
 }
 
 impl Key for Command {
@@ -155,6 +163,10 @@ impl Key for Command {
 
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         self.0.value = scope.command(&self.0, report);
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        self.0.fields(name, fields);
     }
 }
 
@@ -173,6 +185,10 @@ impl Key for Scalar {
     fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
         self.0.expand(scope, report);
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        self.0.fields(name, fields);
+    }
 }
 
 impl Key for Flag {
@@ -190,6 +206,10 @@ impl Key for Flag {
             span: node.span,
         })
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field::of(name, self.value.to_string(), self.span));
+    }
 }
 
 impl Key for Count {
@@ -205,6 +225,10 @@ impl Key for Count {
             value: value?,
             span: node.span,
         })
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field::of(name, self.value.to_string(), self.span));
     }
 }
 
@@ -230,6 +254,10 @@ impl Key for Mode {
             span: node.span,
         })
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field::of(name, format!("{:04o}", self.bits), self.span));
+    }
 }
 
 impl Key for Duration {
@@ -250,6 +278,22 @@ impl Key for Duration {
             ms: ms?,
             span: node.span,
         })
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field::of(name, self.spoken(), self.span));
+    }
+}
+
+impl Duration {
+    /// As Go and `# shmocker:` write it.
+    pub(super) fn spoken(self) -> String {
+        match self.ms {
+            ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+            ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+            ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
+            ms => format!("{ms}ms"),
+        }
     }
 }
 
@@ -296,6 +340,12 @@ impl<T: Key> Key for Option<T> {
             value.expand(scope, report);
         }
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        if let Some(value) = self {
+            value.fields(name, fields);
+        }
+    }
 }
 
 impl<T: Key> Key for List<T> {
@@ -335,6 +385,10 @@ impl<T: Key> Key for List<T> {
             .iter_mut()
             .for_each(|item| item.expand(scope, report));
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields::items(name, &self.0, fields);
+    }
 }
 
 impl<T> Default for List<T> {
@@ -361,12 +415,19 @@ impl<T: Key> Key for OneOrMore<T> {
             .iter_mut()
             .for_each(|item| item.expand(scope, report));
     }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields::items(name, &self.0, fields);
+    }
 }
 
 impl Key for Later {
     fn read(node: &Node, _: &mut Report) -> Option<Self> {
         Some(Self { span: node.span })
     }
+
+    /// It is refused before anything could depend on it.
+    fn fields(&self, _: &str, _: &mut Vec<Field>) {}
 }
 
 /// Whether a map is one thing, or is laid together from several layers key by key.
@@ -560,6 +621,10 @@ macro_rules! keys {
 
             fn expand(&mut self, scope: &$crate::habitat::env::Scope<'_>, report: &mut $crate::habitat::report::Report) {
                 $($crate::habitat::keys::Key::expand(&mut self.$field, scope, report);)*
+            }
+
+            fn fields(&self, name: &str, fields: &mut Vec<$crate::habitat::fields::Field>) {
+                $($crate::habitat::keys::Key::fields(&self.$field, &$crate::habitat::fields::below(name, $key), fields);)*
             }
         }
     };

@@ -187,6 +187,40 @@ fn a_base_takes_the_place_of_that_of_a_layer_before() {
 }
 
 #[test]
+fn packages_are_added_to_the_debian_base_of_a_layer_before() {
+    let base = "base: {debian: bookworm, packages: [git], mirror: 'http://one.example/debian'}\n";
+    let read_base = |text: &str| {
+        let text = format!("name: web\n{text}");
+        match read(&[(LayerKind::Parent, base), (LayerKind::Local, &text)])
+            .document
+            .base
+        {
+            Some(document::Base::Debian(debian)) => {
+                let packages: Vec<String> =
+                    debian.packages.0.into_iter().map(|it| it.value).collect();
+                (packages.join(" "), debian.suite.map(|suite| suite.value))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let suite = |name: &str| Some(name.to_owned());
+    assert_eq!(
+        read_base("base: {packages: [make]}\n"),
+        ("git make".to_owned(), suite("bookworm"))
+    );
+    assert_eq!(
+        read_base("base: {debian: trixie, packages: !reset [make]}\n"),
+        ("make".to_owned(), suite("trixie"))
+    );
+    let layers = layers(&[(LayerKind::Local, "name: web\nbase: {packages: [make]}\n")]);
+    let problems = Habitat::of(&layers, UnknownNames::Refuse).expect_err("it has no suite");
+    assert_eq!(
+        told(&layers, &problems),
+        ["local.yaml:2 [{packages: [make] base does not say what kind it is"]
+    );
+}
+
+#[test]
 fn a_habitat_has_a_name_of_its_own() {
     let layers = layers(&[
         (LayerKind::System, "name: system\n"),

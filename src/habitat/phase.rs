@@ -1,5 +1,6 @@
 //! The twelve phases: one table of data. A new phase is a new row and a template.
 
+use super::fields::Field;
 use super::keys::Key;
 use super::node::Node;
 use super::report::Report;
@@ -172,6 +173,14 @@ impl Key for PhaseId {
                 .near(written, PHASES.iter().map(|row| row.name), known());
         }
         found
+    }
+
+    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
+        fields.push(Field {
+            name: name.to_owned(),
+            value: self.name().to_owned(),
+            span: None,
+        });
     }
 }
 

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::check::{Habitat, is_remote};
 use super::document::{Base, Mount, Repo};
 use super::facts::{Facts, PathKind, Wanted, clean};
+use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
 use super::layer::Layers;
 use super::phase::PhaseId;
@@ -41,6 +42,19 @@ pub struct NamedContext {
     pub kind: ContextKind,
     /// Where the habitat asks for it; `None`: it follows from other keys.
     pub span: Option<Span>,
+}
+
+impl NamedContext {
+    /// The key of the habitat that asks for it, where one does: `base`, `repos[1]`.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        if self.name == BASE_CONTEXT {
+            return Some("base".to_owned());
+        }
+        let (kind, number) = self.name.rsplit_once('-')?;
+        let index = number.parse::<usize>().ok()?.checked_sub(1)?;
+        Some(format!("{kind}s[{index}]"))
+    }
 }
 
 /// The kinds of named contexts.
@@ -126,6 +140,8 @@ pub struct Plan {
     pub home_files: Vec<Problem>,
     /// What should be mended, but stops nothing.
     pub warnings: Vec<Problem>,
+    /// The values that it is made from.
+    pub(super) fields: Vec<Field>,
 }
 
 #[derive(Debug, Clone)]
@@ -280,6 +296,13 @@ impl Plan {
         &self.name
     }
 
+    /// The image that it is built on, where that is one of a registry.
+    #[must_use]
+    pub fn base_image(&self) -> Option<&str> {
+        let image = self.fields.iter().find(|field| field.name == "base_image");
+        image.map(|field| field.value.as_str())
+    }
+
     /// Lays a habitat out.
     ///
     /// # Errors
@@ -323,8 +346,28 @@ impl Plan {
             secrets,
             home_files,
             warnings,
+            fields: values(habitat, facts),
         })
     }
+}
+
+/// The values of a habitat, and what it finds on this machine beside the files that it names.
+fn values(habitat: &Habitat, facts: &Facts) -> Vec<Field> {
+    let mut fields = habitat.fields();
+    let rules = facts.layers.iter().enumerate().map(|(index, layer)| {
+        let name = format!(".habignore of {}", habitat.layers.all()[index].name);
+        (name, &layer.ignore)
+    });
+    let rules = rules.chain([(".habignore of ROOT".to_owned(), &facts.root_ignore)]);
+    fields.extend(rules.filter_map(|(name, ignore)| {
+        let value = ignore.clone()?;
+        Some(Field {
+            name,
+            value,
+            span: None,
+        })
+    }));
+    fields
 }
 
 /// Lays a habitat out, phase by phase.
@@ -348,14 +391,15 @@ enum Side {
 
 impl Planner<'_> {
     fn phase(&mut self, id: PhaseId) {
+        if let Some(previous) = self.previous(id)
+            && self.facts.skipped.contains(&id)
+        {
+            return self.skip(id, previous);
+        }
         let (before, items_before) = self.hooks(id, Side::Before);
         let (after, items_after) = self.hooks(id, Side::After);
         let core = self.core(id);
-        let previous = match id {
-            PhaseId::BASE => None,
-            PhaseId::VERIFY | PhaseId::TEST | PhaseId::FINAL => Some(PhaseId::SCRIPTS),
-            _ => self.phases.last().map(|phase| phase.id),
-        };
+        let previous = self.previous(id);
         let mut state = previous.map(|id| self.end_of(id)).unwrap_or_default();
         let mut from = previous.map_or_else(|| self.base(), |id| id.name().to_owned());
         let mut stages = std::mem::take(&mut self.prepared);
@@ -430,6 +474,26 @@ impl Planner<'_> {
         });
     }
 
+    /// The phase that this one goes on from.
+    fn previous(&self, id: PhaseId) -> Option<PhaseId> {
+        match id {
+            PhaseId::BASE => None,
+            PhaseId::VERIFY | PhaseId::TEST | PhaseId::FINAL => Some(PhaseId::SCRIPTS),
+            _ => self.phases.last().map(|phase| phase.id),
+        }
+    }
+
+    /// A phase in which nothing is done; its stage is there, so that it can still be named.
+    fn skip(&mut self, id: PhaseId, previous: PhaseId) {
+        let stage = Stage::new(id.name(), previous.name(), self.end_of(previous));
+        self.phases.push(Phase {
+            id,
+            stages: vec![stage],
+            before: 0,
+            after: 0,
+        });
+    }
+
     pub(super) fn end_of(&self, id: PhaseId) -> State {
         let phase = self.phases.iter().find(|phase| phase.id == id);
         phase
@@ -455,7 +519,11 @@ impl Planner<'_> {
                     .as_ref()
                     .map_or_else(|| self.facts.debian_arch.clone(), |arch| arch.value.clone());
                 ContextKind::Debian {
-                    suite: debian.suite.value.clone(),
+                    suite: debian
+                        .suite
+                        .as_ref()
+                        .map(|suite| suite.value.clone())
+                        .unwrap_or_default(),
                     packages: packages.into_iter().collect(),
                     mirror: debian.mirror.as_ref().map(|mirror| mirror.value.clone()),
                     arch,

@@ -6,17 +6,18 @@
 //! Where a line comes from is not read off its comment: the main template puts a mark before each step, which is taken
 //! out again here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior};
 use serde_json::{Value, json};
 
+use super::fields::{self, Field, OfPhase};
 use super::layer::Layers;
-use super::phase::PhaseRow;
+use super::phase::{PhaseId, PhaseRow};
 use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
 use super::quote;
-use crate::digest::{Fields, Key};
+use crate::digest::Key;
 use crate::dockerfile::Span;
 use crate::dockerfile::suggest::nearest;
 
@@ -183,8 +184,12 @@ pub struct PhasePlan {
     pub hooks_after: usize,
     /// Whether it has nothing to do.
     pub empty: bool,
-    /// What it does, in canonical form: its templates, and the values they are filled in with.
-    pub fields: Fields,
+    /// The values of the habitat that it is made from, and its templates by their digests.
+    pub fields: Vec<Field>,
+    /// Values of the habitat that no phase claims.
+    pub unclaimed: Vec<Field>,
+    /// What is done in it, in words, and where that is written.
+    pub items: Vec<(String, Option<Span>)>,
 }
 
 impl Plan {
@@ -229,6 +234,7 @@ impl Plan {
             .get_template("Dockerfile.j2")
             .and_then(|main| main.render(minijinja::value::Serde(values)))
             .map_err(|error| failed(&error))?;
+        let mut values: HashMap<_, _> = fields::by_phase(&self.fields).into_iter().collect();
         let (dockerfile, origins) = self.without_marks(&marked, &spans);
         Ok(Rendered {
             dockerfile,
@@ -237,7 +243,7 @@ impl Plan {
             phases: self
                 .phases
                 .iter()
-                .map(|phase| phase_plan(phase, templates))
+                .map(|phase| phase_plan(phase, &mut values, templates))
                 .collect(),
             secrets: self.secrets.clone(),
         })
@@ -332,38 +338,32 @@ fn step_values(step: &Step) -> Value {
     Value::Object(values)
 }
 
-fn phase_plan(phase: &Phase, templates: &Templates) -> PhasePlan {
+fn phase_plan(
+    phase: &Phase,
+    values: &mut HashMap<PhaseId, OfPhase>,
+    templates: &Templates,
+) -> PhasePlan {
     let row = phase.id.row();
-    let steps = || {
-        phase
-            .stages
-            .iter()
-            .flat_map(|stage| stage.steps.iter().map(move |step| (stage, step)))
-    };
-    let mut fields = Fields::new();
-    fields.put("phase", row.name);
-    fields.put(
-        "from",
-        phase
-            .stages
-            .first()
-            .map(|stage| stage.from.clone())
-            .unwrap_or_default(),
-    );
-    for (stage, step) in steps() {
-        let template = step
-            .template
-            .and_then(|name| templates.0.get(name))
-            .map(|text| Key::of(text.as_bytes()).to_string());
-        fields.put(
-            format!("{} {}", stage.name, step.said),
-            step_values(step).to_string(),
-        );
-        fields.put(
-            format!("{} {} template", stage.name, step.said),
-            template.unwrap_or_default(),
-        );
+    let steps = || phase.stages.iter().flat_map(|stage| &stage.steps);
+    let OfPhase {
+        own: mut fields,
+        unclaimed,
+    } = values.remove(&phase.id).unwrap_or_default();
+    let mut used: BTreeSet<&str> = steps().filter_map(|step| step.template).collect();
+    if !used.is_empty() {
+        used.insert("Dockerfile.j2");
     }
+    for name in used {
+        let text = templates.0.get(name).map(String::as_str);
+        fields.push(Field {
+            name: format!("template {name}"),
+            value: Key::of(text.unwrap_or_default().as_bytes()).short(),
+            span: None,
+        });
+    }
+    let items = steps()
+        .filter(|step| step.template.is_some() && !step.said.is_empty())
+        .map(|step| (one_line(&step.said), step.at));
     PhasePlan {
         id: row.id,
         name: row.name,
@@ -376,8 +376,10 @@ fn phase_plan(phase: &Phase, templates: &Templates) -> PhasePlan {
         hooks_before: phase.before,
         hooks_after: phase.after,
         empty: row.id != 1
-            && !steps().any(|(_, step)| step.template.is_some() || step.workdir.is_some()),
+            && !steps().any(|step| step.template.is_some() || step.workdir.is_some()),
         fields,
+        unclaimed,
+        items: items.collect(),
     }
 }
 

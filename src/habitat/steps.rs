@@ -8,7 +8,7 @@ use super::caches;
 use super::check::{Habitat, is_remote};
 use super::document::{Access, FileItem, Mount, Network, Repo, Script, Words};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
-use super::keys::{Duration, Text};
+use super::keys::Text;
 use super::phase::PhaseId;
 use super::plan::{ContextKind, Place, Planner, SecretSource, Stage, State, Step};
 use super::quote;
@@ -30,7 +30,7 @@ impl Planner<'_> {
     ) -> Step {
         let extras = self
             .limit(None, phase)
-            .map(|limit| format!("timeout={}", spoken(limit)))
+            .map(|limit| format!("timeout={}", limit.spoken()))
             .unwrap_or_default();
         Step {
             extras,
@@ -478,7 +478,7 @@ impl Planner<'_> {
             .map_or_else(default_shell, |shell| own_shell(&shell.0));
         let extras = self
             .limit(script.timeout, phase)
-            .map(|limit| format!("timeout={}", spoken(limit)))
+            .map(|limit| format!("timeout={}", limit.spoken()))
             .unwrap_or_default();
         let count = script.commands.0.len();
         let workdir = if phase < PhaseId::WORKDIR {
@@ -660,7 +660,7 @@ impl Planner<'_> {
                 .shell(default_shell());
             step.workdir = Some(self.habitat.workdir.clone());
             step.extras = limit
-                .map(|limit| format!("timeout={} ", spoken(limit)))
+                .map(|limit| format!("timeout={} ", limit.spoken()))
                 .unwrap_or_default()
                 + "tap";
             let mut stage = Stage::new(format!("test-{}", index + 1), "pre-test", state.clone());
@@ -723,7 +723,7 @@ impl Planner<'_> {
         let gates: Vec<Value> = self
             .phases
             .iter()
-            .filter(|phase| matches!(phase.id, PhaseId::VERIFY | PhaseId::TEST))
+            .filter(|phase| !self.facts.skipped.contains(&phase.id))
             .filter_map(|phase| match phase.id {
                 PhaseId::VERIFY if self.verify().is_some() => Some(marker("verify", "/verify.ok")),
                 PhaseId::TEST if !document.tests.0.is_empty() => Some(marker("test", "/test.ok")),
@@ -804,16 +804,6 @@ fn with_group(owner: &str) -> String {
     }
     let user = quote::shell(owner);
     format!("{user}:\"$(id -g {user})\"")
-}
-
-/// A limit as Go and `# shmocker:` write it.
-fn spoken(limit: Duration) -> String {
-    match limit.ms {
-        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
-        ms => format!("{ms}ms"),
-    }
 }
 
 /// A URL without the user and password in it; `git@` of ssh is kept.

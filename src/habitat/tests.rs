@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::dockerfile::{Problem, Severity};
 
-/// Answers what a habitat asks of the directory it lies in, as the command line does.
-fn facts(habitat: &Habitat, directory: &Path) -> Facts {
-    let kind = |path: &str| {
+/// Answers what a habitat asks of the directories its layers lie in, as the command line does.
+fn facts(habitat: &Habitat, directories: &[PathBuf]) -> Facts {
+    let kind = |directory: &Path, path: &str| {
         let about = std::fs::metadata(directory.join(path)).ok()?;
         Some(if about.is_dir() {
             PathKind::Directory
@@ -16,20 +16,26 @@ fn facts(habitat: &Habitat, directory: &Path) -> Facts {
             PathKind::File
         })
     };
-    let beside = habitat
-        .needed_facts()
-        .into_iter()
-        .filter_map(|wanted| match wanted {
-            Wanted::Path(_, path) => kind(&path).map(|kind| (path, kind)),
-            Wanted::Home(_) => None,
-        });
-    Facts {
-        layers: vec![LayerFacts {
-            beside: beside.collect(),
+    let layers = directories
+        .iter()
+        .enumerate()
+        .map(|(index, directory)| LayerFacts {
+            beside: habitat
+                .needed_facts()
+                .into_iter()
+                .filter_map(|wanted| match wanted {
+                    Wanted::Path(layer, path) if layer == index => {
+                        kind(directory, &path).map(|kind| (path, kind))
+                    }
+                    Wanted::Path(..) | Wanted::Home(_) => None,
+                })
+                .collect(),
             config: "config.yaml".to_owned(),
             ignore: std::fs::read_to_string(directory.join(".habignore")).ok(),
             in_root: None,
-        }],
+        });
+    Facts {
+        layers: layers.collect(),
         debian_arch: "amd64".to_owned(),
         ..Facts::default()
     }
@@ -109,12 +115,22 @@ fn repository() -> PathBuf {
 
 fn render_file(path: &str) -> Rendered {
     let path = repository().join(path);
-    let text = std::fs::read_to_string(&path).expect("it is part of the repository");
-    let habitat = Habitat::parse(&text, "config.yaml")
+    let directory = path.parent().expect("it has one").to_owned();
+    let read = |path: &Path| std::fs::read_to_string(path).expect("it is part of the repository");
+    let text = read(&path);
+    let mut layers = Layers::new();
+    let mut directories = Vec::new();
+    for parent in parents(&text) {
+        let file = format!("{}/config.yaml", parent.value);
+        directories.push(directory.join(&parent.value));
+        layers.push(LayerKind::Parent, &file, &read(&directory.join(&file)));
+    }
+    layers.push_main(LayerKind::Local, "config.yaml", &text);
+    directories.push(directory);
+    let habitat = Habitat::of(&layers, UnknownNames::Refuse)
         .unwrap_or_else(|problems| panic!("{}", told(&text, &problems)));
-    let facts = facts(&habitat, path.parent().expect("a file lies in a directory"));
-    let plan =
-        Plan::of(&habitat, &facts).unwrap_or_else(|problems| panic!("{}", told(&text, &problems)));
+    let plan = Plan::of(&habitat, &facts(&habitat, &directories))
+        .unwrap_or_else(|problems| panic!("{}", told(&text, &problems)));
     assert_eq!(plan.warnings, [], "what is shown to users has no warnings");
     plan.render(&Templates::default())
         .expect("the built-in templates work")
@@ -493,62 +509,4 @@ fn the_schema_is_fresh_and_every_habitat_keeps_to_it() {
     }
     let wrong = serde_json::json!({ "name": "a", "userz": [], "scripts": [{ "after": "repos" }] });
     assert_eq!(validator.iter_errors(&wrong).count(), 2);
-}
-
-/// The published habitats of another program: those that need nothing of a later version render unchanged.
-#[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test asks where the fixtures are"
-)]
-fn published_habitats_load() {
-    let beside = repository().join("../shared/fixtures");
-    let fixtures = std::env::var_os("SHMOCKER_FIXTURES")
-        .map_or(beside, PathBuf::from)
-        .join("habitats");
-    if !fixtures.exists() {
-        println!("skip: no published habitats at {}", fixtures.display());
-        return;
-    }
-    let mut said = String::new();
-    for folder in [
-        "system",
-        "shared",
-        "habitats/base",
-        "habitats/discourse",
-        "habitats/claude-habitat",
-    ] {
-        let directory = fixtures.join(folder);
-        let text =
-            std::fs::read_to_string(directory.join("config.yaml")).expect("it was published");
-        let problems = match Habitat::parse(&text, "config.yaml") {
-            Err(problems) => problems,
-            Ok(habitat) => match Plan::of(&habitat, &facts(&habitat, &directory)) {
-                Err(problems) => problems,
-                Ok(plan) => {
-                    let rendered = plan
-                        .render(&Templates::default())
-                        .expect("the built-in templates work");
-                    assert_eq!(
-                        crate::dockerfile::parse(&rendered.dockerfile).problems,
-                        [],
-                        "{folder}"
-                    );
-                    plan.warnings
-                }
-            },
-        };
-        writeln!(said, "{folder}").expect("a string takes all");
-        // What the published texts say stays with them: the kinds of problems are what counts.
-        let mut codes: Vec<String> = problems
-            .iter()
-            .map(|problem| format!("{:?} {}", problem.severity, problem.code))
-            .collect();
-        codes.sort();
-        codes.dedup();
-        for code in codes {
-            writeln!(said, "  {code}").expect("a string takes all");
-        }
-    }
-    insta::assert_snapshot!(said);
 }

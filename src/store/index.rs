@@ -1,4 +1,4 @@
-//! The index: which result a key has, what a step's slot last was, how layers were packed, what was hashed, what a
+//! The index: which result a key has, what the parts of a build last were, how layers were packed, what was hashed, what a
 //! reference meant. One SQLite file that several processes use at once (WAL; a rollback journal where the file system
 //! belongs to other machines too).
 //!
@@ -30,19 +30,15 @@ pub struct OpRecord {
     pub duration_ms: u64,
 }
 
-/// What a step was when it was last built, wherever its key has gone since.
+/// What a part of a build was when it was last built.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SlotRecord {
-    /// The key it had.
+pub struct PartRecord {
+    /// Of `makings`.
     pub key: Key,
-    /// What that was made from.
-    pub fields: Fields,
+    /// What it was made from, as the one who built it wrote it down.
+    pub makings: String,
     /// When it was last built, in milliseconds since 1970.
     pub built_ms: u64,
-    /// How long it took when it last ran.
-    pub duration_ms: u64,
-    /// The size of its layer, if it is known.
-    pub size_bytes: Option<u64>,
 }
 
 /// A snapshot's layer, as it is packed into a blob.
@@ -83,13 +79,13 @@ pub struct Index {
 }
 
 /// Raised when a table changes; an index with another number is made anew.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE ops (key BLOB PRIMARY KEY, layers BLOB NOT NULL, fields TEXT NOT NULL, created_ms INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL);
-CREATE TABLE slots (slot TEXT PRIMARY KEY, key BLOB NOT NULL, fields TEXT NOT NULL, built_ms INTEGER NOT NULL,
-    duration_ms INTEGER NOT NULL, size_bytes INTEGER);
+CREATE TABLE parts (part TEXT PRIMARY KEY, key BLOB NOT NULL, makings TEXT NOT NULL, built_ms INTEGER NOT NULL);
+CREATE TABLE listings (part TEXT, digest BLOB, files BLOB NOT NULL, PRIMARY KEY (part, digest)) WITHOUT ROWID;
 CREATE TABLE diff_ids (snapshot BLOB PRIMARY KEY, diff_id TEXT NOT NULL, size INTEGER NOT NULL);
 CREATE TABLE layer_blobs (snapshot BLOB, compression TEXT, variant TEXT, digest TEXT NOT NULL, size INTEGER NOT NULL,
     media_type TEXT NOT NULL, PRIMARY KEY (snapshot, compression, variant));
@@ -174,43 +170,80 @@ impl Index {
         })
     }
 
-    /// What a step was when it was last built.
-    pub fn slot(&self, slot: &str) -> Result<Option<SlotRecord>, StoreError> {
-        self.with("look up a step", |connection| {
+    /// What a part was when it was last built.
+    pub fn part(&self, part: &str) -> Result<Option<PartRecord>, StoreError> {
+        self.with("look up a part of a build", |connection| {
             connection
-                .prepare_cached("SELECT key, fields, built_ms, duration_ms, size_bytes FROM slots WHERE slot = ?")?
-                .query_row(params![slot], |row| {
-                    Ok(SlotRecord {
+                .prepare_cached("SELECT key, makings, built_ms FROM parts WHERE part = ?")?
+                .query_row(params![part], |row| {
+                    Ok(PartRecord {
                         key: key_at(row, 0)?,
-                        fields: fields(row.get_ref(1)?.as_str()?),
+                        makings: row.get(1)?,
                         built_ms: row.get(2)?,
-                        duration_ms: row.get(3)?,
-                        size_bytes: row.get(4)?,
                     })
                 })
                 .optional()
         })
     }
 
-    /// Remembers what steps are now, all or none.
-    pub fn put_slots(&self, slots: &[(String, SlotRecord)]) -> Result<(), StoreError> {
-        self.with("remember steps", |connection| {
+    /// The key of what a part was made from when it was last built.
+    pub fn part_key(&self, part: &str) -> Result<Option<Key>, StoreError> {
+        self.with("look up a part of a build", |connection| {
+            connection
+                .prepare_cached("SELECT key FROM parts WHERE part = ?")?
+                .query_row(params![part], |row| key_at(row, 0))
+                .optional()
+        })
+    }
+
+    /// Remembers what a part is now, and the files behind the digests in it; of what was listed before, only the files
+    /// of the digests `kept` stay.
+    pub fn put_part(
+        &self,
+        part: &str,
+        record: &PartRecord,
+        listings: &[(Key, Vec<u8>)],
+        kept: &[Key],
+    ) -> Result<(), StoreError> {
+        self.with("remember a part of a build", |connection| {
             let together = connection.unchecked_transaction()?;
             {
-                let mut insert = together
-                    .prepare_cached("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?, ?)")?;
-                for (slot, record) in slots {
-                    insert.execute(params![
-                        slot,
+                together
+                    .prepare_cached("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)")?
+                    .execute(params![
+                        part,
                         bytes(&record.key),
-                        text(&record.fields),
-                        record.built_ms,
-                        record.duration_ms,
-                        record.size_bytes
+                        record.makings,
+                        record.built_ms
                     ])?;
+                let known = listed(&together, part)?;
+                for digest in known.iter().filter(|digest| !kept.contains(digest)) {
+                    together
+                        .prepare_cached("DELETE FROM listings WHERE part = ? AND digest = ?")?
+                        .execute(params![part, bytes(digest)])?;
+                }
+                let mut insert =
+                    together.prepare_cached("INSERT OR REPLACE INTO listings VALUES (?, ?, ?)")?;
+                for (digest, files) in listings {
+                    insert.execute(params![part, bytes(digest), files])?;
                 }
             }
             together.commit()
+        })
+    }
+
+    /// The digests of which it is known what files they stand for.
+    pub fn listed(&self, part: &str) -> Result<Vec<Key>, StoreError> {
+        self.with("look up files", |connection| listed(connection, part))
+    }
+
+    /// The files that a digest of a part stands for.
+    pub fn listing(&self, part: &str, digest: &Key) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with("look up files", |connection| {
+            connection
+                .prepare_cached("SELECT files FROM listings WHERE part = ? AND digest = ?")?
+                .query_row(params![part, bytes(digest)], |row| row.get(0))
+                .optional()
         })
     }
 
@@ -572,6 +605,12 @@ fn insert_op(connection: &Connection, key: &Key, record: &OpRecord) -> rusqlite:
         .map(drop)
 }
 
+fn listed(connection: &Connection, part: &str) -> rusqlite::Result<Vec<Key>> {
+    let mut select = connection.prepare_cached("SELECT digest FROM listings WHERE part = ?")?;
+    let rows = select.query_map(params![part], |row| key_at(row, 0))?;
+    rows.collect()
+}
+
 fn bytes(key: &Key) -> &[u8] {
     key.as_bytes()
 }
@@ -639,17 +678,22 @@ mod tests {
         assert_eq!(one.result(&key).unwrap(), None);
 
         let index = one.index().unwrap();
-        let slot = SlotRecord {
+        let part = PartRecord {
             key,
-            fields: op(1).fields,
+            makings: "{}".to_owned(),
             built_ms: 1,
-            duration_ms: 2,
-            size_bytes: None,
         };
-        index
-            .put_slots(&[("web/3".to_owned(), slot.clone())])
-            .unwrap();
-        assert_eq!(index.slot("web/3").unwrap(), Some(slot));
+        let (old, new) = (Key::of(b"old"), Key::of(b"new"));
+        for (digest, kept) in [(old, vec![old]), (new, vec![new])] {
+            index
+                .put_part("web", &part, &[(digest, vec![7])], &kept)
+                .unwrap();
+        }
+        assert_eq!(index.part("web").unwrap(), Some(part));
+        assert_eq!(index.part_key("web").unwrap(), Some(key));
+        assert_eq!(index.listed("web").unwrap(), [new]);
+        assert_eq!(index.listing("web", &new).unwrap(), Some(vec![7]));
+        assert_eq!(index.listing("web", &old).unwrap(), None);
         let blob = LayerBlob {
             digest: Digest::of(b"x"),
             size: 1,

@@ -34,7 +34,7 @@ pub use blob::{BlobReader, BlobWriter};
 pub(crate) use error::Doing;
 pub use error::StoreError;
 pub use image::StoredImage;
-pub use index::{Answer, Index, LayerBlob, OpRecord, SlotRecord, StatRow};
+pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use lock::Lease;
 pub use record::Record;
 pub use tmp::{Swept, TmpDir, TmpFile};

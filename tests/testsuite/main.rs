@@ -30,6 +30,7 @@ mod parallel;
 mod peers;
 mod published;
 mod quickstart;
+mod ready_made;
 mod remote;
 mod rendered;
 mod ssh;

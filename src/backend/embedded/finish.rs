@@ -16,7 +16,7 @@ use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
-use crate::engine::phases::{self, PhaseReport};
+use crate::engine::phases::{self, PhaseReport, StepReport};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Surroundings, Workshop};
@@ -196,28 +196,50 @@ fn allowed(
     Ok(planned)
 }
 
-/// What a build would do, phase by phase.
+/// What a build of a habitat would do, phase by phase.
 ///
 /// # Errors
 /// If the input is wrong.
 pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
+    foresee(work, store, |session, planned, survey| {
+        phases::report(session, planned, survey, work.freshness)
+    })
+}
+
+/// What a build of a Dockerfile would do, step by step.
+///
+/// # Errors
+/// If the input is wrong.
+pub(super) fn steps(work: &Work, store: &Path) -> Result<Vec<StepReport>, Vec<Failure>> {
+    foresee(work, store, phases::step_report)
+}
+
+/// Looks at everything that a build would do, and makes nothing.
+fn foresee<T>(
+    work: &Work,
+    store: &Path,
+    report: impl FnOnce(&Session<'_>, &Planned, &Survey) -> Result<T, Failure>,
+) -> Result<T, Vec<Failure>> {
     let store = open(store)?;
     let silent = Held::default();
-    let mut work = work.clone();
-    if work.freshness != Freshness::Now {
-        // Nothing is asked, so what is remembered serves, however old it is.
-        work.freshness = Freshness::Never;
-    }
-    let contexts = Contexts::of(&work);
-    let planned = Planned::of(&work, &store, &contexts, &silent)?;
-    let session = Session::new(&work, &store, &contexts, Clock::system(), &silent);
+    // Nothing is asked, so what is remembered serves, however old it is.
+    let remembering = Work {
+        freshness: Freshness::Never,
+        ..work.clone()
+    };
+    let contexts = Contexts::of(&remembering);
+    let planned = Planned::of(&remembering, &store, &contexts, &silent)?;
+    let clock = Clock::system();
+    let asking = Session::new(work, &store, &contexts, clock, &silent);
+    asking.ask(&planned)?;
+    let session = Session::new(&remembering, &store, &contexts, clock, &silent);
     let survey = Survey::of(
         &session,
         &planned,
         &[planned.lowered.target],
         Thoroughness::Complete,
     )?;
-    phases::report(&session, &planned, &survey).map_err(|failure| vec![failure])
+    report(&session, &planned, &survey).map_err(|failure| vec![failure])
 }
 
 /// The build, in the engine child. `stdout` is where an export to standard output goes.
@@ -467,10 +489,7 @@ fn raise_open_files() {
 
 /// Remembers what was built, so that the next build can say what changed.
 fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
-    let remembered = session.remember_steps(planned);
-    remembered
-        .and_then(|()| phases::remember(session, planned))
-        .map_err(|failure| vec![failure])
+    phases::remember(session, planned).map_err(|failure| vec![failure])
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {

@@ -24,7 +24,7 @@ use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::lock::{Entry, Outdated};
-use crate::engine::phases::PhaseReport;
+use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
@@ -144,6 +144,21 @@ impl Embedded {
         })
     }
 
+    /// What a build of a Dockerfile would do, step by step, and why. Builds nothing, and asks nothing unless the work says
+    /// so. What has to be fetched before the Dockerfile is known is fetched.
+    ///
+    /// # Errors
+    /// If the input is wrong.
+    pub fn steps(
+        self,
+        work: &Work,
+        store: &Path,
+        events: &dyn EventSink,
+    ) -> Result<Vec<StepReport>, Vec<Failure>> {
+        let work = self.settled(work, store, events)?;
+        finish::steps(&work, store).map_err(|failures| with_text(failures, &work))
+    }
+
     /// What every source of a build is pinned to: what is pinned stays so, what is not is asked now.
     ///
     /// # Errors
@@ -178,7 +193,8 @@ impl Embedded {
         }
     }
 
-    /// What a build of a habitat would do, phase by phase. Builds nothing, and asks nothing.
+    /// What a build of a habitat would do, phase by phase, and why. Builds nothing, and asks nothing unless the work says
+    /// so.
     ///
     /// # Errors
     /// If the input is wrong.

@@ -7,7 +7,8 @@ use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
 use super::super::request::Draft;
-use super::{Ready, phases};
+use super::phases::{self, How};
+use super::{Ready, steering};
 use crate::engine::lock::Mode;
 use crate::engine::work::NoCache;
 use crate::habitat::Purpose;
@@ -17,25 +18,32 @@ pub(super) fn run(
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let ready = Ready::read(&arguments.habitat, Purpose::Build, environment)?;
+    let steering = &arguments.steering;
+    let ready = Ready::steered(&arguments.habitat, Purpose::Build, steering, environment)?;
     let mut draft = Draft::new(arguments.draft, environment)?;
     ready.fill(&mut draft.work, environment)?;
+    steering::apply(steering, &ready, &mut draft.work)?;
     if let Some(target) = &arguments.target {
-        let id = ready.phase(target, "--target")?;
-        let phase = ready.rendered.phases.iter().find(|phase| phase.id == id);
-        draft.work.target = phase.and_then(|phase| phase.stages.last().cloned());
+        let phase = steering::phase(target, "--target")?;
+        draft.work.target = ready.stages_of(phase).pop();
     }
     if arguments.rebuild {
         draft.work.no_cache = NoCache::Everything;
     } else if let Some(from) = &arguments.rebuild_from {
-        draft.work.no_cache = NoCache::Stages(ready.stages_from(from)?);
+        draft.work.no_cache =
+            NoCache::Stages(ready.stages_from(steering::phase(from, "--rebuild-from")?));
     }
     if arguments.frozen {
         ready.lock(&mut draft.work)?.mode = Mode::Frozen;
     }
     if arguments.show_phases {
-        return phases::show(&draft.work, &store, arguments.format)
-            .map_err(|stop| ready.with_texts(stop));
+        return phases::show(
+            &draft.work,
+            &store,
+            arguments.format,
+            How::of(arguments.verbose),
+        )
+        .map_err(|stop| ready.with_texts(stop));
     }
     if !draft.home_allowed && !ready.plan.home_files.is_empty() {
         let stop = ready.config.stop(&ready.plan.home_files);
@@ -44,7 +52,7 @@ pub(super) fn run(
             ..stop
         });
     }
-    if draft.tags.is_empty() && arguments.target.is_none() {
+    if draft.tags.is_empty() && draft.work.target.is_none() {
         draft
             .tags
             .push(format!("localhost/habitat/{}:latest", ready.plan.name()));

@@ -3,28 +3,33 @@
 mod build;
 mod check;
 mod config;
+mod diff;
 mod lock;
 mod migrate;
 mod phases;
 mod render;
+mod steering;
+mod why;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use config::Config;
 
-use super::args::{HabitatCommand, HabitatFile};
+use super::args::{HabitatCommand, HabitatFile, SteeringArguments};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
 use crate::dockerfile::Span;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{self, Origin, PhaseStages, Text, Work};
+use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
-    self, ContextKind, Habitat, NamedContext, Plan, Purpose, Rendered, Templates, UnknownNames,
+    self, ContextKind, Facts, Field, Habitat, NamedContext, PhaseId, Plan, Purpose, Rendered,
+    Templates, UnknownNames,
 };
+use crate::image::Name;
 
 /// Carries out a subcommand.
 pub(super) fn run(
@@ -38,6 +43,8 @@ pub(super) fn run(
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
         HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
+        HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
+        HabitatCommand::Diff(arguments) => diff::run(&arguments, environment),
         HabitatCommand::Lock(arguments) => lock::pin(arguments, store, environment),
         HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
         HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
@@ -55,6 +62,17 @@ struct Ready {
 
 impl Ready {
     fn read(file: &HabitatFile, purpose: Purpose, environment: &Environment) -> Result<Self, Stop> {
+        Self::steered(file, purpose, &SteeringArguments::default(), environment)
+    }
+
+    /// The same, without the phases that are to be skipped.
+    fn steered(
+        file: &HabitatFile,
+        purpose: Purpose,
+        steering: &SteeringArguments,
+        environment: &Environment,
+    ) -> Result<Self, Stop> {
+        let skipped = steering::skipped(steering)?;
         let config = Config::read(file, environment)?;
         if config.layers.is_part() {
             let layer = config.layers.main();
@@ -68,7 +86,10 @@ impl Ready {
         }
         let habitat = Habitat::of(&config.layers, UnknownNames::Refuse)
             .map_err(|problems| config.stop(&problems))?;
-        let facts = config.facts(&habitat, purpose, environment);
+        let facts = Facts {
+            skipped,
+            ..config.facts(&habitat, purpose, environment)
+        };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
         let templates = match &file.templates {
             None => Templates::default(),
@@ -122,6 +143,16 @@ impl Ready {
                     .map_err(failed)?,
             );
         }
+        for context in &self.rendered.contexts {
+            let key = context.key();
+            work.source_keys
+                .extend(key.map(|key| (context.name.clone(), key)));
+        }
+        if let Some(image) = self.plan.base_image() {
+            let name = image.parse::<Name>().map(|name| name.to_string());
+            let name = name.unwrap_or_else(|_| image.to_owned());
+            work.source_keys.push((name, "base_image".to_owned()));
+        }
         work.phases = self
             .rendered
             .phases
@@ -133,9 +164,37 @@ impl Ready {
                 stages: phase.stages.clone(),
                 hooks: (phase.hooks_before as u32, phase.hooks_after as u32),
                 empty: phase.empty,
+                skipped: false,
+                fields: self.named(&phase.fields),
+                unclaimed: self.named(&phase.unclaimed),
+                items: phase
+                    .items
+                    .iter()
+                    .map(|(said, span)| Item {
+                        said: said.clone(),
+                        place: span.map(|span| self.written_at(span)),
+                    })
+                    .collect(),
             })
             .collect();
         self.read_lock(work)
+    }
+
+    /// The file and line of a span.
+    fn written_at(&self, span: Span) -> (String, u32) {
+        let (layer, local) = self.config.layers.locate(span);
+        (layer.file.clone(), local.line)
+    }
+
+    fn named(&self, fields: &[Field]) -> Vec<Named> {
+        fields
+            .iter()
+            .map(|field| Named {
+                name: field.name.clone(),
+                value: field.value.clone(),
+                place: field.span.map(|span| self.written_at(span)),
+            })
+            .collect()
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
@@ -219,35 +278,22 @@ impl Ready {
         Ok(work::Place::Source(source))
     }
 
-    /// The stages of the phases from the one with this name or number on.
-    fn stages_from(&self, wanted: &str) -> Result<Vec<String>, Stop> {
-        let first = self.phase(wanted, "--rebuild-from")?;
+    /// The stages of the phases from this one on.
+    fn stages_from(&self, first: PhaseId) -> Vec<String> {
+        let first = first.row().id;
         let later = self
             .rendered
             .phases
             .iter()
             .filter(|phase| phase.id >= first);
-        Ok(later.flat_map(|phase| phase.stages.clone()).collect())
+        later.flat_map(|phase| phase.stages.clone()).collect()
     }
 
-    /// The number of the phase with this name or number.
-    fn phase(&self, wanted: &str, flag: &str) -> Result<u8, Stop> {
+    /// The stages of a phase; the one that bears its name is the last.
+    fn stages_of(&self, phase: PhaseId) -> Vec<String> {
         let phases = &self.rendered.phases;
-        let found = phases
-            .iter()
-            .find(|phase| phase.name == wanted || phase.id.to_string() == wanted);
-        found.map(|phase| phase.id).ok_or_else(|| {
-            let names: Vec<&str> = phases.iter().map(|phase| phase.name).collect();
-            let near = crate::dockerfile::suggest::nearest(wanted, names.iter().copied());
-            let help = match near {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the phases are {}", names.join(", ")),
-            };
-            let message = format!("`{flag} {wanted}`: there is no such phase");
-            Failure::new(FailureKind::Input, "habitat::unknown_phase", message)
-                .with_help(help)
-                .into()
-        })
+        let found = phases.iter().find(|plan| plan.id == phase.row().id);
+        found.map(|plan| plan.stages.clone()).unwrap_or_default()
     }
 }
 

@@ -20,15 +20,16 @@ impl EventSink for Silent {
 
 /// `[stage] INSTRUCTION`, on one line and not longer than a terminal is wide.
 fn title(origin: &StepOrigin, width: usize) -> String {
-    let text = format!(
-        "[{}] {}",
-        origin.stage,
-        origin.name.lines().next().unwrap_or_default()
-    );
-    if text.chars().count() <= width {
-        return text;
+    one_line(&format!("[{}] {}", origin.stage, origin.name), width)
+}
+
+/// The first line of a text, not longer than a terminal is wide.
+pub(super) fn one_line(text: &str, width: usize) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= width {
+        return line.to_owned();
     }
-    text.chars()
+    line.chars()
         .take(width.saturating_sub(1))
         .chain(std::iter::once('…'))
         .collect()

@@ -3,12 +3,15 @@
 //! tree (COPY --from, bind mounts) it has a content key as well, made from the digests of those parts, so that a tree
 //! that was made anew but reads the same is a hit.
 
+use std::cell::RefCell;
+
 use super::inputs::{Made, Tree};
 use super::session::{Session, Workshop, store_failure};
 use crate::digest::{Fields, Key};
 use crate::engine::failure::Failure;
-use crate::engine::tree::{self, copy, hash};
-use crate::graph::{Copy, CopySource, Mount, Op};
+use crate::engine::plan::Planned;
+use crate::engine::tree::{self, Listing, copy, hash};
+use crate::graph::{Copy, CopySource, Mount, NodeId, Op, Source};
 use crate::store::OpRecord;
 
 /// What a step depends on.
@@ -39,6 +42,18 @@ pub struct Hit {
     /// What is known of it.
     pub record: OpRecord,
 }
+
+/// The files of this machine that a digest among a step's own fields stands for.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The digest.
+    pub digest: Key,
+    /// The files, as [`Listing`] packs them.
+    pub files: Vec<u8>,
+}
+
+/// The name of the field that holds the digest of what a step reads at a path.
+pub(in crate::engine) const CONTENT_OF: &str = "content of ";
 
 /// What a step reads of one of its inputs beside its root.
 struct Part<'a> {
@@ -86,21 +101,65 @@ impl Reads {
 
 impl Session<'_> {
     /// What a step depends on apart from other steps: what it says, and what it reads of this machine. Inputs that are
-    /// not known yet do not count.
+    /// not known yet do not count. Which files that are goes into `listed`.
     ///
     /// # Errors
     /// If what it reads of this machine is not there.
-    pub fn own_fields(&self, op: &Op, inputs: &[Option<Made>]) -> Result<Fields, Failure> {
+    pub fn own_fields(
+        &self,
+        op: &Op,
+        inputs: &[Option<Made>],
+        mut listed: Option<&mut Vec<Listed>>,
+    ) -> Result<Fields, Failure> {
         let mut own = op.fields();
         for part in parts(op, inputs) {
             let digest = match part.made {
-                Some(Made::Local(context)) => part.reads.digest(context, &self.reading()?)?,
+                Some(Made::Local(context)) => {
+                    let listing = RefCell::default();
+                    let reading = hash::Reading {
+                        listing: listed.is_some().then_some(&listing),
+                        ..self.reading()?
+                    };
+                    let digest = part.reads.digest(context, &reading)?;
+                    let files = Listing::into_bytes(listing.into_inner());
+                    if let (Some(listed), Some(files)) = (&mut listed, files) {
+                        listed.push(Listed { digest, files });
+                    }
+                    digest
+                }
                 Some(Made::Download(download)) => download.key(),
                 Some(Made::Tree(_)) | None => continue,
             };
-            own.put(format!("content of {}", part.name), digest.to_string());
+            own.put(format!("{CONTENT_OF}{}", part.name), digest.to_string());
         }
         Ok(own)
+    }
+
+    /// The files of this machine that a step reads.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(in crate::engine) fn listed(
+        &self,
+        planned: &Planned,
+        id: NodeId,
+    ) -> Result<Vec<Listed>, Failure> {
+        let noted = self.take_listed(id);
+        if !noted.is_empty() {
+            return Ok(noted);
+        }
+        let graph = &planned.lowered.graph;
+        let op = &graph.node(id).op;
+        let mut inputs = Vec::new();
+        for input in op.inputs() {
+            inputs.push(match &graph.node(input).op {
+                Op::Source(source @ Source::Local { .. }) => self.recall(planned, input, source)?,
+                _ => None,
+            });
+        }
+        let mut listed = Vec::new();
+        self.own_fields(op, &inputs, Some(&mut listed))?;
+        Ok(listed)
     }
 
     /// The keys of a step with these [`own_fields`](Self::own_fields). With a workshop, parts of trees are read where
@@ -128,7 +187,7 @@ impl Session<'_> {
             };
             match (digest, &mut contents) {
                 (Some(digest), Some(contents)) => {
-                    contents.put(format!("content of {name}"), digest.to_string())
+                    contents.put(format!("{CONTENT_OF}{name}"), digest.to_string())
                 }
                 _ => contents = None,
             }

@@ -2,9 +2,10 @@
 //! process and between processes: whoever holds the lock of a key makes its result, the others wait and find it.
 //!
 //! ```text
+//! ask.rs       what sources mean now, for those who only want to know
 //! context.rs   what has to be fetched before the Dockerfile is known
 //! inputs.rs    what a node turns out to be: a tree, a directory, a download
-//! look.rs      the keys of a node, from its own fields and what its inputs are; hit, or miss and why
+//! look.rs      the keys of a node, from its own fields and what its inputs are; hit or miss
 //! session.rs   what one build has at hand
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
@@ -17,6 +18,7 @@
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
 //! computes (copying, unpacking) is bound by the number of cores.
 
+mod ask;
 pub mod context;
 pub mod inputs;
 mod log;

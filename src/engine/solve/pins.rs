@@ -205,7 +205,7 @@ impl Session<'_> {
         self.events.emit(BuildEvent::SourceStarted {
             source: name.clone(),
         });
-        let pin = self.ask(workshop, planned, source, &name);
+        let pin = self.pin_now(workshop, planned, source, &name);
         self.events.emit(match &pin {
             Ok(pin) => BuildEvent::SourceDone {
                 source: name,
@@ -222,7 +222,7 @@ impl Session<'_> {
         pin
     }
 
-    fn ask(
+    fn pin_now(
         &self,
         workshop: &Workshop,
         planned: &Planned,

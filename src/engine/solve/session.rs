@@ -10,14 +10,14 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::inputs::Tree;
-use super::look::Keys;
+use super::look::{Keys, Listed};
 use crate::digest::{Fields, Key};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::plan::{BaseImage, BaseLayer, Blobs, Planned};
+use crate::engine::plan::{BaseImage, BaseLayer, Blobs};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::git::{self, Git};
 use crate::engine::source::oci_layout;
@@ -28,7 +28,7 @@ use crate::event::{BuildEvent, EventSink, StepOrigin};
 use crate::graph::NodeId;
 use crate::image::layer::Limits;
 use crate::net::{Authorization, Client, Proxies, Settings};
-use crate::store::{Index, OpRecord, SlotRecord, Store, StoreError, TmpDir};
+use crate::store::{Index, OpRecord, Store, StoreError, TmpDir};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
 
@@ -59,6 +59,8 @@ struct Noted {
     result: Option<(Keys, OpRecord)>,
     /// The snapshots of a source, bottom first.
     layers: Vec<Key>,
+    /// The files of this machine that it reads.
+    listed: Vec<Listed>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -189,6 +191,21 @@ impl<'a> Session<'a> {
             .own = Some(own);
     }
 
+    /// Notes which files of this machine a step reads.
+    pub(super) fn note_listed(&self, id: NodeId, listed: Vec<Listed>) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.entry(id).or_default().listed = listed;
+    }
+
+    /// The files of this machine that a step reads, where they were noted.
+    pub(in crate::engine) fn take_listed(&self, id: NodeId) -> Vec<Listed> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted
+            .get_mut(&id)
+            .map(|noted| std::mem::take(&mut noted.listed))
+            .unwrap_or_default()
+    }
+
     /// Notes the result of a step.
     pub(super) fn note_result(&self, id: NodeId, keys: Keys, record: OpRecord) {
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,48 +243,6 @@ impl<'a> Session<'a> {
         Some((record.clone(), *record.layers.last()?))
     }
 
-    /// Remembers what the steps were, so that the next build can say what changed.
-    ///
-    /// # Errors
-    /// If the store cannot be written.
-    pub fn remember_steps(&self, planned: &Planned) -> Result<(), Failure> {
-        let index = self.index()?;
-        let noted = self
-            .noted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let mut slots = Vec::new();
-        for (id, noted) in noted {
-            let (Some(origin), Some((keys, record))) =
-                (&planned.lowered.graph.node(id).step, noted.result)
-            else {
-                continue;
-            };
-            let slot = self.slot(origin);
-            let key = keys.best().key();
-            if index
-                .slot(&slot)
-                .map_err(store_failure)?
-                .is_some_and(|known| known.key == key)
-            {
-                continue;
-            }
-            let record = SlotRecord {
-                key,
-                fields: keys.own,
-                built_ms: self.now_ms(),
-                duration_ms: record.duration_ms,
-                size_bytes: None,
-            };
-            slots.push((slot, record));
-        }
-        if slots.is_empty() {
-            return Ok(());
-        }
-        index.put_slots(&slots).map_err(store_failure)
-    }
-
     /// The store's index.
     pub(in crate::engine) fn index(&self) -> Result<&Index, Failure> {
         self.store.index().map_err(store_failure)
@@ -283,18 +258,13 @@ impl<'a> Session<'a> {
                 nanoseconds: now.subsec_nanos(),
             },
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            listing: None,
         })
     }
 
     /// Milliseconds since 1970.
     pub(super) fn now_ms(&self) -> u64 {
         self.clock.now().as_millis() as u64
-    }
-
-    /// Where the last build of a step is remembered, whatever its key was.
-    pub(super) fn slot(&self, origin: &StepOrigin) -> String {
-        let instruction = origin.step.rsplit('/').next().unwrap_or_default();
-        format!("{}\n{}\n{instruction}", self.work.project, origin.stage)
     }
 
     pub(super) fn step_done(&self, origin: &StepOrigin, cached: bool, duration_ms: u64) {
@@ -363,32 +333,8 @@ impl Workshop {
         }
         let scratch = session.store.tmp_dir().map_err(store_failure)?;
         let sandbox = Sandbox::new(&scratch.path(), move |message| warn("HostNetwork", message))?;
-        let proxy = |name: &str| {
-            let set = work
-                .proxies
-                .iter()
-                .find(|(known, _)| known.eq_ignore_ascii_case(name));
-            set.map(|(_, value)| value.clone())
-        };
-        let proxies = Proxies {
-            http: proxy("http_proxy"),
-            https: proxy("https_proxy"),
-            no_proxy: proxy("no_proxy"),
-        };
-        let client = Client::new(Settings {
-            proxies: proxies.clone(),
-            ca_files: work.ca_file.iter().cloned().collect(),
-            ..Settings::default()
-        });
-        let (ssh, door) = git_agent(work, &scratch)?;
-        let git = Git::new(git::Settings {
-            program: PathBuf::from("/usr/bin/git"),
-            mirrors: session.store.path().join("git"),
-            proxies,
-            ca_file: work.ca_file.clone(),
-            ssh,
-            credentials: git_credentials(work),
-        });
+        let (client, _) = client_of(work);
+        let (git, door) = git_of(session, &scratch)?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {
             snapshots,
@@ -481,6 +427,47 @@ impl ReadableTree {
             )
         })
     }
+}
+
+/// How servers are reached, and by way of which proxies.
+pub(super) fn client_of(work: &Work) -> (Client, Proxies) {
+    let proxy = |name: &str| {
+        let set = work
+            .proxies
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        set.map(|(_, value)| value.clone())
+    };
+    let proxies = Proxies {
+        http: proxy("http_proxy"),
+        https: proxy("https_proxy"),
+        no_proxy: proxy("no_proxy"),
+    };
+    let client = Client::new(Settings {
+        proxies: proxies.clone(),
+        ca_files: work.ca_file.iter().cloned().collect(),
+        ..Settings::default()
+    });
+    (client, proxies)
+}
+
+/// git, and what leads it to the keys that `--ssh default` names, as long as it lives.
+pub(super) fn git_of(
+    session: &Session<'_>,
+    scratch: &TmpDir,
+) -> Result<(Git, Option<Door>), Failure> {
+    let work = session.work;
+    let (_, proxies) = client_of(work);
+    let (ssh, door) = git_agent(work, scratch)?;
+    let git = Git::new(git::Settings {
+        program: PathBuf::from("/usr/bin/git"),
+        mirrors: session.store.path().join("git"),
+        proxies,
+        ca_file: work.ca_file.clone(),
+        ssh,
+        credentials: git_credentials(work),
+    });
+    Ok((git, door))
 }
 
 /// Whom git asks for keys: as in BuildKit the agent that `--ssh default` names, else the caller's own.

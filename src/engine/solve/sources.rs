@@ -33,7 +33,7 @@ pub(super) struct Recalled<T> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct GitAnswer {
     pub(super) resolved: git::Resolved,
-    fingerprint: Option<Key>,
+    pub(super) fingerprint: Option<Key>,
 }
 
 /// What a Debian base was made of: its snapshots, and its name for people.
@@ -42,6 +42,16 @@ pub(in crate::engine) struct DebianAnswer {
     pub(in crate::engine) layers: Vec<Key>,
     pub(in crate::engine) resolved: String,
     pub(in crate::engine) key: Key,
+}
+
+impl DebianAnswer {
+    /// What hangs on it: the packages by their digests, and what a person calls that.
+    fn fields(&self) -> Fields {
+        let mut fields = Fields::new();
+        fields.put("debian", self.key.to_string());
+        fields.put("release", self.resolved.clone());
+        fields
+    }
 }
 
 impl Session<'_> {
@@ -94,7 +104,7 @@ impl Session<'_> {
                         None => return Ok(None),
                     },
                 };
-                note(named("debian", &answer.key.to_string()));
+                note(answer.fields());
                 if !whole(&answer.layers) {
                     return Ok(None);
                 }
@@ -205,7 +215,7 @@ impl Session<'_> {
                 if self.work.pin(source).is_none() {
                     self.remember(&reference(source), &answer)?;
                 }
-                note(named("debian", &answer.key.to_string()));
+                note(answer.fields());
                 Ok(Obtained {
                     made: Made::Tree(Tree::new(answer.layers)),
                     resolved: answer.resolved,
@@ -538,6 +548,32 @@ impl Session<'_> {
             let age_s = (!is_settled).then_some(recalled.age_ms / 1000);
             (recalled.answer, age_s)
         }))
+    }
+
+    /// Whether what is remembered of a source serves, so that nobody has to be asked.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(in crate::engine) fn is_fresh(
+        &self,
+        source: &Source,
+        freshness: Freshness,
+    ) -> Result<bool, Failure> {
+        if self.work.pin(source).is_some() {
+            return Ok(true);
+        }
+        let answer = self.index()?.answer(&reference(source));
+        let Some(answer) = answer.map_err(store_failure)? else {
+            return Ok(matches!(source, Source::Git(git) if git.url.starts_with('/')));
+        };
+        let is_settled = match source {
+            // A repository of this machine is looked at, not asked.
+            Source::Git(git) => git.url.starts_with('/') || git::is_pinned(git),
+            Source::Http(http) => http.checksum.is_some(),
+            _ => false,
+        };
+        let age_ms = self.now_ms().saturating_sub(answer.asked_ms);
+        Ok(is_settled || freshness.accepts(age_ms))
     }
 
     /// What is remembered, if it is fresh enough for this build.

@@ -84,8 +84,10 @@ impl Session<'_> {
     ) -> Result<Made, Failure> {
         let forced = self.work.no_cache.forces(&origin.stage);
         let known: Vec<Option<Made>> = inputs.iter().cloned().map(Some).collect();
-        let own = self.own_fields(op, &known)?;
+        let mut listed = Vec::new();
+        let own = self.own_fields(op, &known, Some(&mut listed))?;
         self.note_own(id, own.clone());
+        self.note_listed(id, listed);
         let keys = self.keys(own, op, &known, Some(workshop))?;
         if !forced && let Some(made) = self.found(id, origin, &keys)? {
             return Ok(made);

@@ -1,42 +1,30 @@
 //! A look at every node of a plan, without making anything. Where all results are there, that is the whole build; else it
-//! says which step would run, and why.
+//! says which step would run.
 
 use std::collections::HashMap;
 
 use super::inputs::Made;
-use super::session::{Session, store_failure};
-use crate::digest::Fields;
+use super::session::Session;
 use crate::engine::failure::{Failure, Place};
 use crate::engine::plan::Planned;
 use crate::graph::{NodeId, Op};
 
-/// What was found of one node.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// What it would be.
-    pub state: State,
-}
-
-/// Whether a node's result is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whether a step's result is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// It is.
     Cached,
     /// It is built although it may be there.
     Forced,
-    /// It was built before, and its own inputs differ now: the first that does.
-    Changed(String),
-    /// Its own inputs are the same, but something before it is not there.
-    Stale,
-    /// It was never built.
-    New,
+    /// It is not.
+    Missing,
 }
 
 /// What was found of all nodes.
 #[derive(Debug)]
 pub struct Survey {
-    /// By node.
-    pub seen: HashMap<NodeId, Seen>,
+    /// Of each step.
+    pub seen: HashMap<NodeId, State>,
     /// The results that are there.
     pub made: HashMap<NodeId, Made>,
 }
@@ -119,7 +107,7 @@ impl Survey {
             return Ok(there);
         };
         let forced = session.work.no_cache.forces(&origin.stage);
-        let own = session.own_fields(&node.op, inputs)?;
+        let own = session.own_fields(&node.op, inputs, None)?;
         session.note_own(id, own.clone());
         let keys = match inputs.iter().all(Option::is_some) {
             true => Some(session.keys(own.clone(), &node.op, inputs, None)?),
@@ -137,20 +125,10 @@ impl Survey {
                 State::Cached
             }
             _ if forced => State::Forced,
-            _ => match session
-                .index()?
-                .slot(&session.slot(origin))
-                .map_err(store_failure)?
-            {
-                None => State::New,
-                Some(slot) => match difference(&slot.fields, &own) {
-                    Some(reason) => State::Changed(reason),
-                    None => State::Stale,
-                },
-            },
+            _ => State::Missing,
         };
         let there = state == State::Cached;
-        self.seen.insert(id, Seen { state });
+        self.seen.insert(id, state);
         Ok(there)
     }
 }
@@ -162,28 +140,4 @@ pub enum Thoroughness {
     Complete,
     /// To the first node whose result is not there.
     UntilSomethingIsMissing,
-}
-
-/// The first of a step's own fields that differs from what it was, in words.
-fn difference(was: &Fields, own: &Fields) -> Option<String> {
-    let difference = was.first_difference(own)?;
-    let quoted = |value: Option<&str>| match value {
-        None => "nothing".to_owned(),
-        Some(value) => {
-            let value = value.replace('\u{1f}', " ");
-            match value.char_indices().nth(60) {
-                Some((end, _)) => format!("`{}…`", &value[..end]),
-                None => format!("`{value}`"),
-            }
-        }
-    };
-    Some(match difference.name.strip_prefix("content of ") {
-        Some(what) => format!("the content of {what} differs"),
-        None => format!(
-            "{} was {}, is {}",
-            difference.name,
-            quoted(difference.old),
-            quoted(difference.new)
-        ),
-    })
 }

@@ -4,6 +4,7 @@
 //! The content of a context's files is taken from the stat cache where that is safe, and read on several threads where
 //! there is much of it.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::chmod::ModeChange;
 use super::error::{TreeError, reading};
+use super::listing::{Listing, kind_letter};
 use super::select::{Entry, Owners, Pick, Tree};
 use super::stat_cache::{Known, Others, Seen, is_safe};
 use crate::digest::Key;
@@ -31,6 +33,8 @@ pub struct Reading<'a> {
     pub now: Time,
     /// On how many threads, where it is worth it.
     pub threads: NonZeroUsize,
+    /// Where each file is noted as well.
+    pub listing: Option<&'a RefCell<Listing>>,
 }
 
 /// How properties of what is selected are counted: as what they become.
@@ -85,12 +89,22 @@ pub fn digest(
             let metadata = &entry.metadata;
             put(&mut hasher, entry.path.as_os_str().as_bytes());
             hasher.update(&[kind_letter(metadata.kind)]);
+            let mut mode = 0;
             if metadata.kind != Kind::Symlink {
                 let change = counted.mode.as_ref();
-                let mode = change.map_or(metadata.mode, |change| {
+                mode = change.map_or(metadata.mode, |change| {
                     change.apply(metadata.mode, metadata.is_dir())
                 });
                 hasher.update(&mode.to_le_bytes());
+            }
+            if let Some(listing) = reading.listing {
+                let path = match entry.path.as_os_str().is_empty() {
+                    true => pick.path.clone(),
+                    false => pick.path.join(&entry.path),
+                };
+                let kind = kind_letter(metadata.kind);
+                let mut listing = listing.borrow_mut();
+                listing.add(path.as_os_str().as_bytes(), kind, mode, content);
             }
             if counted.owner == Property::Counts && tree.owners == Owners::Kept {
                 hasher.update(&metadata.uid.to_le_bytes());
@@ -111,18 +125,6 @@ pub fn digest(
 fn put(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     hasher.update(bytes);
-}
-
-fn kind_letter(kind: Kind) -> u8 {
-    match kind {
-        Kind::File => b'f',
-        Kind::Dir => b'd',
-        Kind::Symlink => b'l',
-        Kind::Fifo => b'p',
-        Kind::Socket => b's',
-        Kind::CharDevice => b'c',
-        Kind::BlockDevice => b'b',
-    }
 }
 
 /// The digest of each entry's content and attributes.

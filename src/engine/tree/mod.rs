@@ -17,6 +17,7 @@ pub mod chmod;
 pub mod copy;
 pub mod error;
 pub mod hash;
+pub mod listing;
 pub mod owner;
 pub mod select;
 mod stat_cache;
@@ -24,6 +25,7 @@ pub mod transfer;
 
 pub use error::TreeError;
 pub use hash::Reading;
+pub use listing::{FileChange, Listing, file_changes};
 pub use select::{Ignore, Tree};
 
 #[cfg(test)]

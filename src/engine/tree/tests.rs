@@ -142,6 +142,7 @@ fn reading(index: Option<&Index>) -> Reading<'_> {
         index,
         now: later(),
         threads: NonZeroUsize::new(2).unwrap(),
+        listing: None,
     }
 }
 
