@@ -38,6 +38,8 @@ pub struct Facts {
     pub root_ignore: Option<String>,
     /// Debian's name of this machine's architecture.
     pub debian_arch: String,
+    /// This machine's platform, `linux/amd64`: the one that can be built.
+    pub platform: String,
     /// What the plan is for.
     pub purpose: Purpose,
     /// Phases that are left out, though there may be something to do in them.

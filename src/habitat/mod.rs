@@ -11,6 +11,7 @@
 //!
 //! Leaves out how anything is built: the Dockerfile is the only way into the engine.
 
+mod base;
 mod caches;
 mod check;
 mod document;
@@ -29,6 +30,7 @@ mod report;
 mod steps;
 mod users;
 
+pub use base::DOCKERFILE;
 pub use check::Habitat;
 pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};

@@ -219,7 +219,7 @@ fn a_habitat_without_name_or_base_says_what_to_add() {
         `name` is required
         help: add `name: …`
     1:1 [] the habitat has no base
-        one of `base_image` and `base` is required
+        one of `base_image`, `base` and a Dockerfile beside this file is required
         help: add `base: {debian: bookworm}`, or `base_image: …` for an image of a registry
     ");
 }

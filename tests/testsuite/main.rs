@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod bases;
 mod build;
 mod buildah;
 mod cases;

@@ -45,6 +45,9 @@ pub(super) fn run(
         )
         .map_err(|stop| ready.with_texts(stop));
     }
+    if !ready.plan.foreign_platforms.is_empty() {
+        return Err(ready.unable(&ready.plan.foreign_platforms));
+    }
     if !draft.home_allowed && !ready.plan.home_files.is_empty() {
         let stop = ready.config.stop(&ready.plan.home_files);
         return Err(Stop {

@@ -9,6 +9,7 @@ mod migrate;
 mod phases;
 mod render;
 mod steering;
+mod under;
 mod why;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
-use crate::dockerfile::Span;
+use crate::dockerfile::{Problem, Span};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
@@ -197,6 +198,17 @@ impl Ready {
             .collect()
     }
 
+    /// What this machine cannot do, as what stops a command.
+    fn unable(&self, problems: &[Problem]) -> Stop {
+        let failures = problems.iter().map(|problem| Failure {
+            kind: FailureKind::Machine,
+            is_warning: false,
+            ..self.config.failure(problem)
+        });
+        self.config
+            .with_texts(Stop::from(failures.collect::<Vec<_>>()))
+    }
+
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
     fn with_texts(&self, stop: Stop) -> Stop {
         self.config
@@ -270,6 +282,20 @@ impl Ready {
                 remote: remote.clone(),
                 read_only: *read_only,
             }),
+            ContextKind::Dockerfile {
+                place,
+                path,
+                target,
+                args,
+            } => {
+                let file = directory(*place)?.join(path);
+                let under = under::read(&file, &self.config.lock_path())?;
+                return Ok(work::Place::Dockerfile(Box::new(work::Under {
+                    target: target.clone(),
+                    build_args: args.clone(),
+                    ..under
+                })));
+            }
             ContextKind::Directory(place) => {
                 let path = directory(*place)?;
                 return Ok(work::Place::Directory { path, ignore: None });
