@@ -88,8 +88,9 @@ pub(super) fn parts<'a>(session: &'a Session<'_>, planned: &'a Planned) -> Vec<P
     phases
         .map(|phase| {
             let belongs = |stage: &&Stage| {
+                let name = stage.name.split('/').next().unwrap_or(&stage.name);
                 let mut names = phase.stages.iter();
-                names.any(|name| name.eq_ignore_ascii_case(&stage.name))
+                names.any(|known| known.eq_ignore_ascii_case(name))
             };
             let stages = stages.iter().filter(belongs).collect();
             let mut part = part(session, planned, &phase.name, Some(phase), stages);

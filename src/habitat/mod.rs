@@ -11,6 +11,7 @@
 //!
 //! Leaves out how anything is built: the Dockerfile is the only way into the engine.
 
+mod base;
 mod caches;
 mod check;
 mod document;
@@ -35,6 +36,7 @@ mod users;
 mod volumes;
 mod when;
 
+pub use base::DOCKERFILE;
 pub use check::Habitat;
 pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};

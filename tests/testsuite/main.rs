@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod bases;
 mod build;
 mod buildah;
 mod cases;
@@ -25,6 +26,7 @@ mod habitats;
 mod harness;
 mod keys;
 mod layers;
+mod locks;
 mod mistakes;
 mod mounts;
 mod network;

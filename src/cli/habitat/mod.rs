@@ -13,6 +13,7 @@ mod phases;
 mod render;
 mod steering;
 mod test;
+mod under;
 mod up;
 mod verdicts;
 mod why;
@@ -27,7 +28,7 @@ use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
-use crate::dockerfile::Span;
+use crate::dockerfile::{Problem, Span};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
@@ -250,6 +251,17 @@ impl Ready {
         declared.map(|secret| self.secret(secret)).collect()
     }
 
+    /// What this machine cannot do, as what stops a command.
+    fn unable(&self, problems: &[Problem]) -> Stop {
+        let failures = problems.iter().map(|problem| Failure {
+            kind: FailureKind::Machine,
+            is_warning: false,
+            ..self.config.failure(problem)
+        });
+        self.config
+            .with_texts(Stop::from(failures.collect::<Vec<_>>()))
+    }
+
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
     fn with_texts(&self, stop: Stop) -> Stop {
         self.config
@@ -325,6 +337,20 @@ impl Ready {
                 read_only: *read_only,
                 secret: secret.clone(),
             }),
+            ContextKind::Dockerfile {
+                place,
+                path,
+                target,
+                args,
+            } => {
+                let file = directory(*place)?.join(path);
+                let under = under::read(&file, &self.config.lock_path())?;
+                return Ok(work::Place::Dockerfile(Box::new(work::Under {
+                    target: target.clone(),
+                    build_args: args.clone(),
+                    ..under
+                })));
+            }
             ContextKind::Directory(place) => {
                 let path = directory(*place)?;
                 return Ok(work::Place::Directory { path, ignore: None });

@@ -103,7 +103,8 @@ fn write_context(
     }
     let is_image = matches!(
         &place,
-        Place::Source(Source::Debian(_) | Source::OciLayout(_) | Source::StoredImage { .. })
+        Place::Dockerfile(_)
+            | Place::Source(Source::Debian(_) | Source::OciLayout(_) | Source::StoredImage { .. })
     );
     let (text, spec) = if is_image {
         (
