@@ -126,6 +126,9 @@ pub struct Work {
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
     pub no_cache: NoCache,
+    /// Whether what the last failed step has left counts as its result, for this build alone.
+    #[serde(default)]
+    pub accepts_failed: bool,
     /// What becomes of the other steps when one fails.
     pub on_failure: OnFailure,
     /// When moving references are asked again.

@@ -773,7 +773,8 @@ pub(super) fn marker(stage: &str, source: &str) -> Value {
 }
 
 /// What every RUN is run by: the environment first, then bash where there is one.
-pub(super) fn default_shell() -> Vec<String> {
+#[must_use]
+pub fn default_shell() -> Vec<String> {
     let script = format!(
         "{LOAD}; if command -v bash >/dev/null; then exec bash -eo pipefail -c \"$0\"; fi; exec sh -e -c \"$0\""
     );

@@ -36,6 +36,7 @@ mod repos;
 mod running;
 mod scripts;
 mod services;
+mod shell;
 mod ssh;
 mod steps;
 mod taps;

@@ -154,6 +154,17 @@ fn carry_out(
                 .map(|status| Report::Ended { status })
                 .map_err(|failure| vec![failure])
         }
+        Order::Shell { store, work, shell } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let warn = sink.clone().warnings();
+            let with = (files.as_slice(), resizes);
+            finish::shell(&work, &store, &shell, with, &sink, surroundings, warn)
+                .map(Report::ShellEnded)
+        }
         Order::RemoveInstance { store, id } => remove_instance(&store, &id),
         Order::Command {
             argv,

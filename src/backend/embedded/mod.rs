@@ -29,6 +29,7 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::lock::{Entry, Outdated};
 use crate::engine::phases::{PhaseReport, StepReport};
+use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
@@ -212,6 +213,29 @@ impl Embedded {
     /// If it could not be started.
     pub fn launch(self, launch: Launch, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {
         command(&Order::Launch(Box::new(launch)), streams)
+    }
+
+    /// Runs a command where a build stands: in the tree of its target, or in what its last failed step has left.
+    ///
+    /// # Errors
+    /// If that place cannot be had, or the command not be run.
+    pub fn shell(
+        self,
+        work: &Work,
+        store: &Path,
+        shell: Shell,
+        streams: Streams<'_>,
+        events: &dyn EventSink,
+    ) -> Result<ShellEnd, Vec<Failure>> {
+        let order = Order::Shell {
+            store: store.to_owned(),
+            work: Box::new(work.clone()),
+            shell,
+        };
+        match listen(&order, &streams.fds, events)? {
+            Report::ShellEnded(end) => Ok(end),
+            other => Err(vec![unexpected(&other)]),
+        }
     }
 
     /// Runs a command beside the engine, with its ids: it sees what the store holds as the engine does.

@@ -10,6 +10,7 @@ mod lock;
 mod migrate;
 mod phases;
 mod render;
+mod shell;
 mod steering;
 mod test;
 mod up;
@@ -54,6 +55,7 @@ pub(super) fn run(
         HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
         HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
         HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
+        HabitatCommand::Shell(arguments) => shell::run(arguments, store, environment),
         HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
         HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
         HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),
