@@ -1,13 +1,15 @@
 //! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
 
-use super::document::{Base, Document, FileItem, Mount, Script, Words};
+use super::base::{Base, DebianBase, is_architecture};
+use super::document::{Document, FileItem, Mount, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
 use super::keys::{Key, OneOrMore, Text};
 use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::services::Service;
-use crate::dockerfile::{Problem, Span};
+use crate::dockerfile::{Problem, Severity, Span};
+use crate::image::Platform;
 
 /// A habitat whose keys are known, whose strings are expanded and whose paths and names are sound.
 #[derive(Debug, Clone)]
@@ -44,11 +46,26 @@ impl Habitat {
     /// # Errors
     /// Everything that is wrong with the texts, in their order.
     pub fn of(layers: &Layers, unknown: UnknownNames) -> Result<Self, Vec<Problem>> {
+        let (habitat, problems) = Self::as_far_as(layers, unknown);
+        let is_error = |problem: &Problem| problem.severity == Severity::Error;
+        match habitat {
+            Some(habitat) if !problems.iter().any(is_error) => Ok(Self {
+                warnings: problems,
+                ..habitat
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// The same as far as it can be made out, with all that is wrong: only to look for what else is wrong with it.
+    #[must_use]
+    pub fn as_far_as(layers: &Layers, unknown: UnknownNames) -> (Option<Self>, Vec<Problem>) {
         let mut report = Report::default();
+        let told = |report: Report| match report.finish() {
+            Ok(problems) | Err(problems) => problems,
+        };
         let Some(mut document) = Document::of(layers, &mut report) else {
-            return match report.finish() {
-                Ok(problems) | Err(problems) => Err(problems),
-            };
+            return (None, told(report));
         };
         let environment = Environment::of(&document.env, &mut report);
         document.expand(
@@ -59,6 +76,9 @@ impl Habitat {
             &mut report,
         );
 
+        if layers.has_dockerfile() {
+            document.take_dockerfile(layers);
+        }
         let mut check = Check {
             layers,
             document: &document,
@@ -67,6 +87,7 @@ impl Habitat {
         };
         let name = check.name();
         check.base();
+        check.platforms();
         let user = check.entry("USER", "a user's name", is_user);
         let workdir = check.entry("WORKDIR", "an absolute path", is_absolute);
         for path in ["SYSTEM_PATH", "SHARED_PATH", "LOCAL_PATH"] {
@@ -91,17 +112,18 @@ impl Habitat {
         check.services();
         check.volumes();
         check.secrets_and_labels();
-        let warnings = report.finish()?;
-        Ok(Self {
+        check.timeouts();
+        let habitat = Self {
             layers: layers.clone(),
             name,
             environment,
             user,
             home,
             workdir,
-            warnings,
+            warnings: Vec::new(),
             document,
-        })
+        };
+        (Some(habitat), told(report))
     }
 
     /// Whether the layers' own content stays out of the image.
@@ -204,24 +226,18 @@ impl Check<'_> {
             .base_image
             .as_ref()
             .map(|image| ("base_image", image.span));
-        let base = document.base.as_ref().map(|base| {
-            let span = match base {
-                Base::Debian(debian) => debian.span,
-                Base::Oci(oci) => oci.span,
-                Base::Dockerfile(later) => later.span,
-            };
-            ("base", span)
-        });
-        let dockerfile = document.image.map(|later| ("image", later.span));
+        let base = document.base.as_ref().map(|base| ("base", base.span()));
+        let dockerfile = document.image.as_ref().map(|image| ("image", image.span));
         let mut given: Vec<(&str, Span)> =
             [image, base, dockerfile].into_iter().flatten().collect();
         given.sort_by_key(|(_, span)| span.start);
+        self.dockerfile_beside(&given);
         match given.as_slice() {
             [] if self.layers.is_part() => {}
             [] => {
                 self.report
                     .error("habitat::no_base", self.start(), "the habitat has no base")
-                    .label("one of `base_image` and `base` is required")
+                    .label("one of `base_image`, `base` and a Dockerfile beside this file is required")
                     .help("add `base: {debian: bookworm}`, or `base_image: …` for an image of a registry");
             }
             [_] => {}
@@ -305,6 +321,84 @@ impl Check<'_> {
                 .0
                 .iter()
                 .for_each(|name| self.sound(name, package, "the name of a package", "such as git"));
+        }
+    }
+
+    /// A Dockerfile beside the file is a base by itself: not together with another one, unless that names a Dockerfile.
+    fn dockerfile_beside(&mut self, given: &[(&str, Span)]) {
+        if let Some(dockerfile) = self.document.dockerfile() {
+            self.relative(&dockerfile.path);
+            if let Some(target) = &dockerfile.target {
+                let is_stage = |name: &str| {
+                    !name.is_empty()
+                        && name
+                            .chars()
+                            .all(|it| it.is_ascii_alphanumeric() || "-_.".contains(it))
+                };
+                self.sound(
+                    target,
+                    is_stage,
+                    "the name of a stage",
+                    "as it stands after AS",
+                );
+            }
+            return;
+        }
+        if !self.layers.has_dockerfile() {
+            return;
+        }
+        let main = self.layers.index_of(self.document.span);
+        for (key, span) in given {
+            if self.layers.index_of(*span) < main {
+                continue;
+            }
+            self.report
+                .error(
+                    "habitat::several_bases",
+                    *span,
+                    "the habitat has several bases",
+                )
+                .label(format!("`{key}`, and beside this file lies a Dockerfile, which is a base as well"))
+                .help(format!(
+                    "leave out `{key}`, or give the Dockerfile another name; `base: {{dockerfile: PATH}}` names one of any name"
+                ));
+        }
+    }
+
+    fn platforms(&mut self) {
+        let mut known = Vec::new();
+        for platform in &self.document.platforms.0 {
+            match platform.value.parse::<Platform>() {
+                Ok(parsed) => known.push(parsed),
+                Err(error) => {
+                    self.report
+                        .error("habitat::bad_platform", platform.span, error.to_string())
+                        .label("`os/arch` or `os/arch/variant`")
+                        .help("for example linux/amd64");
+                }
+            }
+        }
+        let Some(Base::Debian(DebianBase {
+            arch: Some(arch), ..
+        })) = &self.document.base
+        else {
+            return;
+        };
+        if !known
+            .iter()
+            .all(|platform| is_architecture(platform, &arch.value))
+        {
+            self.report
+                .error(
+                    "habitat::arch_contradicts",
+                    arch.span,
+                    format!(
+                        "the base is for {}, and `platforms` says otherwise",
+                        arch.value
+                    ),
+                )
+                .label("an image is of the architecture of its base")
+                .help("leave `arch` out: it follows from the platform");
         }
     }
 
@@ -607,6 +701,35 @@ impl Check<'_> {
                     )
                     .label("this is the second time")
                     .help("leave one of the two out");
+            }
+        }
+    }
+
+    /// In some phases nothing runs but hooks: a limit of such a one may be meant for what it does not reach.
+    fn timeouts(&mut self) {
+        const IDLE: [PhaseId; 5] = [
+            PhaseId::BASE,
+            PhaseId::FILES,
+            PhaseId::REPOS,
+            PhaseId::TOOLS,
+            PhaseId::FINAL,
+        ];
+        let document = self.document;
+        for (phase, limit) in &document.timeout.phases {
+            let is_hooked = document.scripts.0.iter().any(|script| {
+                let hooks = [&script.before, &script.after];
+                let mut hooks = hooks.into_iter().flatten().flat_map(|hook| &hook.0);
+                hooks.any(|hook| hook == phase)
+            });
+            if IDLE.contains(phase) && !is_hooked {
+                self.report
+                    .warning(
+                        "habitat::idle_timeout",
+                        limit.span,
+                        format!("nothing in the phase `{}` has a limit", phase.name()),
+                    )
+                    .label("what is fetched and copied is given up when it stands still; only scripts have limits")
+                    .help("leave it out");
             }
         }
     }

@@ -43,6 +43,8 @@ pub struct Facts {
     pub sums: BTreeMap<String, String>,
     /// Only tests whose path has this in it.
     pub tests: Option<String>,
+    /// This machine's platform, `linux/amd64`: the one that can be built.
+    pub platform: String,
     /// What the plan is for.
     pub purpose: Purpose,
     /// Phases that are left out, though there may be something to do in them.

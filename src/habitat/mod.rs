@@ -11,10 +11,12 @@
 //!
 //! Leaves out how anything is built: the Dockerfile is the only way into the engine.
 
+mod base;
 mod caches;
 mod check;
 mod document;
 mod env;
+mod export;
 mod facts;
 mod fields;
 mod keys;
@@ -34,6 +36,7 @@ mod users;
 mod volumes;
 mod when;
 
+pub use base::DOCKERFILE;
 pub use check::Habitat;
 pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};
@@ -58,6 +61,8 @@ pub fn schema() -> serde_json::Value {
 
 #[cfg(test)]
 mod item_tests;
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod layer_tests;
 #[cfg(test)]

@@ -242,15 +242,24 @@ impl Plan {
             .map_err(|error| failed(&error))?;
         let mut values: HashMap<_, _> = fields::by_phase(&self.fields).into_iter().collect();
         let (dockerfile, origins) = self.without_marks(&marked, &spans);
+        let mut phases: Vec<PhasePlan> = self
+            .phases
+            .iter()
+            .map(|phase| phase_plan(phase, &mut values, templates))
+            .collect();
+        // The stages of a Dockerfile that is the base are a part of that phase; they go by the name of the context.
+        let under = self
+            .contexts
+            .iter()
+            .find(|context| matches!(context.kind, ContextKind::Dockerfile { .. }));
+        if let (Some(under), Some(base)) = (under, phases.first_mut()) {
+            base.stages.insert(0, under.name.clone());
+        }
         Ok(Rendered {
             dockerfile,
             contexts: self.contexts.clone(),
             origins,
-            phases: self
-                .phases
-                .iter()
-                .map(|phase| phase_plan(phase, &mut values, templates))
-                .collect(),
+            phases,
             downloads: self.downloads.clone(),
             secrets: self.secrets.clone(),
         })
@@ -390,7 +399,8 @@ fn phase_plan(
     }
 }
 
-fn context_values(context: &NamedContext, layers: &Layers) -> Value {
+/// What is said of a context.
+pub(super) fn context_values(context: &NamedContext, layers: &Layers) -> Value {
     let name = &context.name;
     let (flag, said) = match &context.kind {
         ContextKind::Debian {
@@ -409,6 +419,15 @@ fn context_values(context: &NamedContext, layers: &Layers) -> Value {
             format!("oci-layout://./{name}:latest"),
             format!("the image in {path}"),
         ),
+        ContextKind::Dockerfile { path, target, .. } => {
+            let target = target
+                .as_ref()
+                .map(|target| format!("the stage {target} of "));
+            (
+                format!("oci-layout://./{name}:latest"),
+                format!("the image of {}{path}", target.unwrap_or_default()),
+            )
+        }
         ContextKind::Repository { url, reference, .. } => {
             let reference = reference
                 .as_ref()

@@ -79,11 +79,10 @@ pub(super) fn check(text: &str) -> String {
         Ok(habitat) => habitat,
         Err(problems) => return told(text, &problems),
     };
-    let mut problems = habitat.warnings.clone();
-    match Plan::of(&habitat, &Facts::default()) {
-        Ok(plan) => problems.extend(plan.warnings),
-        Err(found) => problems.extend(found),
-    }
+    let problems = match Plan::of(&habitat, &Facts::default()) {
+        Ok(plan) => plan.warnings,
+        Err(problems) => problems,
+    };
     told(text, &problems)
 }
 
@@ -219,17 +218,16 @@ fn a_habitat_without_name_or_base_says_what_to_add() {
         `name` is required
         help: add `name: …`
     1:1 [] the habitat has no base
-        one of `base_image` and `base` is required
+        one of `base_image`, `base` and a Dockerfile beside this file is required
         help: add `base: {debian: bookworm}`, or `base_image: …` for an image of a registry
     ");
 }
 
 #[test]
-fn a_key_that_is_not_honoured_yet_is_refused_by_name() {
+fn large_files_of_git_are_refused_with_a_way_out() {
     let text = "\
-name: later
+name: large
 base_image: debian:12
-extends: ../parent.yaml
 repos:
   - {url: a.bundle, path: /src, lfs: true}
 ";

@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod bases;
 mod build;
 mod buildah;
 mod cases;
@@ -18,13 +19,18 @@ mod conformance;
 mod contexts;
 mod crash;
 mod debian;
+mod exports;
 mod failures;
+mod files;
 mod habitats;
 mod harness;
 mod keys;
 mod layers;
+mod locks;
+mod mistakes;
 mod mounts;
 mod network;
+mod old_bugs;
 mod parallel;
 mod peers;
 mod published;
@@ -43,3 +49,4 @@ mod taps;
 mod tidy;
 mod tools;
 mod users;
+mod why;

@@ -6,6 +6,11 @@ use crate::harness::machine::{self, Lack, need};
 
 const HABITATS: [&str; 3] = ["base", "claude-habitat", "discourse"];
 
+/// The program that they are for has given its name to files and commands.
+fn program() -> &'static str {
+    HABITATS[1].trim_end_matches("-habitat")
+}
+
 fn published(name: &str) -> Result<Bench, Lack> {
     let folder = machine::fixture("habitats")?;
     let bench = Bench::new(&machine::plain_user()?, name);
@@ -14,7 +19,10 @@ fn published(name: &str) -> Result<Bench, Lack> {
     }
     bench.sh("chmod -R u+w .");
     bench
-        .file("system/CLAUDE.md", "instructions\n")
+        .file(
+            &format!("system/{}.md", program().to_uppercase()),
+            "instructions\n",
+        )
         .file("shared/gitconfig", "[user]\n\tname = someone\n")
         .ok("habitat migrate system");
     Ok(bench)
@@ -71,7 +79,11 @@ fn published_habitats_render() {
         let dockerfile = bench
             .ok(&format!("habitat render habitats/{habitat}"))
             .out();
-        insta::assert_snapshot!(format!("published {habitat}"), skeleton(&dockerfile));
+        let shown = skeleton(&dockerfile).replace(program(), "program");
+        insta::assert_snapshot!(
+            format!("published {}", habitat.replace(program(), "own")),
+            shown
+        );
         bench
             .file(&format!("{habitat}.Dockerfile"), &dockerfile)
             .ok(&format!("lint {habitat}.Dockerfile"));
@@ -121,8 +133,6 @@ container:
   init_command: /sbin/boot
   startup_delay: 10
   ports: [80]
-claude:
-  command: tool --fast
 git:
   name: someone
 tests: [t.sh]

@@ -30,7 +30,7 @@ use crate::engine::launch::Launch;
 use crate::engine::lock::{Entry, Outdated};
 use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::solve::{Shell, ShellEnd};
-use crate::engine::work::Work;
+use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
@@ -347,13 +347,18 @@ fn listen(
     }
 }
 
-/// A Dockerfile that was fetched is known to nobody else: what is wrong with it is shown in its text.
+/// A Dockerfile that was fetched, or that another one stands on, is known to nobody else: what is wrong with it is shown in
+/// its text.
 fn with_text(mut failures: Vec<Failure>, work: &Work) -> Vec<Failure> {
+    let under = work.contexts.iter().filter_map(|(_, place)| match place {
+        Place::Dockerfile(under) => Some(&under.dockerfile),
+        _ => None,
+    });
+    let texts: Vec<&Text> = std::iter::once(&work.dockerfile).chain(under).collect();
     for failure in &mut failures {
-        if let Some(place) = &failure.place
-            && place.file == work.dockerfile.file
-        {
-            failure.text = Some(work.dockerfile.text.clone());
+        let file = failure.place.as_ref().map(|place| &place.file);
+        if let Some(text) = texts.iter().find(|text| Some(&text.file) == file) {
+            failure.text = Some(text.text.clone());
         }
     }
     failures

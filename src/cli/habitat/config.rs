@@ -9,7 +9,7 @@ use super::super::request;
 use crate::dockerfile::{Problem, Severity, Span};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::habitat::{
-    self, Facts, Habitat, LayerFacts, LayerKind, Layers, PathKind, Purpose, Wanted,
+    self, Facts, Habitat, LayerFacts, LayerKind, Layers, PathKind, Purpose, UnknownNames, Wanted,
 };
 
 /// What a habitat is called in its directory.
@@ -25,6 +25,8 @@ pub(super) struct Config {
     pub(super) directories: Vec<PathBuf>,
     /// ROOT, where there is one.
     pub(super) root: Option<PathBuf>,
+    /// What is done with names that are not known.
+    pub(super) unknown: UnknownNames,
     /// The habitat's own file, absolute.
     path: PathBuf,
 }
@@ -86,12 +88,22 @@ impl Config {
                 .paths
                 .push(request::absolute(Path::new("."))?.join(REPO_FLAG));
         }
-        let Found { layers, paths, .. } = found;
+        let Found {
+            mut layers, paths, ..
+        } = found;
+        if directory_of(&path).join(habitat::DOCKERFILE).is_file() {
+            layers.note_dockerfile();
+        }
         let directories = paths.iter().map(|path| directory_of(path).to_owned());
         Ok(Self {
             layers,
             directories: directories.collect(),
             root,
+            unknown: if given.lenient {
+                UnknownNames::Leave
+            } else {
+                UnknownNames::Refuse
+            },
             path,
         })
     }
@@ -174,6 +186,7 @@ impl Config {
                 .collect(),
             root_ignore: self.root.as_deref().and_then(ignore),
             debian_arch: request::debian_architecture().to_owned(),
+            platform: request::platform(),
             purpose,
             ..Facts::default()
         };
@@ -371,7 +384,9 @@ fn split_repo(given: &str) -> Option<(&str, &str, Option<&str>)> {
 }
 
 pub(super) fn in_directory(given: &Path) -> PathBuf {
-    if given.is_dir() {
+    if given == Path::new(".") {
+        PathBuf::from(FILE_NAME)
+    } else if given.is_dir() {
         given.join(FILE_NAME)
     } else {
         given.to_owned()
@@ -383,7 +398,7 @@ fn directory_of(file: &Path) -> &Path {
 }
 
 /// A path as it is seen from the current directory, where it lies below it.
-fn from_here(path: &Path) -> String {
+pub(super) fn from_here(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let below = here.as_ref().and_then(|here| path.strip_prefix(here).ok());
     below.unwrap_or(path).display().to_string()

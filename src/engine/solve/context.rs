@@ -347,7 +347,7 @@ impl Session<'_> {
     ) -> Result<bool, Vec<Failure>> {
         let parsed = dockerfile::parse(&work.dockerfile.text);
         let source = frontend::epoch_source(&parsed.dockerfile, &plan::options(work))
-            .map_err(|problem| plan::failures(work, &[problem]))?;
+            .map_err(|problem| plan::failures(&work.dockerfile.file, &[problem]))?;
         let time = match source {
             // A number, or what lowering has something to say of.
             None => return Ok(true),
