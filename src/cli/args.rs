@@ -554,9 +554,12 @@ pub(super) struct HabitatUpArguments {
     /// Publish a port: [[IP:]HOST:]PORT[/tcp|/udp]
     #[arg(short, long = "publish", value_name = "SPEC")]
     pub(super) publish: Vec<String>,
-    /// default, none or host
-    #[arg(long, default_value = "default")]
-    pub(super) network: String,
+    /// default, none or host [default: what the habitat's `entry` says, else default]
+    #[arg(long, value_name = "NETWORK")]
+    pub(super) network: Option<String>,
+    /// Do not hold it to the `limits` of its `entry`
+    #[arg(long)]
+    pub(super) no_limits: bool,
     /// Take the image that is there, whatever the habitat says now
     #[arg(long)]
     pub(super) no_build: bool,
@@ -691,9 +694,12 @@ pub(super) struct RunArguments {
     /// Program (and arguments, split as a shell splits words) in place of the image's entrypoint
     #[arg(long, value_name = "COMMAND")]
     pub(super) entrypoint: Option<String>,
-    /// default, none or host
-    #[arg(long, default_value = "default")]
-    pub(super) network: String,
+    /// default, none or host [default: none where the image says so, else default]
+    #[arg(long, value_name = "NETWORK")]
+    pub(super) network: Option<String>,
+    /// Do not hold it to the limits on memory, processors and processes that the image of a habitat names
+    #[arg(long)]
+    pub(super) no_limits: bool,
     /// What the command writes to the image's files is always dropped at its end; accepted for scripts that ask for it
     #[arg(long)]
     pub(super) rm: bool,

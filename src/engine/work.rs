@@ -350,6 +350,8 @@ pub struct Resources {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes.
     pub cpuset_mems: Option<String>,
+    /// Processes at a time.
+    pub pids_max: Option<u64>,
 }
 
 /// How much of what one RUN writes to one of its streams is shown. `None`: all.

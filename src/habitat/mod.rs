@@ -21,6 +21,7 @@ mod facts;
 mod fields;
 mod keys;
 mod layer;
+mod limits;
 mod migrate;
 mod node;
 mod phase;

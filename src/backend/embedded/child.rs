@@ -144,10 +144,11 @@ fn carry_out(
         }
         Order::Launch(launch) => {
             let up = launch.instance.as_ref().map(|_| Arc::clone(socket));
-            let started = move |process: BorrowedFd<'_>| {
+            let started = move |process: BorrowedFd<'_>, group| {
                 if let Some(supervisor) = up {
                     // One that is gone takes this process with it.
-                    drop(protocol::send(&supervisor, &Report::Started, &[process]));
+                    let report = Report::Started { group };
+                    drop(protocol::send(&supervisor, &report, &[process]));
                 }
             };
             launch::run(&launch, files, resizes, &cancel, started)

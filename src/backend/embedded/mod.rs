@@ -212,6 +212,12 @@ impl Embedded {
     /// # Errors
     /// If it could not be started.
     pub fn launch(self, launch: Launch, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {
+        // Taken apart when the engine child is gone.
+        let groups = groups(&launch)?;
+        let launch = Launch {
+            groups: groups.as_ref().map(|groups| groups.path().to_owned()),
+            ..launch
+        };
         command(&Order::Launch(Box::new(launch)), streams)
     }
 
@@ -427,6 +433,25 @@ fn await_message(engine: &Engine, endings: &Endings) -> Result<(), Failure> {
         return Err(Failure::new(kind, "engine::cancelled", message)
             .with_help("what was finished is kept: the next build goes on from there"));
     }
+}
+
+/// Where a control group for a command is made, if it is limited.
+fn groups(launch: &Launch) -> Result<Option<Delegated>, Vec<Failure>> {
+    let resources = launch.resources().map_err(|failure| vec![failure])?;
+    if resources.is_unlimited() {
+        return Ok(None);
+    }
+    Delegated::make(&resources, None)
+        .map(Some)
+        .map_err(|error| {
+            let mut failure = Failure::from_diagnostic(FailureKind::Machine, &error);
+            let more = "or run it without what the habitat limits: `--no-limits`";
+            failure.help = Some(match failure.help {
+                Some(help) => format!("{help}; {more}"),
+                None => more.to_owned(),
+            });
+            vec![failure]
+        })
 }
 
 fn command(order: &Order, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {

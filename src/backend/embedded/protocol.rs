@@ -90,7 +90,10 @@ pub(super) enum Report {
     /// The build is done.
     Built(Box<Outcome>),
     /// The first process of a habitat is there, and comes along as a pidfd.
-    Started,
+    Started {
+        /// Its control group, if it has one.
+        group: Option<PathBuf>,
+    },
     /// The command has ended with this status (128 and the signal's number where a signal ended it).
     Ended {
         /// The status.
