@@ -111,6 +111,7 @@ impl Habitat {
         check.verify_and_tests();
         check.services();
         check.volumes();
+        check.limits();
         check.secrets_and_labels();
         check.timeouts();
         let habitat = Self {

@@ -8,6 +8,7 @@ use super::env::{EnvBlock, Scope};
 use super::fields::{Field, below};
 use super::keys::{Command, Count, Duration, Flag, Key, List, Mode, OneOrMore, Scalar, Text, keys};
 use super::layer::{LayerKind, Layers};
+use super::limits::Limits;
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::quote;
@@ -269,6 +270,10 @@ keys! {
         startup_delay: Option<Count> = "startup_delay",
         /// Whether it wants a terminal.
         tty: Option<Flag> = "tty",
+        /// What network it has when it runs: `none`, `default` or `host`.
+        network: Option<Network> = "network",
+        /// How much of the machine it may take when it runs, where this user may make control groups.
+        limits: Option<Limits> = "limits",
         /// Whether the layers' own content stays out of the image. Only a habitat that lies in a ROOT (a directory with
         /// `habitats/` and `system/` or `shared/`) has any: its directory is copied to LOCAL_PATH, but for its tests and
         /// repositories. What its items name, and the file itself, are put there after the scripts.
