@@ -1,9 +1,10 @@
 //! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
 
-use super::document::{Base, Document, FileItem, Mount, Script, Words};
+use super::document::{Base, Document, FileItem, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
 use super::keys::{Key, OneOrMore, Text};
 use super::layer::Layers;
+use super::mount::Mount;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::services::Service;

@@ -20,6 +20,7 @@ mod fields;
 mod keys;
 mod layer;
 mod migrate;
+mod mount;
 mod node;
 mod phase;
 mod plan;

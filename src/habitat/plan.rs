@@ -19,11 +19,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::check::{Habitat, is_remote};
-use super::document::{Base, Mount};
+use super::document::Base;
 use super::facts::{Facts, PathKind, Wanted, clean};
 use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
 use super::layer::Layers;
+use super::mount::Mount;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::steps::{default_shell, marker, test_stage};
