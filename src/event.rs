@@ -33,6 +33,46 @@ pub enum Stream {
     Stderr,
 }
 
+/// What a test said, and how it was judged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestReport {
+    /// Why it failed; `None`: it passed.
+    pub failure: Option<String>,
+    /// How many points it planned, if it said so.
+    pub planned: Option<u64>,
+    /// What it said of each, in the order in which it did.
+    pub points: Vec<TestPoint>,
+    /// How long it ran.
+    pub duration_ms: u64,
+}
+
+/// One `ok` or `not ok` of a test.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TestPoint {
+    /// Its number: what the test says, else one more than the last.
+    pub number: u64,
+    /// Its description.
+    pub name: String,
+    /// Whether it is `ok`, whatever is expected of it.
+    pub ok: bool,
+    /// It was left out, and why.
+    pub skip: Option<String>,
+    /// It is known not to work yet, and why.
+    pub todo: Option<String>,
+    /// What the test said of it: the lines of comments and of YAML after it.
+    pub diagnostics: Vec<String>,
+    /// From the point before it, or from the start.
+    pub duration_ms: u64,
+}
+
+impl TestPoint {
+    /// Whether the test fails because of it.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        !self.ok && self.skip.is_none() && self.todo.is_none()
+    }
+}
+
 /// How a build ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,6 +151,18 @@ pub enum BuildEvent {
         message: String,
         /// A file that holds the whole output, if one was kept.
         log_path: Option<String>,
+    },
+    /// A test has ended.
+    #[serde(rename = "test.done")]
+    TestDone {
+        /// Which.
+        #[serde(flatten)]
+        origin: StepOrigin,
+        /// It passed before, and nothing that it reads has changed; nothing ran.
+        cached: bool,
+        /// What it said, and how it was judged.
+        #[serde(flatten)]
+        report: TestReport,
     },
     /// A source (image, repository, download, Debian base, context) is asked for.
     #[serde(rename = "source.started")]

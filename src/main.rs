@@ -5,7 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // First, before any thread or argument parser: a child must start clean.
     if let Some(child) = shmocker::engine::exec::child() {
-        return child.run(shmocker::backend::embedded::engine_child);
+        return child.run(shmocker::backend::embedded::play_child);
     }
     shmocker::cli::main(std::env::args_os())
 }

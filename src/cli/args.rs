@@ -138,6 +138,9 @@ pub(super) struct SharedBuildArguments {
     /// Write the image's id (the digest of its configuration)
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,
+    /// When a step fails, go on with all that does not need it
+    #[arg(long)]
+    pub(super) keep_going: bool,
     /// Add a label to the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(super) labels: Vec<String>,
@@ -254,6 +257,18 @@ pub(super) enum HabitatCommand {
     Outdated(HabitatOutdatedArguments),
     /// Pin what there is now, of everything or of some sources
     Upgrade(HabitatUpgradeArguments),
+    /// Run the tests of a habitat, all of them, and say what each found
+    Test(HabitatTestArguments),
+    /// Start the habitat in the background, built before if need be, with its volumes and services
+    Up(HabitatUpArguments),
+    /// Run a command in a habitat that is up
+    Exec(HabitatExecArguments),
+    /// End a habitat that is up; what it has written is kept
+    Stop(HabitatStopArguments),
+    /// End a habitat and drop what it has written
+    Down(HabitatStopArguments),
+    /// List the habitats that run or have run
+    Ps(HabitatPsArguments),
     /// Rewrite the keys of an older program, and say what nothing takes the place of
     Migrate(HabitatMigrateArguments),
 }
@@ -272,6 +287,9 @@ pub(super) struct HabitatFile {
     /// Leave out the user's own layer, ~/.config/shmocker/habitat.yaml
     #[arg(long)]
     pub(super) no_user_layer: bool,
+    /// Add a repository to those of the habitat (may be given again)
+    #[arg(long = "repo", value_name = "URL:PATH[:BRANCH]")]
+    pub(super) repos: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -401,6 +419,9 @@ pub(super) struct HabitatBuildArguments {
     /// With --show-phases: every item and where it is written, every cause, and what a build would ask the network for
     #[arg(long, requires = "show_phases")]
     pub(super) verbose: bool,
+    /// Write what the tests found as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
     #[command(flatten)]
     pub(super) draft: SharedBuildArguments,
 }
@@ -439,6 +460,114 @@ pub(super) struct HabitatUpgradeArguments {
     /// Sources, as the lock file has them, or a part of the name that no other has [default: all]
     #[arg(value_name = "NAME")]
     pub(super) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatTestArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// Only tests whose path has this in it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) filter: Option<String>,
+    /// Write what they found as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// How the build's progress is shown [default: quiet]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) progress: Option<Progress>,
+    /// Make a secret known: id=NAME[,type=file|env][,src=PATH|env=VARIABLE]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(super) secrets: Vec<String>,
+    /// Allow what is refused otherwise: network.host, security.insecure, home
+    #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+    /// Never ask; use what the store remembers
+    #[arg(long)]
+    pub(super) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatUpArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// Publish a port: [[IP:]HOST:]PORT[/tcp|/udp]
+    #[arg(short, long = "publish", value_name = "SPEC")]
+    pub(super) publish: Vec<String>,
+    /// default, none or host
+    #[arg(long, default_value = "default")]
+    pub(super) network: String,
+    /// Take the image that is there, whatever the habitat says now
+    #[arg(long)]
+    pub(super) no_build: bool,
+    /// Take a habitat that runs, or was stopped, down before, with what it has written
+    #[arg(long)]
+    pub(super) recreate: bool,
+    /// How the build's progress is shown [default: $BUILDKIT_PROGRESS, else auto]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) progress: Option<Progress>,
+    /// Make a secret known to the build: id=NAME[,type=file|env][,src=PATH|env=VARIABLE]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(super) secrets: Vec<String>,
+    /// Allow the build what is refused otherwise: network.host, security.insecure, home
+    #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+    /// Never ask what base, branch or suite means now; use what the store remembers
+    #[arg(long)]
+    pub(super) offline: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatExecArguments {
+    /// The habitat's config.yaml, or its directory; or what `habitat ps` calls it
+    #[arg(value_name = "FILE")]
+    pub(super) habitat: PathBuf,
+    /// The command and its arguments [default: the habitat's command if it wants a terminal, else a shell]
+    #[arg(
+        value_name = "CMD",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(super) command: Vec<String>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// Set a variable; without a value, from the environment
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    pub(super) env: Vec<String>,
+    /// The working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) workdir: Option<String>,
+    /// user[:group], by name or number
+    #[arg(short, long)]
+    pub(super) user: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatStopArguments {
+    /// The habitat's config.yaml, or its directory; or what `habitat ps` calls it
+    #[arg(value_name = "FILE")]
+    pub(super) habitat: PathBuf,
+    /// How long it may take to end, before it is killed (ms, s, m, h)
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration_ms)]
+    pub(super) time: u64,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatPsArguments {
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    /// Print ids only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
 }
 
 #[derive(Debug, Args)]

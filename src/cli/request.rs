@@ -12,17 +12,17 @@ use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{
-    DebianMirrors, Entitlement, Freshness, NoCache, Place, Resources, Secret, Ssh, Text, Unsettled,
-    Work,
+    DebianMirrors, Entitlement, Freshness, NoCache, OnFailure, Place, Resources, Secret, Ssh, Text,
+    Unsettled, Work,
 };
-use crate::event::EventSink;
+use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
 use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::Name;
 use crate::ship::export::{Destination, Output};
 
 /// How long a remembered answer serves.
-const DEFAULT_REFRESH_MS: u64 = 3_600_000;
+pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
 
 /// A request in the making.
 pub(super) struct Draft {
@@ -127,6 +127,11 @@ impl Draft {
             resources: Resources::default(),
             log_limits: environment.log_limits,
             no_cache: NoCache::Nothing,
+            on_failure: if arguments.keep_going {
+                OnFailure::GoOn
+            } else {
+                OnFailure::CallOff
+            },
             freshness,
             debian: DebianMirrors {
                 mirror: environment.debian_mirror.clone(),
@@ -158,30 +163,54 @@ impl Draft {
         Self::new(arguments, environment)
     }
 
-    /// Builds and writes what was asked for.
+    /// Builds and writes what was asked for, and prints the image's digest where that is wanted.
     pub(super) fn build(self, store: PathBuf, environment: &Environment) -> Result<Exit, Stop> {
-        let events = self.events(environment);
+        self.build_heard(store, environment, &|_| {})
+    }
+
+    /// The same; `hear` is told every event before it is shown.
+    pub(super) fn build_heard(
+        self,
+        store: PathBuf,
+        environment: &Environment,
+        hear: &(dyn Fn(&BuildEvent) + Send + Sync),
+    ) -> Result<Exit, Stop> {
         let takes_stdout = self.outputs.iter().any(writes_stdout);
         let tagged = !self.tags.is_empty();
+        let quiet = self.quiet;
+        let outcome = self.carry_out(store, environment, hear)?;
+        if !takes_stdout && (quiet || !tagged || !std::io::stdout().is_terminal()) {
+            print(&format!("{}\n", outcome.manifest.digest));
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Builds and writes what was asked for; `hear` is told every event before it is shown.
+    pub(super) fn carry_out(
+        self,
+        store: PathBuf,
+        environment: &Environment,
+        hear: &(dyn Fn(&BuildEvent) + Send + Sync),
+    ) -> Result<Outcome, Stop> {
+        let shown = self.events(environment);
+        let events = |event: BuildEvent| {
+            hear(&event);
+            shown.emit(event);
+        };
         let request = BuildRequest {
             store,
             work: self.work,
             tags: self.tags,
             outputs: self.outputs,
         };
-        let outcome = Embedded
-            .build(&request, events.as_ref())
-            .map_err(Stop::from)?;
+        let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
         if let Some(path) = &self.metadata_file {
             write_file(path, &metadata(&outcome))?;
         }
         if let Some(path) = &self.iidfile {
             write_file(path, &outcome.config_digest.to_string())?;
         }
-        if !takes_stdout && (self.quiet || !tagged || !std::io::stdout().is_terminal()) {
-            print(&format!("{}\n", outcome.manifest.digest));
-        }
-        Ok(Exit::Done)
+        Ok(outcome)
     }
 
     /// Who shows the build.
@@ -523,7 +552,7 @@ fn metadata(outcome: &Outcome) -> String {
     format!("{fields:#}\n")
 }
 
-fn write_file(path: &Path, content: &str) -> Result<(), Stop> {
+pub(super) fn write_file(path: &Path, content: &str) -> Result<(), Stop> {
     std::fs::write(path, content).map_err(|error| {
         let message = format!("`{}` cannot be written", path.display());
         Stop::from(Failure::caused(

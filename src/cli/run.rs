@@ -17,7 +17,7 @@ use crate::engine::launch::{Launch, TerminalSize, Volume};
 use crate::graph::Network;
 
 /// The status of `run` where the command was not even tried, as docker has it.
-const NOT_TRIED: u8 = 125;
+pub(super) const NOT_TRIED: u8 = 125;
 
 /// `run`: its exit status is the command's.
 pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
@@ -28,25 +28,9 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
 }
 
 fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
-    let network = match arguments.network.as_str() {
-        "default" => Network::Default,
-        "none" => Network::None,
-        "host" => Network::Host,
-        other => {
-            return Err(Stop::usage(
-                format!("`--network {other}` is not known"),
-                "it is default, none or host",
-            ));
-        }
-    };
+    let network = network(&arguments.network)?;
     let ports = ports(&arguments.publish, network)?;
-    let stdin = std::io::stdin();
-    if arguments.tty && !stdin.is_terminal() {
-        return Err(Stop::usage(
-            "standard input is not a terminal",
-            "leave out `--tty`, or run it in a terminal",
-        ));
-    }
+    let terminal = terminal_size(arguments.tty)?;
     let entrypoint = match &arguments.entrypoint {
         None => None,
         Some(text) => Some(crate::dockerfile::shell_words(text).map_err(|reason| {
@@ -56,13 +40,7 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
             )
         })?),
     };
-    let mut env = Vec::new();
-    for spec in &arguments.env {
-        match spec.split_once('=') {
-            Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
-            None => env.extend(variable(spec).map(|value| (spec.clone(), value))),
-        }
-    }
+    let env = env(&arguments.env);
     let launch = Launch {
         store,
         image: arguments.image,
@@ -78,12 +56,63 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
             .collect::<Result<_, _>>()?,
         network,
         ports,
-        terminal: arguments.tty.then(|| {
-            let (rows, columns) = terminal::size(&stdin);
-            TerminalSize { rows, columns }
-        }),
+        terminal,
+        instance: None,
     };
-    let _raw = match arguments.tty {
+    let status = with_streams(arguments.interactive, arguments.tty, |streams| {
+        Embedded.launch(launch, streams)
+    })?;
+    Ok(Exit::Command(status.clamp(0, 255) as u8))
+}
+
+/// Which network is meant.
+pub(super) fn network(word: &str) -> Result<Network, Stop> {
+    match word {
+        "default" => Ok(Network::Default),
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        other => Err(Stop::usage(
+            format!("`--network {other}` is not known"),
+            "it is default, none or host",
+        )),
+    }
+}
+
+/// `NAME=VALUE`, or `NAME` with the value that this environment has for it, if it has one.
+pub(super) fn env(specs: &[String]) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    for spec in specs {
+        match spec.split_once('=') {
+            Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
+            None => env.extend(variable(spec).map(|value| (spec.clone(), value))),
+        }
+    }
+    env
+}
+
+/// The size of this terminal, if the command gets one.
+pub(super) fn terminal_size(tty: bool) -> Result<Option<TerminalSize>, Stop> {
+    let stdin = std::io::stdin();
+    if tty && !stdin.is_terminal() {
+        return Err(Stop::usage(
+            "standard input is not a terminal",
+            "leave out `--tty`, or run it in a terminal",
+        ));
+    }
+    Ok(tty.then(|| {
+        let (rows, columns) = terminal::size(&stdin);
+        TerminalSize { rows, columns }
+    }))
+}
+
+/// Calls with this process's streams; without `interactive`, and without a terminal, there is no input.
+pub(super) fn with_streams(
+    interactive: bool,
+    tty: bool,
+    call: impl FnOnce(Streams<'_>) -> Result<i32, Vec<Failure>>,
+) -> Result<i32, Stop> {
+    let stdin = std::io::stdin();
+    let _raw = match tty {
         true => Some(terminal::Raw::enter(&stdin).map_err(|error| {
             Failure::caused(
                 FailureKind::Machine,
@@ -102,7 +131,7 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
             &error,
         )
     })?;
-    let input = if arguments.interactive || arguments.tty {
+    let input = if interactive || tty {
         stdin.as_fd()
     } else {
         null.as_fd()
@@ -111,12 +140,11 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
     let streams = Streams {
         fds: [input, output.as_fd(), errors.as_fd()],
     };
-    let status = Embedded.launch(launch, streams).map_err(Stop::from)?;
-    Ok(Exit::Command(status.clamp(0, 255) as u8))
+    call(streams).map_err(Stop::from)
 }
 
 /// The ports that have to be published: with this machine's network none, because they are there as they are.
-fn ports(specs: &[String], network: Network) -> Result<Vec<Port>, Stop> {
+pub(super) fn ports(specs: &[String], network: Network) -> Result<Vec<Port>, Stop> {
     let mut ports = Vec::new();
     for spec in specs {
         let port: Port = spec.parse().map_err(|reason| {

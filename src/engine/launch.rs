@@ -1,5 +1,8 @@
-//! `shmocker run`: one command in an image of the store, in the sandbox that build steps have. What it writes to the
-//! image's files is dropped at its end.
+//! One command in an image of the store, in the sandbox that build steps have: `shmocker run`, of which what it writes to
+//! the image's files is dropped at its end, and a habitat that is up, of which it is kept.
+//!
+//! An image that names services (`io.shmocker.habitat.services`) gets them: its launcher becomes the first process, starts
+//! them as its own root, and then the command as its user.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -9,14 +12,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::exec::{
-    Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Streams, users,
+    Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Started, Streams, users,
 };
 use super::failure::{Failure, FailureKind};
 use super::images;
 use super::plan::read_image;
 use super::snapshot::{Choice, SnapshotStore};
+use crate::digest::Key;
 use crate::graph::Network;
-use crate::store::{Store, StoreError};
+use crate::store::{Instance, Store, StoreError, TmpDir};
 use crate::sys::mount::Tree;
 use crate::sys::signal::Resizes;
 
@@ -45,7 +49,18 @@ pub struct Launch {
     pub ports: Vec<Port>,
     /// Its terminal, if it gets one.
     pub terminal: Option<TerminalSize>,
+    /// Where what it writes is kept; `None`: nowhere.
+    pub instance: Option<String>,
 }
+
+/// Names the services of a habitat's image.
+pub const SERVICES_LABEL: &str = "io.shmocker.habitat.services";
+/// What starts them.
+const LAUNCHER: &str = "/etc/habitat/launch";
+/// Where a habitat that is up says that it is in order.
+const STARTED: &str = "/dev/habitat/started";
+/// How long a habitat that is up may take to stop.
+const INSTANCE_GRACE_MS: u64 = 60_000;
 
 /// A directory or file of this machine, seen inside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,11 +83,18 @@ pub struct TerminalSize {
 }
 
 /// Runs it, in the engine child. `files` are its standard input, output and errors; with `resizes` its terminal follows the
-/// size of the one that is its input. Returns its status, as docker has it: 125 to 127 where it could not be run.
+/// size of the one that is its input. `started` gets its first process, as a pidfd. Returns its status, as docker has it: 125
+/// to 127 where it could not be run.
 ///
 /// # Errors
 /// If there is no such image, or the sandbox cannot be set up.
-pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Result<i32, Failure> {
+pub fn run(
+    launch: &Launch,
+    files: Vec<OwnedFd>,
+    resizes: Option<Resizes>,
+    cancel: &Cancel,
+    started: impl FnOnce(BorrowedFd<'_>) + Send + 'static,
+) -> Result<i32, Failure> {
     let store = Store::open(&launch.store).map_err(of_store)?;
     store.sweep_tmp().map_err(of_store)?;
     let Some(image) = images::find(&store, &launch.image).map_err(of_store)? else {
@@ -86,7 +108,13 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Re
     let (_, config) = read_image(&image.digest, &store)
         .map_err(|reason| Failure::new(FailureKind::Machine, "run::damaged_image", reason))?;
     let config = config.config;
-    let argv = argv(launch, config.entrypoint, config.cmd)?;
+    let services = config
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(SERVICES_LABEL))
+        .filter(|_| launch.entrypoint.is_none())
+        .cloned();
+    let mut argv = argv(launch, config.entrypoint, config.cmd)?;
     let user = launch.user.clone().unwrap_or(config.user);
     let mut env: Vec<(String, String)> = config
         .env
@@ -110,6 +138,22 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Re
     for volume in &launch.volumes {
         mounts.push(mount(volume)?);
     }
+    let instance = match &launch.instance {
+        None => None,
+        Some(id) => {
+            let instance = store.instance(id).map_err(of_store)?;
+            let mark = instance.mark().map_err(of_store)?;
+            let what = Mounted::bind(mark.as_fd(), Access::ReadWrite).map_err(|error| {
+                let message = "the mark of a habitat that has started cannot be mounted";
+                Failure::caused(FailureKind::Machine, "run::mark", message, &error)
+            })?;
+            mounts.push(Mount {
+                target: STARTED.to_owned(),
+                what,
+            });
+            Some(instance)
+        }
+    };
     let snapshots = SnapshotStore::open(&store, Choice::Best)?;
     let shift = match launch.volumes.as_slice() {
         [] => None,
@@ -123,21 +167,36 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Re
             ));
         })?],
     };
+    let first = match services {
+        None => user,
+        Some(services) => {
+            let launcher = ["/bin/sh", LAUNCHER, "--forward", &user, &services];
+            argv.splice(0..0, launcher.map(str::to_owned));
+            "root".to_owned()
+        }
+    };
     let mut run = Run {
         argv,
         env,
         workdir,
-        user,
+        user: first,
         hostname: image.digest.hex().chars().take(12).collect(),
         network: launch.network,
         mounts,
         ports: launch.ports.clone(),
         shift,
+        grace_ms: instance.as_ref().map(|_| INSTANCE_GRACE_MS),
+        started: Some(Started(Box::new(started))),
         ..Run::default()
     };
     let scratch = store.tmp_dir().map_err(of_store)?;
     let sandbox = Sandbox::new(&scratch.path(), warn)?;
-    let active = snapshots.prepare(&layers)?;
+    let active = match &instance {
+        None => snapshots.prepare(&layers)?,
+        Some(instance) => {
+            snapshots.prepare_in(&layers, workplace(instance, &layers, &snapshots)?)?
+        }
+    };
     let root = Tree::copy_of(active.mounted().as_fd()).map_err(|error| {
         Failure::caused(
             FailureKind::Machine,
@@ -146,16 +205,8 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Re
             &error,
         )
     })?;
-    let cancel = Cancel::new().map_err(|error| {
-        Failure::caused(
-            FailureKind::Machine,
-            "run::cancel",
-            "an event cannot be made",
-            &error,
-        )
-    })?;
-    let exit = with_streams(launch, &files, resizes, |streams| {
-        sandbox.run(&mut run, &root, streams, &cancel)
+    let exit = with_streams(launch.terminal, &files, resizes, |streams| {
+        sandbox.run(&mut run, &root, streams, cancel)
     })?;
     drop(root);
     active.discard();
@@ -166,6 +217,31 @@ pub fn run(launch: &Launch, files: Vec<OwnedFd>, resizes: Option<Resizes>) -> Re
         }
         exit => Ok(exit.shell_status().unwrap_or(125)),
     }
+}
+
+/// Where a habitat's files are put together. They lie upon one image; upon another they would make no sense.
+fn workplace(
+    instance: &Instance,
+    layers: &[Key],
+    snapshots: &SnapshotStore,
+) -> Result<TmpDir, Failure> {
+    match instance.below().map_err(of_store)? {
+        Some(below) if below == layers => {}
+        Some(_) => {
+            return Err(Failure::new(
+                FailureKind::Input,
+                "habitat::another_image",
+                "the image or its user is another one now than when the habitat was stopped, and what the habitat wrote since fits only the old one",
+            )
+            .with_help("`shmocker habitat down` drops what it wrote; then start it anew"));
+        }
+        None => {
+            // They must outlive this process before anything lies upon them.
+            snapshots.flush()?;
+            instance.put_below(layers).map_err(of_store)?;
+        }
+    }
+    instance.workplace().map_err(of_store)
 }
 
 /// The command's own errors go the same way; nothing else is connected.
@@ -251,8 +327,11 @@ fn mount(volume: &Volume) -> Result<Mount, Failure> {
 }
 
 /// Calls with the streams that were given, or with a terminal that is connected to them.
-fn with_streams(
-    launch: &Launch,
+///
+/// # Errors
+/// What the call returns.
+pub fn with_streams(
+    terminal: Option<TerminalSize>,
     files: &[OwnedFd],
     mut resizes: Option<Resizes>,
     run: impl FnOnce(Streams<'_>) -> Result<Exit, super::exec::ExecError>,
@@ -264,7 +343,7 @@ fn with_streams(
             "the command has no streams",
         ));
     };
-    let Some(TerminalSize { rows, columns }) = launch.terminal else {
+    let Some(TerminalSize { rows, columns }) = terminal else {
         return Ok(run(Streams::Given([
             input.as_fd(),
             output.as_fd(),

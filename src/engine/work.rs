@@ -143,6 +143,8 @@ pub struct Work {
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
     pub no_cache: NoCache,
+    /// What becomes of the other steps when one fails.
+    pub on_failure: OnFailure,
     /// When moving references are asked again.
     pub freshness: Freshness,
     /// Where Debian packages come from.
@@ -237,6 +239,16 @@ impl NoCache {
             }
         }
     }
+}
+
+/// What becomes of the other steps when one fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    /// They are called off.
+    #[default]
+    CallOff,
+    /// All that do not need it are run to their end.
+    GoOn,
 }
 
 /// When a moving reference (tag, branch, suite) is asked again.

@@ -201,6 +201,7 @@ impl Reference {
             keep_git_dir,
             remote: None,
             read_only: false,
+            secret: None,
         })
     }
 }

@@ -505,6 +505,7 @@ fn additions_unpack_what_is_local_and_nothing_else() {
         keep_git_dir: true,
         remote: None,
         read_only: false,
+        secret: None,
     };
     let nodes = git.graph.nodes();
     assert!(

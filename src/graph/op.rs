@@ -97,6 +97,9 @@ pub struct GitSource {
     pub remote: Option<String>,
     /// Whether the recorded push URL is disabled.
     pub read_only: bool,
+    /// The id of the secret that opens it: a token, for http.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
 }
 
 /// A download.

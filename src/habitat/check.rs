@@ -1,12 +1,13 @@
 //! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
 
 use super::base::{Base, DebianBase, is_architecture};
-use super::document::{Document, FileItem, Mount, Repo, Script};
+use super::document::{Document, FileItem, Mount, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
-use super::keys::{Key, Text};
+use super::keys::{Key, OneOrMore, Text};
 use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
+use super::services::Service;
 use crate::dockerfile::{Problem, Span};
 use crate::image::Platform;
 
@@ -90,8 +91,11 @@ impl Habitat {
         };
         check.files();
         check.repos();
+        check.tools();
         check.scripts();
         check.verify_and_tests();
+        check.services();
+        check.volumes();
         check.secrets_and_labels();
         let warnings = report.finish()?;
         Ok(Self {
@@ -115,6 +119,24 @@ impl Habitat {
             .is_some_and(|flag| flag.value)
     }
 
+    /// What it runs when it is started; `None`: a shell.
+    #[must_use]
+    pub fn command(&self) -> Option<Vec<String>> {
+        match self.document.entry.as_ref()?.command.as_ref()? {
+            Words::Line(line) => Some(vec![
+                "/bin/sh".to_owned(),
+                "-c".to_owned(),
+                line.value.clone(),
+            ]),
+            Words::List(words) => Some(words.iter().map(|word| word.value.clone()).collect()),
+        }
+    }
+
+    /// Its services, in their order.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.document.services.0.iter()
+    }
+
     /// A path in the image, with `~/` replaced by USER's home.
     #[must_use]
     pub fn at_home(&self, path: &str) -> String {
@@ -133,11 +155,11 @@ impl Habitat {
     }
 }
 
-struct Check<'h> {
+pub(super) struct Check<'h> {
     layers: &'h Layers,
-    document: &'h Document,
-    environment: &'h Environment,
-    report: &'h mut Report,
+    pub(super) document: &'h Document,
+    pub(super) environment: &'h Environment,
+    pub(super) report: &'h mut Report,
 }
 
 impl Check<'_> {
@@ -364,7 +386,13 @@ impl Check<'_> {
         }
     }
 
-    fn sound(&mut self, text: &Text, is_sound: impl Fn(&str) -> bool, what: &str, example: &str) {
+    pub(super) fn sound(
+        &mut self,
+        text: &Text,
+        is_sound: impl Fn(&str) -> bool,
+        what: &str,
+        example: &str,
+    ) {
         if !is_sound(&text.value) {
             self.report
                 .error(
@@ -407,7 +435,7 @@ impl Check<'_> {
         String::new()
     }
 
-    fn relative(&mut self, path: &Text) {
+    pub(super) fn relative(&mut self, path: &Text) {
         let value = path.value.as_str();
         if value.is_empty() || value.starts_with('/') {
             self.report
@@ -432,7 +460,7 @@ impl Check<'_> {
     }
 
     /// Paths have no letters that would end or change the instruction that they become a part of.
-    fn plain(&mut self, path: &Text, refused: &str) {
+    pub(super) fn plain(&mut self, path: &Text, refused: &str) {
         let odd = |letter: char| letter.is_control() || refused.contains(letter);
         if let Some(letter) = path.value.chars().find(|letter| odd(*letter)) {
             self.report
@@ -446,7 +474,7 @@ impl Check<'_> {
         }
     }
 
-    fn absolute(&mut self, path: &Text, what: &str) {
+    pub(super) fn absolute(&mut self, path: &Text, what: &str) {
         let rest = path
             .value
             .strip_prefix("~/")
@@ -467,7 +495,7 @@ impl Check<'_> {
         self.plain(path, "\"'\\");
     }
 
-    fn owner(&mut self, owner: &Text) {
+    pub(super) fn owner(&mut self, owner: &Text) {
         let mut parts = owner.value.split(':');
         let user = parts.next().unwrap_or_default();
         let group = parts.next().unwrap_or("root");
@@ -496,6 +524,7 @@ impl Check<'_> {
             }
             self.absolute(&item.dest, "dest");
             item.owner.iter().for_each(|owner| self.owner(owner));
+            self.both_sides("file", item.span, &item.before, &item.after);
             let twice = items[..index].iter().any(|earlier| {
                 earlier.dest.value == item.dest.value
                     && !item.dest.value.ends_with('/')
@@ -517,71 +546,44 @@ impl Check<'_> {
         }
     }
 
-    fn repos(&mut self) {
-        let repos: &[Repo] = &self.document.repos.0;
-        for (index, repo) in repos.iter().enumerate() {
-            if repo.url.value.trim().is_empty() {
-                self.report
-                    .error("habitat::bad_value", repo.url.span, "the url is empty")
-                    .label("git needs an address here");
-            } else if !is_remote(&repo.url.value) {
-                self.relative(&repo.url);
-            }
-            self.absolute(&repo.path, "path");
-            if let (Some(branch), Some(reference)) = (&repo.branch, &repo.reference) {
-                self.report
-                    .error(
-                        "habitat::conflict",
-                        reference.span,
-                        "both branch and ref are given",
-                    )
-                    .label(format!(
-                        "`branch: {}` says what is checked out already",
-                        branch.value
-                    ))
-                    .help("keep one of them");
-            }
-            if let Some(depth) = repo.depth.filter(|depth| depth.value == 0) {
-                self.report
-                    .error(
-                        "habitat::bad_value",
-                        depth.span,
-                        "a depth of 0 has no commit",
-                    )
-                    .label("at least 1")
-                    .help("for the whole history write `shallow: false`");
-            }
-            for earlier in &repos[..index] {
-                if covers(&repo.path.value, &earlier.path.value) {
-                    self.report
-                        .error(
-                            "habitat::covered",
-                            repo.path.span,
-                            format!("`{}` would cover `{}`", repo.path.value, earlier.path.value),
-                        )
-                        .label(format!(
-                            "`{}` was checked out there before",
-                            earlier.url.value
-                        ))
-                        .help("list the outer repository first, or give this one another path");
-                }
-            }
-            let earlier_files = self
-                .document
-                .files
-                .0
-                .iter()
-                .filter(|file| !hooked_after_repos(file));
-            for file in earlier_files.filter(|file| covers(&repo.path.value, &file.dest.value)) {
-                self.report
-                    .error(
-                        "habitat::covered",
-                        repo.path.span,
-                        format!("`{}` would cover `{}`", repo.path.value, file.dest.value),
-                    )
-                    .label(format!("`{}` is copied there before", file.src.value))
-                    .help("give that item of files `after: repos`");
-            }
+    /// What has both `before` and `after` is done twice, which is seldom meant.
+    pub(super) fn both_sides(
+        &mut self,
+        what: &str,
+        span: Span,
+        before: &Option<OneOrMore<PhaseId>>,
+        after: &Option<OneOrMore<PhaseId>>,
+    ) {
+        let (Some(_), Some(after)) = (before, after) else {
+            return;
+        };
+        let phases: Vec<&str> = after.0.iter().map(|phase| phase.name()).collect();
+        self.report
+            .warning(
+                "habitat::runs_twice",
+                span,
+                format!("the {what} has both `before` and `after`"),
+            )
+            .label(format!(
+                "it runs at both places, also after {}",
+                phases.join(", ")
+            ))
+            .help(format!("make it two {what}s if that is not meant"));
+    }
+
+    /// A secret that an item names.
+    pub(super) fn secret(&mut self, id: &Text) {
+        let secrets = &self.document.secrets.0;
+        let known = || secrets.iter().map(|known| known.id.as_str());
+        if !known().any(|known| known == id.value) {
+            self.report
+                .error(
+                    "habitat::unknown_secret",
+                    id.span,
+                    format!("unknown secret `{}`", id.value),
+                )
+                .label("no item of `secrets` has this id")
+                .near(&id.value, known(), "add it to `secrets`");
         }
     }
 
@@ -589,23 +591,10 @@ impl Check<'_> {
         let scripts: &[Script] = &self.document.scripts.0;
         for script in scripts {
             script.run_as.iter().for_each(|user| self.owner(user));
-            if let (Some(_), Some(after)) = (&script.before, &script.after) {
-                let phases: Vec<&str> = after.0.iter().map(|phase| phase.name()).collect();
-                self.report
-                    .warning(
-                        "habitat::runs_twice",
-                        script.span,
-                        "the script has both `before` and `after`",
-                    )
-                    .label(format!(
-                        "it runs at both places, also after {}",
-                        phases.join(", ")
-                    ))
-                    .help("make it two scripts if that is not meant");
-            }
+            self.both_sides("script", script.span, &script.before, &script.after);
             for cache in script.cache.iter().flat_map(|cache| &cache.0) {
                 let is_path = is_absolute(cache.as_str()) || cache.value.starts_with("~/");
-                if !is_path && super::caches::find(&cache.value).is_none() {
+                if !is_path && !super::caches::is_known(&cache.value) {
                     self.report
                         .error(
                             "habitat::unknown_cache",
@@ -621,28 +610,7 @@ impl Check<'_> {
                 }
             }
             for secret in script.secrets.iter().flat_map(|secrets| &secrets.0) {
-                let known = || {
-                    self.document
-                        .secrets
-                        .0
-                        .iter()
-                        .map(|known| known.id.as_str())
-                };
-                if !known().any(|id| id == secret.id.value) {
-                    let near = known().map(str::to_owned).collect::<Vec<_>>();
-                    self.report
-                        .error(
-                            "habitat::unknown_secret",
-                            secret.id.span,
-                            format!("unknown secret `{}`", secret.id.value),
-                        )
-                        .label("no item of `secrets` has this id")
-                        .near(
-                            &secret.id.value,
-                            near.iter().map(String::as_str),
-                            "add it to `secrets`",
-                        );
-                }
+                self.secret(&secret.id);
             }
             for mount in &script.mounts.0 {
                 let target = match mount {
@@ -782,27 +750,8 @@ impl Check<'_> {
     }
 }
 
-/// Whether a file is copied only when the repositories are there.
-fn hooked_after_repos(file: &FileItem) -> bool {
-    let before = file
-        .before
-        .iter()
-        .flat_map(|phases| &phases.0)
-        .map(|phase| (*phase, false));
-    let after = file
-        .after
-        .iter()
-        .flat_map(|phases| &phases.0)
-        .map(|phase| (*phase, true));
-    let mut places = before.chain(after).peekable();
-    places.peek().is_some()
-        && places.all(|(phase, is_after)| {
-            phase > PhaseId::REPOS || (is_after && phase == PhaseId::REPOS)
-        })
-}
-
 /// Whether something put at `outer` would cover `inner`.
-fn covers(outer: &str, inner: &str) -> bool {
+pub(super) fn covers(outer: &str, inner: &str) -> bool {
     let (outer, inner) = (outer.trim_end_matches('/'), inner.trim_end_matches('/'));
     inner
         .strip_prefix(outer)
@@ -818,7 +767,7 @@ pub(super) fn is_remote(url: &str) -> bool {
     url.starts_with('/') || url.contains("://") || scp_like()
 }
 
-fn is_absolute(path: &str) -> bool {
+pub(super) fn is_absolute(path: &str) -> bool {
     path.starts_with('/')
         && !path.split('/').any(|part| part == "..")
         && !path.contains(char::is_control)

@@ -6,14 +6,17 @@ use schemars::JsonSchema;
 use super::base::{Base, Image};
 use super::env::{EnvBlock, Scope};
 use super::fields::{Field, below};
-use super::keys::{
-    Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
-};
-use super::layer::Layers;
+use super::keys::{Command, Count, Duration, Flag, Key, List, Mode, OneOrMore, Scalar, Text, keys};
+use super::layer::{LayerKind, Layers};
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::quote;
 use super::report::Report;
+use super::repos::Repo;
+use super::services::Service;
+use super::tools::{Tool, ToolsFile};
+use super::volumes::Volume;
+use super::when::When;
 use crate::dockerfile::Span;
 
 keys! {
@@ -42,15 +45,19 @@ keys! {
         /// Repositories that are checked out.
         #[schemars(default)]
         repos: List<Repo> = "repos",
-        /// Not supported yet: static binaries.
-        tools: Option<Later> = "tools",
+        /// Programs that are downloaded.
+        #[schemars(default)]
+        tools: List<Tool> = "tools",
         /// What is run while the image is built.
         #[schemars(default)]
         scripts: List<Script> = "scripts",
-        /// Not supported yet: what is mounted when the habitat runs.
-        volumes: Option<Later> = "volumes",
-        /// Not supported yet: what is started beside the scripts and tests that need it.
-        services: Option<Later> = "services",
+        /// What `shmocker habitat up` mounts: `SRC:DST` or `SRC:DST:ro`. SRC lies beside this file, or is absolute, or is
+        /// `~/…` of the host. The image knows nothing of it.
+        #[schemars(default)]
+        volumes: List<Volume> = "volumes",
+        /// Programs that run beside the scripts and tests that need them, and when the habitat runs.
+        #[schemars(default)]
+        services: List<Service> = "services",
         /// What must be true of the file system when all scripts have run.
         verify_fs: Option<VerifyFs> = "verify-fs",
         /// Programs that print TAP. Each runs in its own sandbox; nothing that it writes reaches the image.
@@ -78,6 +85,7 @@ impl Document {
     pub(super) fn of(layers: &Layers, report: &mut Report) -> Option<Self> {
         let mut document: Option<Self> = None;
         let mut main = None;
+        let mut tools = Vec::new();
         for (index, layer) in layers.all().iter().enumerate() {
             let is_main = std::ptr::eq(layer, layers.main());
             let told = report.len();
@@ -95,9 +103,22 @@ impl Document {
                 }
                 continue;
             };
-            let Some(later) = Self::read(&root, report) else {
+            if layer.kind == LayerKind::Tools {
+                let file = ToolsFile::read(&root, report);
+                tools.extend(file.into_iter().flat_map(ToolsFile::into_tools));
+                continue;
+            }
+            let Some(mut later) = Self::read(&root, report) else {
                 continue;
             };
+            // They lie in the system layer's directory: whatever a later layer says of tools is laid over them.
+            match &mut document {
+                Some(document) => document.tools.0.append(&mut tools),
+                None => {
+                    tools.append(&mut later.tools.0);
+                    later.tools.0.append(&mut tools);
+                }
+            }
             if is_main {
                 main = Some(later.span);
             }
@@ -125,68 +146,6 @@ impl Document {
         }
         self.overlay(later);
     }
-
-    /// Keys that are there but not honoured yet, each with why.
-    pub(super) fn later(&self) -> impl Iterator<Item = (&'static str, Span, &'static str)> {
-        let top = [
-            (
-                "tools",
-                &self.tools,
-                "tools come with a later version; a script can fetch them meanwhile",
-            ),
-            (
-                "volumes",
-                &self.volumes,
-                "volumes come with a later version; give `shmocker run -v` meanwhile",
-            ),
-            (
-                "services",
-                &self.services,
-                "services come with a later version",
-            ),
-        ];
-        let top = top
-            .into_iter()
-            .filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
-        let scripts = self.scripts.0.iter().flat_map(|script| {
-            [
-                ("needs", script.needs, "services come with a later version"),
-                ("when", script.when, "conditions come with a later version"),
-            ]
-        });
-        let repos = self.repos.0.iter().flat_map(|repo| {
-            [
-                (
-                    "lfs",
-                    repo.lfs,
-                    "large files of git come with a later version",
-                ),
-                (
-                    "before",
-                    repo.before,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "after",
-                    repo.after,
-                    "repositories are checked out in the repos phase only, for now",
-                ),
-                (
-                    "secret",
-                    repo.secret,
-                    "credentials for repositories come with a later version",
-                ),
-            ]
-        });
-        let tests = self
-            .tests
-            .0
-            .iter()
-            .map(|test| ("needs", test.needs, "services come with a later version"));
-        let rest = scripts.chain(repos).chain(tests);
-        let rest = rest.filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
-        top.chain(rest).collect::<Vec<_>>().into_iter()
-    }
 }
 
 keys! {
@@ -211,38 +170,6 @@ keys! {
         allow_home: Option<Flag> = "allow_home",
         /// What it is for.
         description: Option<Text> = "description",
-    }
-}
-
-keys! {
-    /// A repository that is checked out.
-    Repo is "an item of repos" {
-        /// Anything git takes, or the path of a repository or bundle beside this file.
-        url: Text = "url",
-        /// Where to, absolute.
-        path: Text = "path",
-        /// The branch; without it the remote's default.
-        branch: Option<Text> = "branch",
-        /// A branch, a tag or a commit.
-        reference: Option<Text> = "ref",
-        /// Whether only the last commit is kept (default true).
-        shallow: Option<Flag> = "shallow",
-        /// How many commits are kept.
-        depth: Option<Count> = "depth",
-        /// Whether submodules are checked out.
-        submodules: Option<Flag> = "submodules",
-        /// `write` (default), or `read`, which disables pushing.
-        access: Option<Access> = "access",
-        /// What it is for.
-        description: Option<Text> = "description",
-        /// Not supported yet.
-        lfs: Option<Later> = "lfs",
-        /// Not supported yet.
-        before: Option<Later> = "before",
-        /// Not supported yet.
-        after: Option<Later> = "after",
-        /// Not supported yet.
-        secret: Option<Later> = "secret",
     }
 }
 
@@ -279,10 +206,11 @@ keys! {
         secrets: Option<OneOrMore<SecretItem>> = "secrets",
         /// What it is for.
         description: Option<Text> = "description",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
-        /// Not supported yet.
-        when: Option<Later> = "when",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
+        /// When it is run: a command that has to succeed, or `{arch, command}`.
+        when: Option<When> = "when",
     }
 }
 
@@ -324,8 +252,9 @@ keys! {
         run_as: Option<Text> = "run_as",
         /// How long it may take.
         timeout: Option<Duration> = "timeout",
-        /// Not supported yet.
-        needs: Option<Later> = "needs",
+        /// The services that run beside it, in the order in which they are started.
+        #[schemars(with = "Option<OneOrMore<String>>")]
+        needs: Option<OneOrMore<Text>> = "needs",
     }
 }
 

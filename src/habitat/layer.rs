@@ -1,7 +1,7 @@
 //! The layers that a habitat is made of: texts of several files, one after the other.
 //!
 //! ```text
-//! system → shared → the habitat's parents → the habitat → personal          later wins
+//! system → shared → the habitat's parents → the habitat → personal → the command line          later wins
 //! ```
 //!
 //! All texts share one address space: a [`Span`] says by its bytes which layer it lies in, so that every value, problem
@@ -17,6 +17,8 @@ use crate::dockerfile::{Problem, Span};
 pub enum LayerKind {
     /// `ROOT/system`: what every habitat gets.
     System,
+    /// `ROOT/system/tools/tools.yaml`: tools, and nothing else.
+    Tools,
     /// `ROOT/shared`: one person's or team's taste.
     Shared,
     /// What `extends` names.
@@ -25,6 +27,8 @@ pub enum LayerKind {
     Local,
     /// `~/.config/shmocker/habitat.yaml`.
     Personal,
+    /// What the command line adds.
+    Command,
 }
 
 impl LayerKind {
@@ -33,10 +37,12 @@ impl LayerKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::System => "system",
+            Self::Tools => "tools",
             Self::Shared => "shared",
             Self::Parent => "parent",
             Self::Local => "local",
             Self::Personal => "personal",
+            Self::Command => "command",
         }
     }
 
@@ -46,7 +52,7 @@ impl LayerKind {
             Self::System => Some("SYSTEM_PATH"),
             Self::Shared => Some("SHARED_PATH"),
             Self::Local => Some("LOCAL_PATH"),
-            Self::Parent | Self::Personal => None,
+            Self::Tools | Self::Parent | Self::Personal | Self::Command => None,
         }
     }
 }

@@ -27,8 +27,13 @@ mod plan;
 mod quote;
 mod render;
 mod report;
+mod repos;
+mod services;
 mod steps;
+mod tools;
 mod users;
+mod volumes;
+mod when;
 
 pub use base::DOCKERFILE;
 pub use check::Habitat;
@@ -39,8 +44,10 @@ pub use fields::{Field, UNORDERED, is_remark};
 pub use layer::{Layer, LayerKind, Layers, parents};
 pub use migrate::{Migration, migrate};
 pub use phase::{PHASES, PhaseId, PhaseRow};
-pub use plan::{ContextKind, NamedContext, Place, Plan, SecretSource};
+pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
+pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
+pub use volumes::Volume;
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.
 #[must_use]
@@ -50,6 +57,8 @@ pub fn schema() -> serde_json::Value {
         .to_value()
 }
 
+#[cfg(test)]
+mod item_tests;
 #[cfg(test)]
 mod layer_tests;
 #[cfg(test)]

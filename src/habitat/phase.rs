@@ -90,7 +90,7 @@ pub const PHASES: &[PhaseRow] = &[
         id: 12,
         name: "final",
         title: "the image as it is used",
-        keys: &["entry", "labels"],
+        keys: &["entry", "labels", "services"],
     },
 ];
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The stage that bears a phase's name is its last: `pre-P` where something runs before P, `core-P` where something runs
-//! after it. Within one place files come before scripts, each in the order of the document.
+//! after it. Within one place files come before repositories and those before scripts, each in the order of the document.
 //!
 //! The directories of the layers in a ROOT are copied to SYSTEM_PATH, SHARED_PATH and LOCAL_PATH, each in two parts. What
 //! other items name (the configuration itself, the sources of `files`) comes at the very end of scripts, so that a change
@@ -20,15 +20,17 @@ use serde_json::{Value, json};
 
 use super::base::Base;
 use super::check::{Habitat, is_remote};
-use super::document::{Mount, Repo};
+use super::document::Mount;
 use super::facts::{Facts, PathKind, Wanted, clean};
 use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
 use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
-use super::steps::{default_shell, marker};
+use super::steps::{default_shell, marker, test_stage};
+use super::tools::Download;
 use super::users;
+use super::volumes::Volume;
 use crate::dockerfile::{Problem, Span};
 use crate::image::Platform;
 
@@ -109,6 +111,8 @@ pub enum ContextKind {
         read_only: bool,
         /// The URL to record, without credentials; `None` for a path.
         remote: Option<String>,
+        /// The id of the secret that opens it.
+        secret: Option<String>,
     },
     /// A directory of this machine.
     Directory(Place),
@@ -125,6 +129,17 @@ pub enum Place {
     Home,
 }
 
+/// A test and the stage that it is run in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedTest {
+    /// The stage.
+    pub stage: String,
+    /// The program, as it is written.
+    pub path: String,
+    /// Where it is listed.
+    pub span: Span,
+}
+
 /// A secret and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretSource {
@@ -138,6 +153,19 @@ pub struct SecretSource {
     pub span: Span,
 }
 
+/// What a habitat is when it runs, beside what its image says.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// Its command; `None`: a shell.
+    pub command: Option<Vec<String>>,
+    /// Whether the command wants a terminal.
+    pub tty: bool,
+    /// Its services.
+    pub services: Vec<String>,
+    /// What is mounted.
+    pub volumes: Vec<Volume>,
+}
+
 /// A habitat as phases, stages and steps.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -147,6 +175,10 @@ pub struct Plan {
     pub(super) phases: Vec<Phase>,
     /// The trees that must be provided.
     pub contexts: Vec<NamedContext>,
+    /// The tests.
+    pub tests: Vec<PlannedTest>,
+    /// What is downloaded by its address.
+    pub downloads: Vec<Download>,
     /// The secrets that scripts name.
     pub secrets: Vec<SecretSource>,
     /// Files of the host's home that would become part of the image without having been allowed: a build refuses them.
@@ -157,6 +189,8 @@ pub struct Plan {
     pub warnings: Vec<Problem>,
     /// The values that it is made from.
     pub(super) fields: Vec<Field>,
+    /// What it is when it runs.
+    pub runtime: Runtime,
 }
 
 #[derive(Debug, Clone)]
@@ -333,26 +367,19 @@ impl Plan {
             home_files: Vec::new(),
             phases: Vec::new(),
             prepared: Vec::new(),
+            downloads: Vec::new(),
+            mount_points: BTreeSet::new(),
         };
-        for (key, span, why) in habitat.document.later() {
-            planner
-                .report
-                .error(
-                    "habitat::not_yet",
-                    span,
-                    format!("`{key}` is not supported yet"),
-                )
-                .label(why)
-                .help(format!("leave `{key}` out"));
-        }
         PhaseId::all().for_each(|id| planner.phase(id));
         let foreign_platforms = planner.foreign_platforms();
         let secrets = planner.secrets();
+        let tests = planner.planned_tests();
         let Planner {
             report,
             contexts,
             home_files,
             phases,
+            downloads,
             ..
         } = planner;
         let warnings = report.finish()?;
@@ -361,11 +388,27 @@ impl Plan {
             layers: habitat.layers.clone(),
             phases,
             contexts: contexts.into_values().collect(),
+            tests,
+            downloads,
             secrets,
             home_files,
             foreign_platforms,
             warnings,
             fields: values(habitat, facts),
+            runtime: Runtime {
+                command: habitat.command(),
+                tty: habitat
+                    .document
+                    .entry
+                    .as_ref()
+                    .and_then(|entry| entry.tty)
+                    .is_some_and(|flag| flag.value),
+                services: habitat
+                    .services()
+                    .map(|service| service.name.value.clone())
+                    .collect(),
+                volumes: habitat.document.volumes.0.clone(),
+            },
         })
     }
 }
@@ -399,6 +442,9 @@ pub(super) struct Planner<'h> {
     pub(super) phases: Vec<Phase>,
     /// Stages of the phase at hand in which something is got ready beside the others.
     pub(super) prepared: Vec<Stage>,
+    pub(super) downloads: Vec<Download>,
+    /// Directories that were made for caches.
+    pub(super) mount_points: BTreeSet<String>,
 }
 
 /// Which side of a phase.
@@ -440,7 +486,7 @@ impl Planner<'_> {
             last.splice(0..0, std::mem::take(&mut first));
         }
         let tests = if id == PhaseId::TEST {
-            self.habitat.document.tests.0.len()
+            self.tests().count()
         } else {
             0
         };
@@ -652,7 +698,7 @@ impl Planner<'_> {
         own.or_else(|| self.habitat.document.timeout.of(phase))
     }
 
-    /// The steps that run on one side of a phase: files, then scripts. And of how many items they are.
+    /// The steps that run on one side of a phase: files, then repositories, then scripts. And of how many items they are.
     fn hooks(&mut self, id: PhaseId, side: Side) -> (Vec<Step>, usize) {
         let document = &self.habitat.document;
         let here = |before: &Option<OneOrMore<PhaseId>>, after: &Option<OneOrMore<PhaseId>>| {
@@ -664,6 +710,12 @@ impl Planner<'_> {
         for (index, file) in document.files.0.iter().enumerate() {
             if here(&file.before, &file.after) {
                 steps.extend(self.file(index, file, id));
+                items += 1;
+            }
+        }
+        for (index, repo) in document.repos.0.iter().enumerate() {
+            if here(&repo.before, &repo.after) {
+                steps.push(self.repo(index, repo));
                 items += 1;
             }
         }
@@ -738,10 +790,16 @@ impl Planner<'_> {
                 steps
             }
             PhaseId::REPOS => {
-                let repos: Vec<(usize, &Repo)> = document.repos.0.iter().enumerate().collect();
+                let repos = document.repos.0.iter().enumerate();
                 repos
-                    .into_iter()
+                    .filter(|(_, repo)| repo.before.is_none() && repo.after.is_none())
                     .map(|(index, repo)| self.repo(index, repo))
+                    .collect()
+            }
+            PhaseId::TOOLS => {
+                let tools = document.tools.0.iter().enumerate();
+                tools
+                    .filter_map(|(index, tool)| self.tool(index, tool))
                     .collect()
             }
             PhaseId::SCRIPTS => {
@@ -755,8 +813,9 @@ impl Planner<'_> {
             }
             PhaseId::VERIFY => self.verify().into_iter().collect(),
             PhaseId::TEST => {
-                let markers: Vec<Value> = (1..=document.tests.0.len())
-                    .map(|number| marker(&format!("test-{number}"), "/test.ok"))
+                let markers: Vec<Value> = self
+                    .tests()
+                    .map(|(index, _)| marker(&test_stage(index), "/test.ok"))
                     .collect();
                 if markers.is_empty() {
                     return Vec::new();

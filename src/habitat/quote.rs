@@ -96,13 +96,18 @@ pub(super) fn run(command: &str) -> String {
     }
     // A first line that names an interpreter would make the builder run the text as a file.
     let guard = if command.starts_with("#!") { "\n" } else { "" };
-    let names = std::iter::once("COMMAND".to_owned())
-        .chain((1..).map(|number| format!("COMMAND_{number}")));
-    let end = names
-        .into_iter()
-        .find(|name| command.lines().all(|line| line != name))
-        .unwrap_or_default();
+    let end = end_of_text("COMMAND", command);
     format!("<<'{end}'\n{guard}{command}\n{end}")
+}
+
+/// A word that ends a heredoc of this text, since no line of the text is the same.
+pub(super) fn end_of_text(word: &str, text: &str) -> String {
+    let names =
+        std::iter::once(word.to_owned()).chain((1..).map(|number| format!("{word}_{number}")));
+    names
+        .into_iter()
+        .find(|name| text.lines().all(|line| line != name))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

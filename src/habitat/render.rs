@@ -17,6 +17,7 @@ use super::layer::Layers;
 use super::phase::{PhaseId, PhaseRow};
 use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
 use super::quote;
+use super::tools::Download;
 use crate::digest::Key;
 use crate::dockerfile::Span;
 use crate::dockerfile::suggest::nearest;
@@ -36,15 +37,18 @@ built_in! {
     "Dockerfile.j2",
     "copy.j2",
     "directory.j2",
+    "download.j2",
     "env.j2",
     "extras.j2",
     "final.j2",
     "gate.j2",
     "habitat.j2",
     "judge.j2",
+    "launch.j2",
     "marker.j2",
     "modes.j2",
     "script.j2",
+    "service.j2",
     "test.j2",
     "users.j2",
     "verify.j2",
@@ -140,6 +144,8 @@ pub struct Rendered {
     pub origins: Vec<Origin>,
     /// Its phases, in order.
     pub phases: Vec<PhasePlan>,
+    /// What it downloads.
+    pub downloads: Vec<Download>,
     /// The secrets that it mounts.
     pub secrets: Vec<SecretSource>,
 }
@@ -254,6 +260,7 @@ impl Plan {
             contexts: self.contexts.clone(),
             origins,
             phases,
+            downloads: self.downloads.clone(),
             secrets: self.secrets.clone(),
         })
     }
@@ -427,7 +434,7 @@ fn context_values(context: &NamedContext, layers: &Layers) -> Value {
                 .unwrap_or_default();
             (
                 format!("./{name}"),
-                format!("{}{reference}", super::steps::without_credentials(url)),
+                format!("{}{reference}", super::repos::without_credentials(url)),
             )
         }
         ContextKind::Directory(Place::Layer(index)) => (

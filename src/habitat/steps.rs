@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::caches;
+use super::caches::Caches;
 use super::check::{Habitat, is_remote};
-use super::document::{Access, FileItem, Mount, Network, Repo, Script, Words};
+use super::document::{FileItem, Mount, Network, Script, TestItem};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::Text;
 use super::phase::PhaseId;
-use super::plan::{ContextKind, Place, Planner, SecretSource, Stage, State, Step};
+use super::plan::{ContextKind, Place, PlannedTest, Planner, SecretSource, Stage, State, Step};
 use super::quote;
+use super::when::When;
 use crate::dockerfile::{Problem, Span};
 
 /// Where the files lie that only a test sees.
@@ -19,7 +20,7 @@ const TEST_MOUNT: &str = "/run/habitat";
 /// Where a directory lies while its modes are set.
 const PREPARED: &str = "/prepared";
 
-impl Planner<'_> {
+impl<'h> Planner<'h> {
     /// A RUN of shmocker's own, by root.
     pub(super) fn root_step(
         &self,
@@ -60,7 +61,7 @@ impl Planner<'_> {
         json!({ "entries": list, "exported": exported })
     }
 
-    fn chown(&self, user: &str) -> Option<String> {
+    pub(super) fn chown(&self, user: &str) -> Option<String> {
         (user != "root" && user != "root:root").then(|| format!("--chown={user}"))
     }
 
@@ -94,7 +95,8 @@ impl Planner<'_> {
             .map(|(index, dest)| {
                 let mut flags = self.layer_flags(index);
                 flags.push(format!("--exclude={}", self.facts.layers[index].config));
-                let named = self.inside(index, sources(self.habitat));
+                let mut named = self.inside(index, sources(self.habitat));
+                named.extend(self.layers_below(index));
                 flags.extend(named.iter().map(|path| format!("--exclude={path}")));
                 let said = format!(
                     "the directory of {}, without what other items name",
@@ -167,6 +169,20 @@ impl Planner<'_> {
             })
             .filter(|path| !path.is_empty())
             .collect()
+    }
+
+    /// The files of other layers that lie in the directory of a layer, as seen from there.
+    fn layers_below(&self, index: usize) -> Vec<String> {
+        let in_root = |index: usize| self.facts.layers.get(index)?.in_root.as_deref();
+        let Some(own) = in_root(index) else {
+            return Vec::new();
+        };
+        let all = self.facts.layers.iter().enumerate();
+        all.filter_map(|(other, facts)| {
+            let below = in_root(other)?.strip_prefix(own)?.strip_prefix('/')?;
+            Some(format!("{below}/{}", facts.config))
+        })
+        .collect()
     }
 
     /// What the context is called that a directory is.
@@ -362,60 +378,19 @@ impl Planner<'_> {
         self.prepared.push(stage);
     }
 
-    pub(super) fn repo(&mut self, index: usize, repo: &Repo) -> Step {
-        let name = format!("repo-{}", index + 1);
-        let is_path = !is_remote(&repo.url.value);
-        let found = if is_path { self.find(&repo.url) } else { None };
-        if is_path && found.is_none() {
-            self.report
-                .error(
-                    "habitat::missing_file",
-                    repo.url.span,
-                    format!("`{}` does not exist", repo.url.value),
-                )
-                .label("there is no such repository or bundle beside this file")
-                .help("mend the path, or give a URL");
-        }
-        let shallow = repo.shallow.is_none_or(|flag| flag.value);
-        let depth = repo.depth.map(|depth| depth.value).or(shallow.then_some(1));
-        let kind = ContextKind::Repository {
-            url: if is_path {
-                clean(&repo.url.value)
-            } else {
-                repo.url.value.clone()
-            },
-            place: found.map(|(place, _, _)| place),
-            reference: repo
-                .branch
-                .as_ref()
-                .or(repo.reference.as_ref())
-                .map(|reference| reference.value.clone()),
-            depth,
-            submodules: repo.submodules.is_some_and(|flag| flag.value),
-            read_only: repo.access == Some(Access::Read),
-            remote: (!is_path).then(|| without_credentials(&repo.url.value)),
-        };
-        self.context(&name, kind, Some(repo.span));
-        let mut flags = vec![format!("--from={name}")];
-        flags.extend(self.chown(&self.habitat.user));
-        let dest = format!(
-            "{}/",
-            self.habitat.at_home(&repo.path.value).trim_end_matches('/')
-        );
-        let said = format!("repos[{index}] {}", without_credentials(&repo.url.value));
-        Step::of(
-            "copy.j2",
-            said,
-            json!({ "flags": flags, "paths": quote::copy_paths("/", &dest) }),
-        )
-        .at(repo.span)
-    }
-
     pub(super) fn script(&mut self, index: usize, script: &Script, phase: PhaseId) -> Vec<Step> {
         let user = script
             .run_as
             .as_ref()
             .map_or_else(|| self.habitat.user.clone(), |user| user.value.clone());
+        let architecture = self.architecture().0;
+        if script
+            .when
+            .as_ref()
+            .is_some_and(|when| !when.holds_on(architecture))
+        {
+            return Vec::new();
+        }
         let mut flags = Vec::new();
         for mount in &script.mounts.0 {
             match mount {
@@ -446,9 +421,9 @@ impl Planner<'_> {
                 }
             }
         }
-        for cache in script.cache.iter().flat_map(|caches| &caches.0) {
-            flags.extend(self.cache(cache, &user));
-        }
+        let named_caches = script.cache.iter().flat_map(|caches| &caches.0);
+        let caches = Caches::of(self.habitat, &user, named_caches);
+        flags.extend(caches.flags.iter().cloned());
         for secret in script.secrets.iter().flat_map(|secrets| &secrets.0) {
             let id = &secret.id.value;
             flags.push(match &secret.env {
@@ -466,16 +441,19 @@ impl Planner<'_> {
         {
             flags.push(format!("--network={}", network.word()));
         }
-        let exports: Vec<String> = script
-            .env
-            .0
-            .iter()
-            .map(|(name, value)| format!("export {}={}", name.value, quote::shell(&value.value)))
-            .collect();
-        let shell = script
-            .shell
-            .as_ref()
-            .map_or_else(default_shell, |shell| own_shell(&shell.0));
+        // What is set for the tools comes first, so that the script's own word counts.
+        let mut before = caches.lines.clone();
+        before.extend(
+            script.env.0.iter().map(|(name, value)| {
+                format!("export {}={}", name.value, quote::shell(&value.value))
+            }),
+        );
+        before.extend(script.when.as_ref().and_then(When::guard));
+        // Another shell may be no shell at all: what goes before is for the one that starts it.
+        let shell = match &script.shell {
+            None => default_shell(),
+            Some(shell) => own_shell(&shell.0, &std::mem::take(&mut before)),
+        };
         let extras = self
             .limit(script.timeout, phase)
             .map(|limit| format!("timeout={}", limit.spoken()))
@@ -490,57 +468,35 @@ impl Planner<'_> {
             || format!("scripts[{index}]"),
             |name| format!("script {}", name.value),
         );
-        script
-            .commands
-            .0
-            .iter()
-            .enumerate()
-            .map(|(number, command)| {
-                let said = if count > 1 {
-                    format!("{named}, command {} of {count}", number + 1)
-                } else {
-                    named.clone()
-                };
-                let lines: Vec<&str> = exports
-                    .iter()
-                    .map(String::as_str)
-                    .chain([command.0.value.trim_end_matches('\n')])
-                    .collect();
-                let values = json!({ "flags": flags, "command": quote::run(&lines.join("\n")) });
-                let mut step = Step::of("script.j2", said, values)
-                    .at(command.0.span)
-                    .user(&user)
-                    .shell(shell.clone());
-                step.workdir = Some(workdir.to_owned());
-                step.extras.clone_from(&extras);
-                step
-            })
-            .collect()
-    }
-
-    fn cache(&self, cache: &Text, user: &str) -> Vec<String> {
-        let directories: Vec<(String, bool)> = match caches::find(&cache.value) {
-            Some(known) => known
+        let made = self.mount_points(&caches, &user, &named);
+        let commands = script.commands.0.iter().enumerate();
+        let steps = commands.map(|(number, command)| {
+            let said = if count > 1 {
+                format!("{named}, command {} of {count}", number + 1)
+            } else {
+                named.clone()
+            };
+            let lines: Vec<&str> = before
                 .iter()
-                .map(|directory| (directory.path.to_owned(), directory.locked))
-                .collect(),
-            None => vec![(cache.value.clone(), false)],
-        };
-        let home = match user.split(':').next() {
-            Some("root") => "/root".to_owned(),
-            Some(other) if other != self.habitat.user => format!("/home/{other}"),
-            _ => self.habitat.home.clone(),
-        };
-        directories
+                .map(String::as_str)
+                .chain([command.0.value.trim_end_matches('\n')])
+                .collect();
+            let values = json!({ "flags": flags, "command": quote::run(&lines.join("\n")) });
+            let mut step = Step::of("script.j2", said, values)
+                .at(command.0.span)
+                .user(&user)
+                .shell(shell.clone());
+            step.workdir = Some(workdir.to_owned());
+            step.extras.clone_from(&extras);
+            match &script.needs {
+                Some(needs) => self.beside_services(needs, step),
+                None => step,
+            }
+        });
+        let at = script.span;
+        made.map(|step| step.at(at))
             .into_iter()
-            .map(|(path, locked)| {
-                let target = path
-                    .strip_prefix("~/")
-                    .map_or_else(|| path.clone(), |rest| format!("{home}/{rest}"));
-                let mode = if user == "root" { "" } else { ",mode=0777" };
-                let sharing = if locked { ",sharing=locked" } else { "" };
-                format!("--mount=type=cache,target={target}{mode}{sharing}")
-            })
+            .chain(steps)
             .collect()
     }
 
@@ -597,6 +553,26 @@ impl Planner<'_> {
         Some(Step { at: span, ..step })
     }
 
+    /// The tests that are asked for, with their places in the list.
+    pub(super) fn tests(&self) -> impl Iterator<Item = (usize, &'h TestItem)> + use<'h> {
+        let (habitat, facts) = (self.habitat, self.facts);
+        let all = habitat.document.tests.0.iter().enumerate();
+        all.filter(move |(_, test)| {
+            let wanted = facts.tests.as_deref();
+            wanted.is_none_or(|wanted| test.path.value.contains(wanted))
+        })
+    }
+
+    pub(super) fn planned_tests(&self) -> Vec<PlannedTest> {
+        self.tests()
+            .map(|(index, test)| PlannedTest {
+                stage: test_stage(index),
+                path: test.path.value.clone(),
+                span: test.span,
+            })
+            .collect()
+    }
+
     /// A stage for each test, beside the one that gathers them.
     pub(super) fn add_test_stages(&mut self, stages: &mut Vec<Stage>) {
         let judge = {
@@ -613,7 +589,7 @@ impl Planner<'_> {
         };
         let state = root.state.clone();
         let mut leaves = vec![judge];
-        for (index, test) in self.habitat.document.tests.0.iter().enumerate() {
+        for (index, test) in self.tests() {
             let (place, path) = match self.find(&test.path) {
                 Some((place, path, _)) => (place, path),
                 None => {
@@ -663,7 +639,11 @@ impl Planner<'_> {
                 .map(|limit| format!("timeout={} ", limit.spoken()))
                 .unwrap_or_default()
                 + "tap";
-            let mut stage = Stage::new(format!("test-{}", index + 1), "pre-test", state.clone());
+            if let Some(needs) = &test.needs {
+                step = self.beside_services(needs, step);
+                leaves.append(&mut self.prepared);
+            }
+            let mut stage = Stage::new(test_stage(index), "pre-test", state.clone());
             stage.push(step);
             leaves.push(stage);
         }
@@ -674,18 +654,10 @@ impl Planner<'_> {
         stages.splice(at..at, leaves);
     }
 
-    pub(super) fn last(&self) -> Vec<Step> {
+    pub(super) fn last(&mut self) -> Vec<Step> {
         let document = &self.habitat.document;
         let entry = document.entry.as_ref();
-        let command = match entry.and_then(|entry| entry.command.as_ref()) {
-            None => None,
-            Some(Words::Line(line)) => Some(vec![
-                "/bin/sh".to_owned(),
-                "-c".to_owned(),
-                line.value.clone(),
-            ]),
-            Some(Words::List(words)) => Some(words.iter().map(|word| word.value.clone()).collect()),
-        };
+        let command = self.habitat.command();
         let tty = entry
             .and_then(|entry| entry.tty)
             .map(|flag| ("io.shmocker.habitat.tty".to_owned(), flag.value.to_string()));
@@ -699,12 +671,28 @@ impl Planner<'_> {
                 env!("CARGO_PKG_VERSION").to_owned(),
             ),
         ];
+        let services: Vec<&str> = self
+            .habitat
+            .services()
+            .map(|service| service.name.as_str())
+            .collect();
+        let services = (!services.is_empty()).then(|| {
+            (
+                "io.shmocker.habitat.services".to_owned(),
+                services.join(","),
+            )
+        });
         let given = document
             .labels
             .0
             .iter()
             .map(|(name, value)| (name.value.clone(), value.value.clone()));
-        let labels: BTreeMap<String, String> = own.into_iter().chain(tty).chain(given).collect();
+        let labels: BTreeMap<String, String> = own
+            .into_iter()
+            .chain(tty)
+            .chain(services)
+            .chain(given)
+            .collect();
         let labels: Vec<String> = labels
             .iter()
             .map(|(name, value)| format!("{name}={}", quote::label(value)))
@@ -726,7 +714,7 @@ impl Planner<'_> {
             .filter(|phase| !self.facts.skipped.contains(&phase.id))
             .filter_map(|phase| match phase.id {
                 PhaseId::VERIFY if self.verify().is_some() => Some(marker("verify", "/verify.ok")),
-                PhaseId::TEST if !document.tests.0.is_empty() => Some(marker("test", "/test.ok")),
+                PhaseId::TEST if self.tests().next().is_some() => Some(marker("test", "/test.ok")),
                 _ => None,
             })
             .collect();
@@ -736,17 +724,24 @@ impl Planner<'_> {
                 .user("root")
                 .shell(default_shell())
         });
-        gate.into_iter().chain([step]).collect()
+        let services = self.installed_services();
+        gate.into_iter().chain(services).chain([step]).collect()
     }
 
     pub(super) fn secrets(&self) -> Vec<SecretSource> {
         let document = &self.habitat.document;
+        let repos = document.repos.0.iter();
         let used: BTreeSet<&str> = document
             .scripts
             .0
             .iter()
             .flat_map(|script| script.secrets.iter().flat_map(|secrets| &secrets.0))
             .map(|secret| secret.id.as_str())
+            .chain(
+                repos
+                    .filter_map(|repo| repo.secret.as_ref())
+                    .map(Text::as_str),
+            )
             .collect();
         let text = |text: &Option<Text>| text.as_ref().map(|text| text.value.clone());
         let declared = document
@@ -765,6 +760,11 @@ impl Planner<'_> {
     }
 }
 
+/// The stage of a test, by its place in the list.
+pub(super) fn test_stage(index: usize) -> String {
+    format!("test-{}", index + 1)
+}
+
 /// A mount that makes a stage wait for another. It lies in /dev, which is no part of any image.
 pub(super) fn marker(stage: &str, source: &str) -> Value {
     json!(format!(
@@ -780,18 +780,19 @@ pub(super) fn default_shell() -> Vec<String> {
     ["/bin/sh".to_owned(), "-c".to_owned(), script].into()
 }
 
-const LOAD: &str =
+/// Loads the environment of the habitat.
+pub(super) const LOAD: &str =
     "if [ -r /etc/profile.d/habitat-env.sh ]; then . /etc/profile.d/habitat-env.sh; fi";
 
-/// The same with a script's own shell.
-fn own_shell(words: &[String]) -> Vec<String> {
+/// The same with a script's own shell; `before` is lines of shell that are run first.
+fn own_shell(words: &[String], before: &[String]) -> Vec<String> {
     let words: Vec<String> = words.iter().map(|word| quote::shell(word)).collect();
-    [
-        "/bin/sh".to_owned(),
-        "-c".to_owned(),
-        format!("{LOAD}; exec {} -c \"$0\"", words.join(" ")),
-    ]
-    .into()
+    let before: String = before.iter().map(|lines| format!("\n{lines}")).collect();
+    let script = match before.as_str() {
+        "" => format!("{LOAD}; exec {} -c \"$0\"", words.join(" ")),
+        lines => format!("{LOAD}{lines}\nexec {} -c \"$0\"", words.join(" ")),
+    };
+    ["/bin/sh".to_owned(), "-c".to_owned(), script].into()
 }
 
 /// An owner for `chown`: with the user's own group where none is named.
@@ -804,19 +805,4 @@ fn with_group(owner: &str) -> String {
     }
     let user = quote::shell(owner);
     format!("{user}:\"$(id -g {user})\"")
-}
-
-/// A URL without the user and password in it; `git@` of ssh is kept.
-pub(super) fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let (host, path) = rest
-        .split_once('/')
-        .map_or((rest, ""), |(host, path)| (host, path));
-    match host.rsplit_once('@') {
-        Some((user, _)) if scheme == "ssh" && !user.contains(':') => url.to_owned(),
-        Some((_, host)) => format!("{scheme}://{host}/{path}"),
-        None => url.to_owned(),
-    }
 }

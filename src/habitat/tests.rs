@@ -41,7 +41,7 @@ fn facts(habitat: &Habitat, directories: &[PathBuf]) -> Facts {
     }
 }
 
-fn told(text: &str, problems: &[Problem]) -> String {
+pub(super) fn told(text: &str, problems: &[Problem]) -> String {
     let mut out = String::new();
     for problem in problems {
         let span = problem.span.unwrap_or_default();
@@ -74,7 +74,7 @@ fn told(text: &str, problems: &[Problem]) -> String {
 }
 
 /// Everything that is said of a text, from reading it to planning it.
-fn check(text: &str) -> String {
+pub(super) fn check(text: &str) -> String {
     let habitat = match Habitat::parse(text, "config.yaml") {
         Ok(habitat) => habitat,
         Err(problems) => return told(text, &problems),

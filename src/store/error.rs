@@ -127,6 +127,16 @@ pub enum StoreError {
         /// Its name.
         id: crate::digest::Key,
     },
+    /// A habitat of the store runs.
+    #[error("the habitat `{id}` of this store runs")]
+    #[diagnostic(
+        code(store::in_use),
+        help("end it first: `shmocker habitat down {id}`")
+    )]
+    InUse {
+        /// Which.
+        id: String,
+    },
     /// SQLite says no.
     #[error("cannot {what} in the store's index")]
     #[diagnostic(

@@ -7,6 +7,7 @@
 //! index.sqlite           rebuildable from the records
 //! images/<name>.json     name -> manifest
 //! git/ http/ caches/     of engine and net
+//! habitats/<id>/         habitats that run or have run
 //! locks/ tmp/            flocks; what is being made
 //! empty/                 directories in which nothing ever is, for mounts
 //! ```
@@ -21,6 +22,7 @@ mod blob;
 mod error;
 mod image;
 mod index;
+mod instance;
 mod lock;
 mod name;
 mod record;
@@ -35,6 +37,7 @@ pub(crate) use error::Doing;
 pub use error::StoreError;
 pub use image::StoredImage;
 pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
+pub use instance::{Hold, Instance, InstanceRecord, LastState};
 pub use lock::Lease;
 pub use record::Record;
 pub use tmp::{Swept, TmpDir, TmpFile};
@@ -54,6 +57,7 @@ const DIRECTORIES: &[&str] = &[
     "git",
     "http",
     "caches",
+    "habitats",
     "empty",
     "locks",
     "tmp",
@@ -130,6 +134,13 @@ impl Store {
     /// no store is left alone.
     pub fn delete(path: &Path) -> Result<(), StoreError> {
         let store = Self::open(path)?;
+        for instance in store.instances()? {
+            if instance.is_held()? {
+                return Err(StoreError::InUse {
+                    id: instance.id().to_owned(),
+                });
+            }
+        }
         drop(store);
         let top = Dir::open_trusted(path).doing("open the store", path)?;
         for name in DIRECTORIES.iter().filter(|name| !name.contains('/')) {

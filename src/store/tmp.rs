@@ -13,10 +13,11 @@ use super::lock::{Lease, flock, is_still};
 use super::{Doing, Store, StoreError};
 use crate::sys::dir::{Dir, Kind};
 
-/// A directory of `tmp/`, deleted when dropped.
+/// A directory of `tmp/`, deleted when dropped; or one elsewhere, which is kept.
 #[derive(Debug)]
 pub struct TmpDir {
-    store: Store,
+    parent: Dir,
+    path: PathBuf,
     name: String,
     dir: Dir,
     kept: bool,
@@ -59,7 +60,8 @@ impl Store {
                 };
                 if hold(&self.inner.tmp, &name, &dir)? {
                     return Ok(TmpDir {
-                        store: self.clone(),
+                        parent: self.inner.tmp.try_clone()?,
+                        path: self.path().join("tmp").join(&name),
                         name,
                         dir,
                         kept: false,
@@ -142,16 +144,27 @@ impl TmpDir {
         &self.dir
     }
 
+    /// A directory that is there already and stays: what is made in it is kept, whatever ends this process.
+    pub(super) fn kept(parent: &Dir, name: &str, path: PathBuf) -> io::Result<Self> {
+        Ok(Self {
+            parent: parent.try_clone()?,
+            path,
+            name: name.to_owned(),
+            dir: parent.open_dir(name)?,
+            kept: true,
+        })
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.store.path().join("tmp").join(&self.name)
+        self.path.clone()
     }
 
     /// Moves it to its place and keeps it from being deleted there; it comes back if something is there already. What is
     /// in it must be synced before.
     pub(super) fn publish(mut self, to: &Dir, name: &str) -> io::Result<Result<Lease, Self>> {
-        match self.store.inner.tmp.rename_new(&self.name, to, name) {
+        match self.parent.rename_new(&self.name, to, name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Err(self)),
             moved => moved?,
         }
@@ -166,7 +179,7 @@ impl Drop for TmpDir {
     fn drop(&mut self) {
         if !self.kept {
             // What cannot be deleted now is swept another time.
-            drop(self.store.inner.tmp.remove_tree(&self.name));
+            drop(self.parent.remove_tree(&self.name));
         }
     }
 }

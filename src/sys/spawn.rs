@@ -165,6 +165,11 @@ impl Child {
         self.pid
     }
 
+    /// Lets it go on for itself: whoever is the parent of orphans waits for it.
+    pub fn leave(mut self) {
+        self.ended = Some(Ended::Exited(0));
+    }
+
     /// Waits until it ends.
     ///
     /// # Errors

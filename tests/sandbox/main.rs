@@ -23,7 +23,7 @@ use shmocker::engine::exec;
 
 fn main() -> ExitCode {
     if let Some(child) = exec::child() {
-        return child.run(drive::engine);
+        return child.run(|_, socket| drive::engine(socket));
     }
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {

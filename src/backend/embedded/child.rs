@@ -1,15 +1,17 @@
 //! The engine child's side: takes one order, carries it out, reports. It is process 1 of its pid namespace; when it
 //! ends, so does everything that it started.
+//!
+//! And which of the roles that are played here is which.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::finish;
 use super::protocol::{self, Order, Report};
-use crate::engine::exec::Cancel;
+use super::{finish, supervisor, visitor};
+use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
 use crate::engine::solve::Surroundings;
@@ -19,8 +21,16 @@ use crate::sys::mount;
 use crate::sys::signal::Resizes;
 use crate::sys::socket::Socket;
 
-/// Plays the engine child to its end.
-pub fn play(socket: Socket) -> ExitCode {
+/// Plays a child of shmocker's to its end.
+pub fn play(role: Role, socket: Socket) -> ExitCode {
+    match role {
+        Role::Supervisor => supervisor::play(socket),
+        Role::Visitor => visitor::play(socket),
+        Role::Engine | Role::Step | Role::Probe => engine(socket),
+    }
+}
+
+fn engine(socket: Socket) -> ExitCode {
     // Before there are other threads.
     let resizes = Resizes::hold().ok();
     let socket = Arc::new(socket);
@@ -132,9 +142,19 @@ fn carry_out(
             )
             .map(Report::Locked)
         }
-        Order::Launch(launch) => launch::run(&launch, files, resizes)
-            .map(|status| Report::Ended { status })
-            .map_err(|failure| vec![failure]),
+        Order::Launch(launch) => {
+            let up = launch.instance.as_ref().map(|_| Arc::clone(socket));
+            let started = move |process: BorrowedFd<'_>| {
+                if let Some(supervisor) = up {
+                    // One that is gone takes this process with it.
+                    drop(protocol::send(&supervisor, &Report::Started, &[process]));
+                }
+            };
+            launch::run(&launch, files, resizes, &cancel, started)
+                .map(|status| Report::Ended { status })
+                .map_err(|failure| vec![failure])
+        }
+        Order::RemoveInstance { store, id } => remove_instance(&store, &id),
         Order::Command {
             argv,
             env,
@@ -184,6 +204,13 @@ fn command(
         .code()
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(Report::Ended { status })
+}
+
+fn remove_instance(store: &Path, id: &str) -> Result<Report, Vec<Failure>> {
+    Store::open(store)
+        .and_then(|store| store.instance(id)?.remove())
+        .map(|()| Report::Deleted)
+        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])
 }
 
 fn delete_store(path: &Path) -> Result<Report, Vec<Failure>> {

@@ -66,7 +66,9 @@ pub(super) fn from_cache(
         return Ok(None);
     };
     let assembled = assemble(&session, &planned, parts)?;
-    survey.announce(&session, &planned);
+    survey
+        .announce(&session, &planned)
+        .map_err(|failure| vec![failure])?;
     remember(&session, &planned)?;
     let outcome = keep(request, &session, &assembled, tree.layers())?;
     said.release(events);

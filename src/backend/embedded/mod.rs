@@ -5,7 +5,10 @@
 mod child;
 mod export;
 mod finish;
+mod instances;
 mod protocol;
+mod supervisor;
+mod visitor;
 
 use std::borrow::Cow;
 use std::io;
@@ -15,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-pub use child::play as engine_child;
+pub use child::play as play_child;
+pub use instances::State;
 
 use super::{BuildRequest, Outcome};
 use crate::engine::exec::cgroup::{Delegated, GroupError};

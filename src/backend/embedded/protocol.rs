@@ -51,6 +51,13 @@ pub(super) enum Order {
         /// Where it runs.
         directory: PathBuf,
     },
+    /// Delete a habitat that was stopped, with what it has written. Whoever asks holds it.
+    RemoveInstance {
+        /// The store's directory.
+        store: PathBuf,
+        /// Its id.
+        id: String,
+    },
     /// Delete a store.
     DeleteStore {
         /// Its directory.
@@ -72,12 +79,14 @@ pub(super) enum Report {
     Locked(Locked),
     /// The build is done.
     Built(Box<Outcome>),
+    /// The first process of a habitat is there, and comes along as a pidfd.
+    Started,
     /// The command has ended with this status (128 and the signal's number where a signal ended it).
     Ended {
         /// The status.
         status: i32,
     },
-    /// The store is gone.
+    /// What was to be deleted is gone.
     Deleted,
     /// It could not be done.
     Failed(Vec<Failure>),

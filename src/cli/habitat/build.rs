@@ -6,8 +6,9 @@ use super::super::args::HabitatBuildArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::Draft;
+use super::super::request::{self, Draft};
 use super::phases::{self, How};
+use super::verdicts::Verdicts;
 use super::{Ready, steering};
 use crate::engine::lock::Mode;
 use crate::engine::work::NoCache;
@@ -48,19 +49,16 @@ pub(super) fn run(
     if !ready.plan.foreign_platforms.is_empty() {
         return Err(ready.unable(&ready.plan.foreign_platforms));
     }
-    if !draft.home_allowed && !ready.plan.home_files.is_empty() {
-        let stop = ready.config.stop(&ready.plan.home_files);
-        return Err(Stop {
-            exit: Exit::Refused,
-            ..stop
-        });
-    }
+    ready.refuse_home(&draft)?;
     if draft.tags.is_empty() && draft.work.target.is_none() {
         draft
             .tags
             .push(format!("localhost/habitat/{}:latest", ready.plan.name()));
     }
-    draft
-        .build(store, environment)
-        .map_err(|stop| ready.with_texts(stop))
+    let verdicts = Verdicts::default();
+    let built = draft.build_heard(store, environment, &|event| verdicts.hear(event));
+    if let Some(path) = &arguments.junit {
+        request::write_file(path, &verdicts.of(&ready).junit())?;
+    }
+    built.map_err(|stop| ready.with_texts(stop))
 }

@@ -14,6 +14,8 @@ use crate::habitat::{
 
 /// What a habitat is called in its directory.
 const FILE_NAME: &str = "config.yaml";
+/// Where tools of every habitat are listed, in ROOT.
+const TOOLS: &str = "system/tools/tools.yaml";
 
 /// The layers of a habitat, and where they lie.
 pub(super) struct Config {
@@ -45,6 +47,7 @@ impl Config {
         };
         let layer_at = |name: &str| root.as_ref().map(|root| root.join(name).join(FILE_NAME));
         let (system, shared) = (layer_at("system"), layer_at("shared"));
+        let tools = root.as_ref().map(|root| root.join(TOOLS));
         let kind = if system.as_ref() == Some(&path) {
             LayerKind::System
         } else if shared.as_ref() == Some(&path) {
@@ -59,7 +62,11 @@ impl Config {
             root: root.as_deref(),
             main: &path,
         };
-        for (below, file) in [(LayerKind::System, system), (LayerKind::Shared, shared)] {
+        for (below, file) in [
+            (LayerKind::System, system),
+            (LayerKind::Tools, tools),
+            (LayerKind::Shared, shared),
+        ] {
             if let Some(file) = file.filter(|file| kind > below && file.is_file()) {
                 found.add(below, &file, &from_here(&file), None)?;
             }
@@ -71,6 +78,13 @@ impl Config {
             && own.is_file()
         {
             found.add(LayerKind::Personal, &own, &from_here(&own), None)?;
+        }
+        if !given.repos.is_empty() {
+            let text = repo_layer(&given.repos)?;
+            found.layers.push(LayerKind::Command, REPO_FLAG, &text);
+            found
+                .paths
+                .push(request::absolute(Path::new("."))?.join(REPO_FLAG));
         }
         let Found {
             mut layers, paths, ..
@@ -157,9 +171,9 @@ impl Config {
                         .to_string_lossy()
                         .into_owned(),
                     ignore: ignore(directory),
-                    in_root: self
-                        .below_root(directory)
-                        .filter(|_| layer.kind != LayerKind::Personal),
+                    in_root: self.below_root(directory).filter(|_| {
+                        !matches!(layer.kind, LayerKind::Personal | LayerKind::Command)
+                    }),
                     ..LayerFacts::default()
                 })
                 .collect(),
@@ -322,6 +336,46 @@ impl Found<'_> {
     }
 }
 
+/// What the layer of `--repo` is called.
+const REPO_FLAG: &str = "--repo";
+
+/// `--repo URL:PATH[:BRANCH]` as a layer.
+fn repo_layer(given: &[String]) -> Result<String, Stop> {
+    let mut text = "repos:\n".to_owned();
+    for repo in given {
+        let Some((url, path, branch)) = split_repo(repo) else {
+            return Err(Stop::usage(
+                format!("`{REPO_FLAG} {repo}` does not say where the repository goes"),
+                "it is URL:PATH[:BRANCH], with an absolute path or `~/…`, such as https://example.org/a.git:/srv/a:main",
+            ));
+        };
+        // What JSON writes, YAML reads.
+        let item = serde_json::json!({ "url": url, "path": path });
+        let mut item = item.as_object().cloned().unwrap_or_default();
+        if let Some(branch) = branch {
+            item.insert("branch".to_owned(), branch.into());
+        }
+        text.push_str(&format!("  - {}\n", serde_json::Value::Object(item)));
+    }
+    Ok(text)
+}
+
+/// The address may have colons itself (a scheme, a port, `host:path`): the path begins at the last one that a path follows.
+fn split_repo(given: &str) -> Option<(&str, &str, Option<&str>)> {
+    let begins_path = |at: &usize| {
+        let rest = &given[at + 1..];
+        (rest.starts_with('/') && !rest.starts_with("//")) || rest.starts_with("~/")
+    };
+    let colons = given.match_indices(':').map(|(at, _)| at);
+    let at = colons.filter(begins_path).last()?;
+    let (url, rest) = (&given[..at], &given[at + 1..]);
+    let (path, branch) = match rest.split_once(':') {
+        Some((path, branch)) => (path, Some(branch)),
+        None => (rest, None),
+    };
+    (!url.is_empty() && branch != Some("")).then_some((url, path, branch))
+}
+
 pub(super) fn in_directory(given: &Path) -> PathBuf {
     if given.is_dir() {
         given.join(FILE_NAME)
@@ -348,4 +402,47 @@ fn find_root(config: &Path) -> Option<PathBuf> {
             && (path.join("system").is_dir() || path.join("shared").is_dir())
     };
     config.ancestors().skip(1).find(is_root).map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_repo;
+
+    #[test]
+    fn a_repository_is_told_from_its_place_whatever_colons_its_address_has() {
+        let all = [
+            (
+                "https://example.org/a.git:/srv/a",
+                "https://example.org/a.git|/srv/a|",
+            ),
+            (
+                "https://example.org:8443/a.git:/srv/a:main",
+                "https://example.org:8443/a.git|/srv/a|main",
+            ),
+            (
+                "git@example.org:team/a.git:/srv/a:feature/x",
+                "git@example.org:team/a.git|/srv/a|feature/x",
+            ),
+            (
+                "git@example.org:/team/a.git:~/a",
+                "git@example.org:/team/a.git|~/a|",
+            ),
+            (
+                "ssh://git@example.org:2222/~me/a.git:/srv/a:v1",
+                "ssh://git@example.org:2222/~me/a.git|/srv/a|v1",
+            ),
+            ("a.bundle:/srv/a", "a.bundle|/srv/a|"),
+            ("/srv/mirror.git:/srv/a", "/srv/mirror.git|/srv/a|"),
+        ];
+        for (given, parts) in all {
+            let (url, path, branch) = split_repo(given).unwrap_or_else(|| panic!("{given}"));
+            assert_eq!(
+                format!("{url}|{path}|{}", branch.unwrap_or_default()),
+                parts
+            );
+        }
+        for given in ["https://example.org/a.git", "a:b", "", ":/srv", "a:/srv:"] {
+            assert_eq!(split_repo(given), None, "{given}");
+        }
+    }
 }

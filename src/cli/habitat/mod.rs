@@ -4,12 +4,17 @@ mod build;
 mod check;
 mod config;
 mod diff;
+mod exec;
+mod instances;
 mod lock;
 mod migrate;
 mod phases;
 mod render;
 mod steering;
+mod test;
 mod under;
+mod up;
+mod verdicts;
 mod why;
 
 use std::collections::BTreeMap;
@@ -24,11 +29,11 @@ use super::report::Stop;
 use super::request;
 use crate::dockerfile::{Problem, Span};
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Text, Work};
+use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
     self, ContextKind, Facts, Field, Habitat, NamedContext, PhaseId, Plan, Purpose, Rendered,
-    Templates, UnknownNames,
+    SecretSource, Templates, UnknownNames,
 };
 use crate::image::Name;
 
@@ -49,6 +54,12 @@ pub(super) fn run(
         HabitatCommand::Lock(arguments) => lock::pin(arguments, store, environment),
         HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
         HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
+        HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
+        HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
+        HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
+        HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),
+        HabitatCommand::Down(arguments) => instances::down(&arguments, &store),
+        HabitatCommand::Ps(arguments) => instances::list(&arguments, &store),
     }
 }
 
@@ -73,6 +84,17 @@ impl Ready {
         steering: &SteeringArguments,
         environment: &Environment,
     ) -> Result<Self, Stop> {
+        Self::chosen(file, purpose, steering, None, environment)
+    }
+
+    /// The same with a part of the tests only.
+    fn chosen(
+        file: &HabitatFile,
+        purpose: Purpose,
+        steering: &SteeringArguments,
+        tests: Option<String>,
+        environment: &Environment,
+    ) -> Result<Self, Stop> {
         let skipped = steering::skipped(steering)?;
         let config = Config::read(file, environment)?;
         if config.layers.is_part() {
@@ -89,6 +111,7 @@ impl Ready {
             .map_err(|problems| config.stop(&problems))?;
         let facts = Facts {
             skipped,
+            tests,
             ..config.facts(&habitat, purpose, environment)
         };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
@@ -127,22 +150,9 @@ impl Ready {
                 .push((context.name.clone(), self.place(context, environment)?));
         }
         for secret in &self.rendered.secrets {
-            if work.secrets.iter().any(|known| known.id == secret.id) {
-                continue;
+            if !work.secrets.iter().any(|known| known.id == secret.id) {
+                work.secrets.push(self.secret(secret)?);
             }
-            let layer = self.config.layers.index_of(secret.span);
-            let file = secret
-                .file
-                .as_ref()
-                .map(|file| self.config.directories[layer].join(file));
-            let failed = |mut failure: Failure| {
-                failure.place = Some(self.config.spot(secret.span));
-                self.config.with_texts(Stop::from(failure))
-            };
-            work.secrets.push(
-                request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref())
-                    .map_err(failed)?,
-            );
         }
         for context in &self.rendered.contexts {
             let key = context.key();
@@ -209,6 +219,46 @@ impl Ready {
             .with_texts(Stop::from(failures.collect::<Vec<_>>()))
     }
 
+    /// Refuses to bake files of the host's home into an image, unless that is allowed.
+    fn refuse_home(&self, draft: &request::Draft) -> Result<(), Stop> {
+        if draft.home_allowed || self.plan.home_files.is_empty() {
+            return Ok(());
+        }
+        let files = self.plan.home_files.iter();
+        let failures: Vec<Failure> = files.map(|file| self.config.failure(file)).collect();
+        Err(self.config.with_texts(Stop {
+            exit: Exit::Refused,
+            ..Stop::from(failures)
+        }))
+    }
+
+    /// The value of a secret that the habitat declares.
+    fn secret(&self, secret: &SecretSource) -> Result<Secret, Stop> {
+        let layer = self.config.layers.index_of(secret.span);
+        let file = secret
+            .file
+            .as_ref()
+            .map(|file| self.config.directories[layer].join(file));
+        request::read_secret(&secret.id, file.as_deref(), secret.env.as_deref()).map_err(
+            |mut failure| {
+                failure.place = Some(self.config.spot(secret.span));
+                self.config.with_texts(Stop::from(failure))
+            },
+        )
+    }
+
+    /// What opens a repository.
+    fn secrets_of(&self, context: &NamedContext) -> Result<Vec<Secret>, Stop> {
+        let ContextKind::Repository {
+            secret: Some(id), ..
+        } = &context.kind
+        else {
+            return Ok(Vec::new());
+        };
+        let declared = self.rendered.secrets.iter().filter(|known| known.id == *id);
+        declared.map(|secret| self.secret(secret)).collect()
+    }
+
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
     fn with_texts(&self, stop: Stop) -> Stop {
         self.config
@@ -269,6 +319,7 @@ impl Ready {
                 submodules,
                 read_only,
                 remote,
+                secret,
             } => Source::Git(GitSource {
                 url: found(*place, url)?,
                 reference: reference.clone(),
@@ -281,6 +332,7 @@ impl Ready {
                 keep_git_dir: true,
                 remote: remote.clone(),
                 read_only: *read_only,
+                secret: secret.clone(),
             }),
             ContextKind::Dockerfile {
                 place,

@@ -11,7 +11,7 @@ use super::super::request::{Draft, print};
 use super::Ready;
 use crate::dockerfile::Severity;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{Place, Text};
+use crate::engine::work::{Place, Secret, Text};
 use crate::graph::Source;
 use crate::habitat::Purpose;
 use crate::ship::export::Output;
@@ -51,7 +51,8 @@ pub(super) fn run(
         .map_err(|error| unwritable(&dockerfile, &error))?;
     for context in &ready.rendered.contexts {
         let place = ready.place(context, environment)?;
-        write_context(&context.name, place, out, &store, environment)?;
+        let secrets = ready.secrets_of(context)?;
+        write_context(&context.name, place, secrets, out, &store, environment)?;
     }
     Ok(Exit::Done)
 }
@@ -60,6 +61,7 @@ pub(super) fn run(
 fn write_context(
     name: &str,
     place: Place,
+    secrets: Vec<Secret>,
     out: &Path,
     store: &Path,
     environment: &Environment,
@@ -95,6 +97,7 @@ fn write_context(
     };
     let mut draft = Draft::plain(environment)?;
     draft.work.project = dest_text;
+    draft.work.secrets = secrets;
     draft.work.dockerfile = Text {
         file: "Dockerfile".to_owned(),
         text,

@@ -46,7 +46,8 @@ impl<W: Write> State<W> {
 
     fn show(&mut self, event: &BuildEvent) {
         match event {
-            BuildEvent::BuildStarted { .. } => {}
+            // What a test says is in its log, and how it ended in its step.
+            BuildEvent::BuildStarted { .. } | BuildEvent::TestDone { .. } => {}
             BuildEvent::StepStarted { origin } => self.step(origin, &title(origin, 200)),
             BuildEvent::StepProgress {
                 origin,

@@ -88,7 +88,7 @@ impl<W: Write> State<W> {
     fn show(&mut self, event: &BuildEvent) {
         let mut said = Vec::new();
         match event {
-            BuildEvent::BuildStarted { .. } => {}
+            BuildEvent::BuildStarted { .. } | BuildEvent::TestDone { .. } => {}
             BuildEvent::StepStarted { origin } => {
                 let title = title(origin, self.width.saturating_sub(12));
                 self.start(&origin.step, title);

@@ -18,7 +18,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 use super::devices;
 use super::rlimit;
 use super::seccomp;
-use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
+use super::spec::{
+    Container, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
+};
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
 use crate::graph::Security;
 use crate::sys::mount::{self, Attributes, Tree};
@@ -92,6 +94,38 @@ const STEPS: &[Step] = &[
     Step {
         name: "report the mount points it made",
         run: report_stubs,
+    },
+    Step {
+        name: "limit its processes",
+        run: limit_processes,
+    },
+    Step {
+        name: "limit the capabilities",
+        run: limit_capabilities,
+    },
+    Step {
+        name: "filter the system calls",
+        run: filter_system_calls,
+    },
+    Step {
+        name: "become the user",
+        run: become_user,
+    },
+];
+
+/// What is left to do for a command in a container that is there already.
+const ENTERED: &[Step] = &[
+    Step {
+        name: "find its way about",
+        run: find_root,
+    },
+    Step {
+        name: "go to the working directory",
+        run: go_to_workdir,
+    },
+    Step {
+        name: "set up the streams",
+        run: set_up_streams,
     },
     Step {
         name: "limit its processes",
@@ -259,7 +293,11 @@ pub(super) fn run(socket: &Socket) -> ExitCode {
         null: None,
         stubs: Stubs::default(),
     };
-    for (index, step) in STEPS.iter().enumerate() {
+    let steps = match spec.container {
+        Container::New => STEPS,
+        Container::Entered => ENTERED,
+    };
+    for (index, step) in steps.iter().enumerate() {
         if let Err(Fault { what, errno }) = (step.run)(&mut setup) {
             return failed(&Reply::Failed {
                 step: index + 1,
@@ -270,6 +308,12 @@ pub(super) fn run(socket: &Socket) -> ExitCode {
         }
     }
     failed(&execute(&spec))
+}
+
+fn find_root(setup: &mut Setup<'_>) -> Result<(), Fault> {
+    setup.root = Some(Tree::from(stub::open_host("/")?));
+    setup.dev = Some(Tree::from(stub::open_host("/dev").map_err(at("/dev"))?));
+    Ok(())
 }
 
 fn keep_mounts_private(_: &mut Setup<'_>) -> Result<(), Fault> {

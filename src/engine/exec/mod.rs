@@ -5,6 +5,9 @@
 //!  └─ shmocker-engine   start_engine: new user, mount and pid namespace; ids mapped by newuidmap
 //!      └─ shmocker-step  Sandbox::run: new mount, pid, ipc, uts, cgroup (and network) namespace; walks STEPS
 //!          = the command  the first process of its pid namespace; in a user namespace of its own where `shift` asks for one
+//!
+//! shmocker-supervisor  (the plain user) stays when its parent ends; has an engine of its own, for a habitat that is up
+//! shmocker-visitor     (the plain user, then in a container's namespaces) runs one command more there
 //! ```
 //! Each is started from a sealed copy of the program in memory, has one socket to its parent, and dies with the process
 //! above it: the command because its pid namespace is inside the engine's, the engine because its socket closes.
@@ -30,14 +33,16 @@ mod spec;
 mod stub;
 pub mod userns;
 pub mod users;
+mod visit;
 
 pub use cancel::Cancel;
 pub use error::ExecError;
 pub(crate) use network::network_fix;
 pub use output::LINE_BYTES_MAX;
 pub use ports::{Port, Protocol, PublishError};
-pub use role::{Child, Engine, Role, StartError, child, start_engine};
+pub use role::{Child, Engine, Role, StartError, child, start_engine, start_plain};
 pub use sandbox::{
-    Access, DEFAULT_PATH, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Streams,
+    Access, DEFAULT_PATH, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Started, Streams,
 };
 pub use shift::Shift;
+pub use visit::{Visit, Visitor};

@@ -40,6 +40,17 @@ impl Protocol {
     }
 }
 
+impl Port {
+    /// The same with a port of this machine that is free now, where none was named.
+    ///
+    /// # Errors
+    /// If the one that was named is not to be had.
+    pub fn fixed(self) -> Result<Self, PublishError> {
+        let host = Some(Forward::of(&self)?.host);
+        Ok(Self { host, ..self })
+    }
+}
+
 impl FromStr for Port {
     type Err = String;
 

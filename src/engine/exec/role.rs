@@ -32,10 +32,20 @@ pub enum Role {
     Step,
     /// One that tries what an engine child could do on this machine.
     Probe,
+    /// One that looks after a habitat that runs, and stays when its parent ends: the plain user.
+    Supervisor,
+    /// One that takes a command into a container that runs.
+    Visitor,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Engine, Self::Step, Self::Probe];
+    const ALL: [Self; 5] = [
+        Self::Engine,
+        Self::Step,
+        Self::Probe,
+        Self::Supervisor,
+        Self::Visitor,
+    ];
 
     /// The `argv[0]` that tells it.
     #[must_use]
@@ -44,6 +54,8 @@ impl Role {
             Self::Engine => "shmocker-engine",
             Self::Step => "shmocker-step",
             Self::Probe => "shmocker-probe",
+            Self::Supervisor => "shmocker-supervisor",
+            Self::Visitor => "shmocker-visitor",
         }
     }
 }
@@ -67,14 +79,19 @@ pub fn child() -> Option<Child> {
 }
 
 impl Child {
-    /// Plays the role to its end. `engine` is what an engine child does with its socket, once it has greeted.
-    pub fn run(self, engine: impl FnOnce(Socket) -> ExitCode) -> ExitCode {
-        // Others in the same user namespace must not trace this process or open its files through /proc.
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
+    /// Plays the role to its end. `play` is what those roles do with their socket, once they have greeted, that are not
+    /// played here: the engine child, a supervisor, a visitor.
+    pub fn run(self, play: impl FnOnce(Role, Socket) -> ExitCode) -> ExitCode {
+        if self.role != Role::Supervisor {
+            // Others in the same user namespace must not trace this process or open its files through /proc. A supervisor
+            // is in none, and newuidmap serves only those whose /proc is their own.
+            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+                .ok();
+        }
         // A step does the same, as the first of its table.
         let private = match self.role {
             Role::Engine | Role::Probe => mount::make_all_private(),
-            Role::Step => Ok(()),
+            Role::Step | Role::Supervisor | Role::Visitor => Ok(()),
         };
         let greeted = match &private {
             Ok(()) => self.socket.send(GREETING, &[]),
@@ -84,7 +101,7 @@ impl Child {
             return ExitCode::FAILURE;
         }
         match self.role {
-            Role::Engine => engine(self.socket),
+            role @ (Role::Engine | Role::Supervisor | Role::Visitor) => play(role, self.socket),
             Role::Step => super::child::run(&self.socket),
             Role::Probe => super::probe::run(&self.socket),
         }
@@ -151,6 +168,33 @@ pub fn start_engine(
     errors: BorrowedFd<'_>,
 ) -> Result<Engine, StartError> {
     start(Role::Engine, program, ids, errors)
+}
+
+/// Starts a supervisor or a visitor: as this process's user, in its namespaces, with these standard streams.
+///
+/// # Errors
+/// What the kernel says.
+pub fn start_plain(
+    role: Role,
+    program: &SealedSelf,
+    streams: [BorrowedFd<'_>; 3],
+) -> Result<(spawn::Child, Socket), StartError> {
+    let (socket, childs) = Socket::pair()?;
+    let command = Command {
+        program: Program::Open(program.as_fd()),
+        argv: argv(role),
+        env: Vec::new(),
+        fds: streams.into_iter().chain([childs.as_fd()]).collect(),
+        namespaces: Namespaces::NONE,
+        when_parent_dies: WhenParentDies::Stays,
+    };
+    let process = spawn::spawn(&command)?;
+    drop(command);
+    drop(childs);
+    match await_greeting(&socket) {
+        Ok(()) => Ok((process, socket)),
+        Err(_) => Err(StartError::NoGreeting),
+    }
 }
 
 pub(super) fn start(

@@ -24,7 +24,9 @@ use super::ports::Port;
 use super::rlimit;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
-use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
+use super::spec::{
+    Container, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
+};
 use super::stub::Stubs;
 use super::users;
 use crate::event::Stream;
@@ -77,6 +79,19 @@ pub struct Run {
     pub shm_bytes: Option<u64>,
     /// The control group that it is put into.
     pub group: Option<Group>,
+    /// How long it may take to end once somebody wishes it to stop, if it handles SIGTERM; `None`: 3 s.
+    pub grace_ms: Option<u64>,
+    /// Hears that it is there.
+    pub started: Option<Started>,
+}
+
+/// Hears once that a command's first process is there, and gets it as a pidfd.
+pub struct Started(pub Box<dyn FnOnce(BorrowedFd<'_>) + Send>);
+
+impl std::fmt::Debug for Started {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Started(…)")
+    }
 }
 
 /// Something mounted into a root while a command runs.
@@ -336,6 +351,9 @@ impl Sandbox {
         drop(socket.send(&payload, &borrowed));
         drop(borrowed);
         drop(files);
+        if let Some(Started(started)) = run.started.take() {
+            started(child.as_fd());
+        }
 
         let mut watch = Watch {
             child,
@@ -344,10 +362,41 @@ impl Sandbox {
             streams,
             stubs: Stubs::default(),
             failure: None,
+            grace: run.grace_ms.map_or(GRACE, Duration::from_millis),
         };
         let ended = watch.until_end(deadline, cancel);
         watch.stubs.remove();
-        match (ended?, watch.failure) {
+        watch.exit(ended?, run.timeout_ms, run.group.as_ref())
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Watches a command whose streams are not this process's.
+    pub(super) fn of(child: spawn::Child, socket: Socket, streams: Streams<'a>) -> Self {
+        Self {
+            child,
+            socket: Some(socket),
+            readers: [None, None],
+            streams,
+            stubs: Stubs::default(),
+            failure: None,
+            grace: GRACE,
+        }
+    }
+
+    /// Waits for its end, or for the wish that it stop.
+    pub(super) fn to_its_end(mut self, cancel: &Cancel) -> Result<Exit, ExecError> {
+        let why = self.until_end(None, cancel)?;
+        self.exit(why, None, None)
+    }
+
+    fn exit(
+        self,
+        why: Why,
+        timeout_ms: Option<u64>,
+        group: Option<&Group>,
+    ) -> Result<Exit, ExecError> {
+        match (why, self.failure) {
             (
                 _,
                 Some(Reply::Failed {
@@ -365,9 +414,9 @@ impl Sandbox {
             (_, Some(Reply::NotExecuted { status, why })) => Ok(Exit::NotExecuted { status, why }),
             (Why::Cancelled, _) => Ok(Exit::Cancelled),
             (Why::TimedOut, _) => Ok(Exit::TimedOut {
-                after_ms: run.timeout_ms.unwrap_or_default(),
+                after_ms: timeout_ms.unwrap_or_default(),
             }),
-            (Why::Itself(ended), _) => Ok(judged(ended, run.group.as_ref())),
+            (Why::Itself(ended), _) => Ok(judged(ended, group)),
         }
     }
 }
@@ -503,20 +552,12 @@ fn prepare(
         };
         mounts.push(MountSpec { target, what });
     }
-    let mut env = run.env.clone();
-    for (name, value) in [("PATH", DEFAULT_PATH), ("HOME", &identity.home)] {
-        if !env.iter().any(|(known, _)| known == name) {
-            env.push((name.to_owned(), value.to_owned()));
-        }
-    }
+    let env = completed(&run.env, &identity.home);
     let spec = ExecSpec {
+        container: Container::New,
         argv: run.argv.clone(),
         env,
-        workdir: if run.workdir.starts_with('/') {
-            run.workdir.clone()
-        } else {
-            format!("/{}", run.workdir)
-        },
+        workdir: rooted(&run.workdir),
         identity,
         hostname: run.hostname.clone(),
         files_max: None,
@@ -543,6 +584,26 @@ fn prepare(
     Ok((spec, files))
 }
 
+/// An environment with PATH and HOME in it.
+pub(super) fn completed(env: &[(String, String)], home: &str) -> Vec<(String, String)> {
+    let mut env = env.to_vec();
+    for (name, value) in [("PATH", DEFAULT_PATH), ("HOME", home)] {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    env
+}
+
+/// A path that begins at the root.
+pub(super) fn rooted(path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
+}
+
 fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
     use std::io::{Seek as _, Write as _};
     let mut file = std::fs::File::from(rustix::fs::memfd_create("file", MemfdFlags::CLOEXEC)?);
@@ -552,20 +613,21 @@ fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Why the wait is over.
-enum Why {
+pub(super) enum Why {
     Itself(Ended),
     TimedOut,
     Cancelled,
 }
 
 /// A running command, and all that is heard of it.
-struct Watch<'a> {
+pub(super) struct Watch<'a> {
     child: spawn::Child,
     socket: Option<Socket>,
     readers: [Option<Lines>; 2],
     streams: Streams<'a>,
     stubs: Stubs,
     failure: Option<Reply>,
+    grace: Duration,
 }
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
@@ -598,7 +660,7 @@ impl Watch<'_> {
                 if self.child.handles(Signal::TERM) {
                     let asked = self.child.kill(Signal::TERM);
                     asked.map_err(doing("end the container"))?;
-                    grace = Some(Instant::now() + GRACE);
+                    grace = Some(Instant::now() + self.grace);
                     None
                 } else {
                     Some(Why::Cancelled)

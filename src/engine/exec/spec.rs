@@ -12,6 +12,8 @@ pub(super) type FileIndex = usize;
 /// All that a step will ever know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ExecSpec {
+    /// Whether its container is to be made.
+    pub container: Container,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -42,6 +44,15 @@ pub(super) struct ExecSpec {
     pub mounts: Vec<MountSpec>,
     /// What becomes of its standard streams.
     pub streams: StreamsSpec,
+}
+
+/// Where the command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Container {
+    /// In one of its own, which it sets up.
+    New,
+    /// In one that is there, whose namespaces it is in already.
+    Entered,
 }
 
 /// Which control groups it sees.

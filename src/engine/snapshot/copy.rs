@@ -71,7 +71,13 @@ impl Snapshots for Copies {
         scratch: &TmpDir,
     ) -> Result<(Mounted, Changes), SnapshotError> {
         let path = scratch.path();
-        let tree = lay_all(layers, scratch).map_err(io_at("copy the layers", &path))?;
+        let used = scratch.dir().find(TREE).is_ok_and(|tree| tree.is_some());
+        let tree = match used {
+            // Of a habitat that was stopped.
+            true => scratch.dir().open_dir(TREE),
+            false => lay_all(layers, scratch),
+        };
+        let tree = tree.map_err(io_at("copy the layers", &path))?;
         let before = look(&tree).map_err(io_at("read the copied layers", &path))?;
         let mounted = as_mount(&tree)
             .and_then(|mount| Mounted::new(mount, None))

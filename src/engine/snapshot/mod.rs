@@ -330,9 +330,20 @@ impl SnapshotStore {
 
     /// A tree of the layers `below`, bottom first, that can be written to.
     pub fn prepare(&self, below: &[SnapshotId]) -> Result<Active, SnapshotError> {
+        self.prepare_in(below, self.store.tmp_dir()?)
+    }
+
+    /// The same, in a directory that may be one that was used before: what was written there is there again.
+    pub fn prepare_in(
+        &self,
+        below: &[SnapshotId],
+        scratch: TmpDir,
+    ) -> Result<Active, SnapshotError> {
         let layers = self.layers(below)?;
-        let scratch = self.store.tmp_dir()?;
         let upper = || -> io::Result<Dir> {
+            if scratch.dir().find(UPPER)?.is_some() {
+                return scratch.dir().open_dir(UPPER);
+            }
             let upper = scratch.dir().create_dir(UPPER, 0o755)?;
             // The top of a tree is the top of its topmost layer.
             match layers.last() {

@@ -37,6 +37,7 @@ use std::sync::mpsc;
 
 use super::failure::{Failure, FailureKind, Place};
 use super::plan::Planned;
+use super::work::OnFailure;
 use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
@@ -47,7 +48,7 @@ pub(in crate::engine) use sources::{DebianAnswer, of_source, shown};
 /// Makes the results `wanted` and all that they need.
 ///
 /// # Errors
-/// Every step that failed before the rest was called off; at least one.
+/// Every step that failed before the rest was called off, or all of them where the work is to go on; at least one.
 pub fn solve(
     session: &Session<'_>,
     workshop: &Workshop,
@@ -69,6 +70,7 @@ pub fn solve(
     }
     let mut made: HashMap<NodeId, Made> = HashMap::new();
     let mut failures = Vec::new();
+    let on_failure = session.work.on_failure;
     std::thread::scope(|scope| {
         let (report, reports) = mpsc::channel();
         let start = |id: NodeId, made: &HashMap<NodeId, Made>| {
@@ -99,7 +101,7 @@ pub fn solve(
             match result {
                 Ok(result) => {
                     made.insert(id, result);
-                    if !failures.is_empty() {
+                    if !failures.is_empty() && on_failure == OnFailure::CallOff {
                         continue;
                     }
                     for user in users.get(&id).into_iter().flatten() {
@@ -114,7 +116,9 @@ pub fn solve(
                     }
                 }
                 Err(mut failure) => {
-                    workshop.cancel.cancel();
+                    if on_failure == OnFailure::CallOff {
+                        workshop.cancel.cancel();
+                    }
                     // What is added has no line of its own: the first step that adds it has.
                     let adds = |user: &&NodeId| graph.node(**user).op.inputs().first() != Some(&id);
                     let added_by = users.get(&id).into_iter().flatten().filter(adds).min();

@@ -24,8 +24,8 @@ use crate::engine::source::oci_layout;
 use crate::engine::ssh::Door;
 use crate::engine::tree::{self, hash};
 use crate::engine::work::{AgentKind, Ssh, Work};
-use crate::event::{BuildEvent, EventSink, StepOrigin};
-use crate::graph::NodeId;
+use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
+use crate::graph::{Judge, NodeId, Op};
 use crate::image::layer::Limits;
 use crate::net::{Authorization, Client, Proxies, Settings};
 use crate::store::{Index, OpRecord, Store, StoreError, TmpDir};
@@ -267,6 +267,38 @@ impl<'a> Session<'a> {
         self.clock.now().as_millis() as u64
     }
 
+    pub(super) fn test_done(&self, origin: &StepOrigin, cached: bool, report: TestReport) {
+        self.events.emit(BuildEvent::TestDone {
+            origin: origin.clone(),
+            cached,
+            report,
+        });
+    }
+
+    /// Keeps what a test said that passed.
+    pub(super) fn remember_test(
+        &self,
+        record: &OpRecord,
+        report: &TestReport,
+    ) -> Result<(), Failure> {
+        self.remember(&test_name(record), report)
+    }
+
+    /// Says again what a test said when it was run, if the step is one.
+    pub(super) fn say_test_again(
+        &self,
+        op: &Op,
+        origin: &StepOrigin,
+        record: &OpRecord,
+    ) -> Result<(), Failure> {
+        if matches!(op, Op::Exec(exec) if exec.judge == Judge::Tap)
+            && let Some(recalled) = self.answer::<TestReport>(&test_name(record))?
+        {
+            self.test_done(origin, true, recalled.answer);
+        }
+        Ok(())
+    }
+
     pub(super) fn step_done(&self, origin: &StepOrigin, cached: bool, duration_ms: u64) {
         self.events.emit(BuildEvent::StepDone {
             origin: origin.clone(),
@@ -274,6 +306,24 @@ impl<'a> Session<'a> {
             duration_ms,
         });
     }
+}
+
+/// The secrets that a source may name as its own.
+fn git_tokens(work: &Work) -> Vec<(String, Authorization)> {
+    let secrets = work.secrets.iter();
+    secrets
+        .filter_map(|secret| {
+            let token = std::str::from_utf8(secret.expose()).ok()?.trim();
+            let authorization = Authorization::basic("x-access-token", token);
+            Some((secret.id.clone(), authorization))
+        })
+        .collect()
+}
+
+/// Where what a test said is remembered: with the snapshot that it left.
+fn test_name(record: &OpRecord) -> String {
+    let left = record.layers.last().map(Key::to_string);
+    format!("test {}", left.unwrap_or_default())
 }
 
 /// The secrets that are for git servers: `GIT_AUTH_HEADER` and `GIT_AUTH_TOKEN`, of one host with its name behind a dot.
@@ -466,6 +516,7 @@ pub(super) fn git_of(
         ca_file: work.ca_file.clone(),
         ssh,
         credentials: git_credentials(work),
+        tokens: git_tokens(work),
     });
     Ok((git, door))
 }

@@ -19,7 +19,7 @@ use crate::engine::plan::Planned;
 use crate::engine::snapshot::{self, Active};
 use crate::engine::tree::error::Remark;
 use crate::engine::tree::{copy, owner};
-use crate::event::{BuildEvent, StepOrigin, Stream};
+use crate::event::{BuildEvent, StepOrigin, Stream, TestReport};
 use crate::graph::{Copy, CopySource, Exec, Judge, Mkdir, NodeId, Op};
 use crate::store::{Lease, OpRecord};
 use crate::sys::dir::Time;
@@ -89,7 +89,7 @@ impl Session<'_> {
         self.note_own(id, own.clone());
         self.note_listed(id, listed);
         let keys = self.keys(own, op, &known, Some(workshop))?;
-        if !forced && let Some(made) = self.found(id, origin, &keys)? {
+        if !forced && let Some(made) = self.found(id, op, origin, &keys)? {
             return Ok(made);
         }
         // Of several that would do the same work, the first does it, and the others find it here.
@@ -97,7 +97,7 @@ impl Session<'_> {
             true => None,
             false => Some(self.wait_for(workshop, &keys.best().key().to_string())?),
         };
-        if !forced && let Some(made) = self.found(id, origin, &keys)? {
+        if !forced && let Some(made) = self.found(id, op, origin, &keys)? {
             return Ok(made);
         }
         if workshop.cancel.is_cancelled() {
@@ -120,8 +120,8 @@ impl Session<'_> {
             inputs.get(1..).unwrap_or_default(),
         );
         let duration_ms = started.elapsed().as_millis() as u64;
-        let settled = match ran {
-            Ok(active) => active.settle()?,
+        let (settled, test) = match ran {
+            Ok((active, test)) => (active.settle()?, test),
             Err(failure) => {
                 if failure.kind != FailureKind::Cancelled {
                     self.events.emit(BuildEvent::StepFailed {
@@ -136,6 +136,10 @@ impl Session<'_> {
         };
         let record = self.record(workshop, settled, origin, &root, &keys, duration_ms, lease)?;
         let made = Made::Tree(Tree::new(record.layers.clone()));
+        if let Some(report) = test {
+            self.remember_test(&record, &report)?;
+            self.test_done(origin, false, report);
+        }
         self.note_result(id, keys, record);
         self.step_done(origin, false, duration_ms);
         Ok(made)
@@ -155,7 +159,13 @@ impl Session<'_> {
         }
     }
 
-    fn found(&self, id: NodeId, origin: &StepOrigin, keys: &Keys) -> Result<Option<Made>, Failure> {
+    fn found(
+        &self,
+        id: NodeId,
+        op: &Op,
+        origin: &StepOrigin,
+        keys: &Keys,
+    ) -> Result<Option<Made>, Failure> {
         let Some(hit) = self.look(keys)? else {
             return Ok(None);
         };
@@ -167,6 +177,7 @@ impl Session<'_> {
                 .map_err(store_failure)?;
         }
         let made = Made::Tree(Tree::new(hit.record.layers.clone()));
+        self.say_test_again(op, origin, &hit.record)?;
         self.note_result(id, keys.clone(), hit.record);
         self.step_done(origin, true, 0);
         Ok(Some(made))
@@ -226,7 +237,7 @@ impl Session<'_> {
         origin: &StepOrigin,
         root: &Tree,
         inputs: &[Made],
-    ) -> Result<Active, Failure> {
+    ) -> Result<(Active, Option<TestReport>), Failure> {
         let active = workshop.snapshots.prepare(root.layers())?;
         match op {
             Op::Exec(exec) => self.run(workshop, active, exec, origin, inputs),
@@ -234,14 +245,14 @@ impl Session<'_> {
                 let _core = workshop.cores.take();
                 let remarks = self.copy(workshop, &active, copy, inputs)?;
                 self.remark(origin, remarks);
-                Ok(active)
+                Ok((active, None))
             }
             Op::Mkdir(mkdir) => {
                 let remarks = make_directory(&active, mkdir)?;
                 self.remark(origin, remarks);
-                Ok(active)
+                Ok((active, None))
             }
-            Op::Scratch | Op::Source(_) => Ok(active),
+            Op::Scratch | Op::Source(_) => Ok((active, None)),
         }
     }
 
@@ -332,7 +343,7 @@ impl Session<'_> {
         exec: &Exec,
         origin: &StepOrigin,
         inputs: &[Made],
-    ) -> Result<Active, Failure> {
+    ) -> Result<(Active, Option<TestReport>), Failure> {
         let mut held = Held::default();
         let mut env = exec.env.clone();
         env.extend(exec.env_unkeyed.iter().cloned());
@@ -352,6 +363,8 @@ impl Session<'_> {
             hosts: exec.hosts.clone(),
             ulimits: exec.ulimits.clone(),
             shm_bytes: exec.shm_bytes,
+            grace_ms: None,
+            started: None,
             group: match &workshop.groups {
                 None => None,
                 Some(below) => {
@@ -409,13 +422,31 @@ impl Session<'_> {
             failure
         };
         let shown = shown_command(&command);
-        match &exit {
-            Exit::Status(0) => match (exec.judge, tap.verdict()) {
-                (Judge::Tap, Err(reason)) => {
-                    Err(failed(format!("the test failed: {reason}"), None))
+        if exec.judge == Judge::Tap {
+            let reason = match (&exit, tap.verdict()) {
+                (Exit::Cancelled, _) => return Err(called_off()),
+                (Exit::TimedOut { after_ms }, _) => {
+                    let limit_s = *after_ms as f64 / 1000.0;
+                    Some(format!("it took longer than {limit_s} s"))
                 }
-                _ => Ok(active),
-            },
+                (_, Err(reason)) => Some(reason),
+                (Exit::Status(0), Ok(())) => None,
+                (Exit::Status(status), Ok(())) => Some(format!("it ended with status {status}")),
+                (Exit::Killed(signal), _) => Some(format!("it was killed by signal {signal}")),
+                (Exit::NotExecuted { why, .. }, _) => {
+                    Some(format!("it could not be started: {why}"))
+                }
+                (Exit::OutOfMemory { .. }, _) => Some("its memory was used up".to_owned()),
+            };
+            let report = tap.report(reason.clone());
+            let Some(reason) = reason else {
+                return Ok((active, Some(report)));
+            };
+            self.test_done(origin, false, report);
+            return Err(failed(format!("the test failed: {reason}"), None));
+        }
+        match &exit {
+            Exit::Status(0) => Ok((active, None)),
             Exit::Status(status) => Err(failed(
                 format!("process \"{shown}\" did not complete successfully: exit code: {status}"),
                 // A shell says so of a process that was killed.

@@ -84,6 +84,8 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
                 why: "it is nested too deep",
             });
         }
+        // A repository may name any address as a submodule's; what opens it is for its own server alone.
+        let is_beside = reference::is_same_server(&source.url, &module.url);
         let inner = GitSource {
             url: module.url,
             reference: None,
@@ -96,6 +98,7 @@ fn put(git: &Git, source: &GitSource, resolved: &Resolved, into: &Path, levels: 
             keep_git_dir: source.keep_git_dir && whole,
             remote: None,
             read_only: source.read_only,
+            secret: source.secret.clone().filter(|_| is_beside),
         };
         let commit = Resolved {
             commit: module.commit,

@@ -52,6 +52,8 @@ pub struct Settings {
     pub ssh: Ssh,
     /// What servers want to see; the first that is for a server counts.
     pub credentials: Vec<Credential>,
+    /// What a source's own secret says, by the secret's id.
+    pub tokens: Vec<(String, Authorization)>,
 }
 
 /// What is said to servers that are reached over http.

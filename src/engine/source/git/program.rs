@@ -119,15 +119,21 @@ impl Program {
     /// For work on a source's repository.
     pub(super) fn new(settings: &Settings, source: &GitSource, reach: Reach) -> Result<Self> {
         let mut program = Self::at(settings, &source.url)?;
-        let credential =
-            settings
-                .credentials
-                .iter()
-                .find(|credential| match (&credential.host, reach) {
-                    (Some(host), _) => reference::host(&source.url) == Some(host.as_str()),
-                    (None, reach) => reach == Reach::Named,
-                });
-        if let (Some(credential), Some(scope)) = (credential, reference::scope(&source.url)) {
+        let own = source.secret.as_ref().and_then(|id| {
+            let found = settings.tokens.iter().find(|(known, _)| known == id);
+            found.map(|(_, authorization)| authorization)
+        });
+        let usual = || {
+            let mut credentials = settings.credentials.iter();
+            let found = credentials.find(|credential| match (&credential.host, reach) {
+                (Some(host), _) => reference::host(&source.url) == Some(host.as_str()),
+                (None, reach) => reach == Reach::Named,
+            });
+            found.map(|credential| &credential.authorization)
+        };
+        if let (Some(authorization), Some(scope)) =
+            (own.or_else(usual), reference::scope(&source.url))
+        {
             // Not on the command line, which everybody can read. A redirect may lead to another host, and git would tell
             // it as well.
             let set = [
@@ -135,7 +141,7 @@ impl Program {
                 ("GIT_CONFIG_KEY_0", format!("http.{scope}.extraHeader")),
                 (
                     "GIT_CONFIG_VALUE_0",
-                    format!("Authorization: {}", credential.authorization.expose()),
+                    format!("Authorization: {}", authorization.expose()),
                 ),
                 ("GIT_CONFIG_KEY_1", "http.followRedirects".to_owned()),
                 ("GIT_CONFIG_VALUE_1", "false".to_owned()),

@@ -63,6 +63,12 @@ pub(super) fn host(url: &str) -> Option<&str> {
     Some(host.rsplit_once('@').map_or(host, |(_, host)| host))
 }
 
+/// Whether two addresses are of the same server, reached in the same way.
+pub(super) fn is_same_server(one: &str, other: &str) -> bool {
+    let scheme = |url: &str| url.split_once("://").map(|(scheme, _)| scheme.to_owned());
+    host(one).is_some() && (scheme(one), host(one)) == (scheme(other), host(other))
+}
+
 /// The addresses that a credential for this one is for: this one alone, but all of GitHub where it is there.
 pub(super) fn scope(url: &str) -> Option<String> {
     let (scheme, _) = url.split_once("://")?;

@@ -76,6 +76,7 @@ impl Place {
             ca_file: None,
             ssh: Ssh::default(),
             credentials: Vec::new(),
+            tokens: Vec::new(),
         })
     }
 
@@ -92,6 +93,7 @@ impl Place {
             keep_git_dir: false,
             remote: None,
             read_only: false,
+            secret: None,
         }
     }
 
