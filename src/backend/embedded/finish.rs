@@ -70,7 +70,7 @@ pub(super) fn from_cache(
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
     remember(&session, &planned)?;
-    let outcome = keep(request, &session, &assembled, tree.layers())?;
+    let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
 }
@@ -283,7 +283,7 @@ pub(super) fn build(
         )]);
     };
     let assembled = assemble(&session, &planned, parts)?;
-    let mut outcome = keep(request, &session, &assembled, tree.layers())?;
+    let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     remember(&session, &planned)?;
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
     let epoch = planned
@@ -435,6 +435,7 @@ fn assemble(
 fn keep(
     request: &BuildRequest,
     session: &Session<'_>,
+    planned: &Planned,
     assembled: &Assembled,
     snapshots: &[Key],
 ) -> Result<Outcome, Vec<Failure>> {
@@ -478,6 +479,9 @@ fn keep(
         manifest: described(&assembled.descriptor()),
         config_digest: assembled.config_digest(),
         names,
+        downloads: session
+            .downloads(planned)
+            .map_err(|failure| vec![failure])?,
     })
 }
 
