@@ -274,6 +274,10 @@ pub fn run(
             warn(why);
             Ok(status)
         }
+        Exit::Foreign { why } => {
+            warn(why);
+            Ok(126)
+        }
         exit => Ok(exit.shell_status().unwrap_or(125)),
     }
 }

@@ -9,7 +9,10 @@ use crate::harness::archive::{Archive, SUITE};
 use crate::harness::bench::{Bench, Run};
 use crate::harness::machine::{self, Capability, Lack, need};
 use crate::harness::site::{self, Site};
-use crate::harness::{busybox, layout::Layout};
+use crate::harness::{
+    busybox,
+    layout::{Layout, digest_of},
+};
 
 /// A habitat of a Debian base with a package, a repository of a server and one of this machine.
 struct Place {
@@ -387,8 +390,10 @@ fn an_image_of_this_machine_is_pinned_by_its_digest() {
     bench.built("habitat build config.yaml --frozen");
 
     // Another image in its place is refused, frozen or not.
-    bench.file("Dockerfile", "FROM base\nRUN echo other > /other\n");
-    bench.built("build --build-context base=oci-layout://base -o type=oci,tar=false,dest=other .");
+    bench.file("made/Dockerfile", "FROM base\nRUN echo other > /other\n");
+    bench.built(
+        "build --build-context base=oci-layout://base -o type=oci,tar=false,dest=other made",
+    );
     bench.sh("rm -r base && mv other base");
     for line in [
         "habitat build config.yaml --frozen",
@@ -426,4 +431,60 @@ fn a_lock_file_that_is_none_is_pointed_at() {
     bench
         .shmocker("habitat build config.yaml")
         .expect(1, &["version 2"]);
+}
+
+#[test]
+fn a_tool_that_says_no_hash_is_pinned_by_the_first_build() {
+    let user = need!(machine::plain_user());
+    let bench = Bench::new(&user, "lock-tool");
+    let layout = need!(busybox::layout());
+    bench.file("site/stamped/tool", "#!/bin/sh\necho one\n");
+    bench.sh("touch -d @1700000000 site/stamped/tool");
+    let site = Site::new(&bench.path("site"));
+    let url = site.url("stamped/tool");
+    bench.file(
+        "config.yaml",
+        format!(
+            "name: locked\nbase: {{oci: {}}}\ntools:\n  - {{name: tool, url: \"{url}\", direct_binary: true}}\n",
+            layout.display()
+        ),
+    );
+    bench.built("habitat build config.yaml");
+    let lock = lock_of(&bench.path("config.lock"));
+    let sum = digest_of(b"#!/bin/sh\necho one\n");
+    assert_eq!(
+        lock["sources"],
+        json!([{"source": url, "pin": {"http": {"sha256": sum, "size_bytes": 19, "modified": "2023-11-14T22:13:20Z"}}}])
+    );
+    site.asked();
+    let again = bench.built("habitat build config.yaml --pull");
+    assert_eq!((again.steps_run(), site.methods().len()), (0, 0));
+
+    // Another file at that address is refused, wherever the first one is not at hand.
+    bench.file("site/stamped/tool", "#!/bin/sh\necho two\n");
+    let run = in_store(
+        &bench,
+        &format!("--store {} ", bench.path("other").display()),
+        "habitat build config.yaml",
+    );
+    expect(
+        &run,
+        6,
+        &[
+            "is not what config.lock pins it to",
+            &sum,
+            "habitat upgrade config.yaml",
+        ],
+    );
+    // A builder without a lock is told by the Dockerfile.
+    let text = bench.ok("habitat render config.yaml").out();
+    assert!(text.contains(&format!("--checksum={sum}")), "{text}");
+
+    let outdated = bench
+        .ok("habitat outdated config.yaml --format json")
+        .json();
+    assert_eq!(outdated[0]["locked"], sum.as_str());
+    bench.ok("habitat upgrade config.yaml tool");
+    bench.built("habitat build config.yaml --frozen");
+    assert_eq!(inside(&bench, "tool"), "two\n");
 }

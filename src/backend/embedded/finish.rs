@@ -71,7 +71,7 @@ pub(super) fn from_cache(
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
     remember(&session, &planned)?;
-    let outcome = keep(request, &session, &assembled, tree.layers())?;
+    let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
 }
@@ -290,7 +290,7 @@ pub(super) fn build(
         )]);
     };
     let assembled = assemble(&session, &planned, parts)?;
-    let mut outcome = keep(request, &session, &assembled, tree.layers())?;
+    let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     if !request.work.accepts_failed {
         remember(&session, &planned)?;
     }
@@ -466,6 +466,7 @@ fn assemble(
 fn keep(
     request: &BuildRequest,
     session: &Session<'_>,
+    planned: &Planned,
     assembled: &Assembled,
     snapshots: &[Key],
 ) -> Result<Outcome, Vec<Failure>> {
@@ -509,6 +510,9 @@ fn keep(
         manifest: described(&assembled.descriptor()),
         config_digest: assembled.config_digest(),
         names,
+        downloads: session
+            .downloads(planned)
+            .map_err(|failure| vec![failure])?,
     })
 }
 

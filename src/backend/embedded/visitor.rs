@@ -82,6 +82,11 @@ fn run(
             drop(writeln!(std::io::stderr(), "warning: {why}"));
             Ok(status)
         }
+        Exit::Foreign { why } => {
+            use std::io::Write as _;
+            drop(writeln!(std::io::stderr(), "warning: {why}"));
+            Ok(126)
+        }
         exit => Ok(exit.shell_status().unwrap_or(125)),
     }
 }

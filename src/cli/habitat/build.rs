@@ -60,5 +60,7 @@ pub(super) fn run(
     if let Some(path) = &arguments.junit {
         request::write_file(path, &verdicts.of(&ready).junit())?;
     }
-    built.map_err(|stop| ready.with_texts(stop))
+    let outcome = built.map_err(|stop| ready.with_texts(stop))?;
+    ready.record(&outcome.downloads)?;
+    Ok(Exit::Done)
 }

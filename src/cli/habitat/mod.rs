@@ -116,6 +116,11 @@ impl Ready {
         let facts = Facts {
             skipped,
             tests,
+            // Another builder has no lock: what it downloads must say itself what it has to be.
+            sums: match purpose {
+                Purpose::Render => config.lock_sums()?,
+                Purpose::Build => BTreeMap::new(),
+            },
             ..config.facts(&habitat, purpose, environment)
         };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;

@@ -11,7 +11,7 @@ use super::super::request::{self, Draft, print};
 use super::Ready;
 use crate::dockerfile::Severity;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{Place, Secret, Text};
+use crate::engine::work::{Place, Text};
 use crate::graph::Source;
 use crate::habitat::Purpose;
 use crate::ship::export::Output;
@@ -55,11 +55,15 @@ pub(super) fn write_all(
     let dockerfile = out.join("Dockerfile");
     std::fs::write(&dockerfile, &ready.rendered.dockerfile)
         .map_err(|error| unwritable(&dockerfile, &error))?;
+    let mut pinned = Draft::plain(environment)?.work;
+    ready.read_lock(&mut pinned)?;
     for context in &ready.rendered.contexts {
         let place = ready.place(context, environment)?;
-        let secrets = ready.secrets_of(context)?;
+        let mut draft = Draft::plain(environment)?;
+        draft.work.secrets = ready.secrets_of(context)?;
+        draft.work.lock.clone_from(&pinned.lock);
         let place = without(place, &request::absolute(out)?);
-        write_context(&context.name, place, secrets, out, store, environment)?;
+        write_context(&context.name, place, draft, out, store, environment)?;
     }
     Ok(())
 }
@@ -83,7 +87,7 @@ fn without(place: Place, out: &Path) -> Place {
 fn write_context(
     name: &str,
     place: Place,
-    secrets: Vec<Secret>,
+    mut draft: Draft,
     out: &Path,
     store: &Path,
     environment: &Environment,
@@ -117,9 +121,7 @@ fn write_context(
             format!("type=local,\"dest={dest_text}\""),
         )
     };
-    let mut draft = Draft::plain(environment)?;
     draft.work.project = dest_text;
-    draft.work.secrets = secrets;
     draft.work.dockerfile = Text {
         file: "Dockerfile".to_owned(),
         text,

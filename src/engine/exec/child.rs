@@ -8,6 +8,7 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -16,6 +17,7 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
 use super::devices;
+use super::machine;
 use super::rlimit;
 use super::seccomp;
 use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
@@ -468,7 +470,11 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                     },
                 )?;
             }
-            MountedSpec::Tmpfs { size_bytes, mode } => {
+            MountedSpec::Tmpfs {
+                size_bytes,
+                mode,
+                read_only,
+            } => {
                 let size = size_bytes.map(|bytes| bytes.to_string());
                 let mode = format!("{mode:o}");
                 let options = [("mode", Some(mode)), ("size", size)];
@@ -476,8 +482,12 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                     .iter()
                     .filter_map(|(name, value)| Some((*name, value.as_deref()?)));
                 let options: Vec<_> = options.collect();
-                let tmpfs = Tree::of_filesystem("tmpfs", &options, NO_SET_ID_DEVICES)
-                    .map_err(at(target))?;
+                let attributes = match read_only {
+                    true => NO_SET_ID_DEVICES.and(Attributes::READ_ONLY),
+                    false => NO_SET_ID_DEVICES,
+                };
+                let tmpfs =
+                    Tree::of_filesystem("tmpfs", &options, attributes).map_err(at(target))?;
                 setup.attach(&tmpfs, target, Kind::Directory)?;
             }
             MountedSpec::File {
@@ -777,6 +787,19 @@ fn execute(spec: &ExecSpec) -> Reply {
             }
             Some(Errno::ACCESS) => {
                 found = Some(format!("{program}: permission denied, or not executable"))
+            }
+            Some(Errno::NOEXEC) => {
+                let shown = OsStr::from_bytes(candidate.as_bytes());
+                return match machine::of_program(Path::new(shown)) {
+                    Some(other) if other != machine::OWN => Reply::Foreign {
+                        why: format!(
+                            "{} is a program for {other}, this machine runs {}, and no handler of binfmt_misc that this user namespace sees runs it",
+                            shown.display(),
+                            machine::OWN
+                        ),
+                    },
+                    _ => refuse(126, format!("{program}: {error}")),
+                };
             }
             _ => return refuse(126, format!("{program}: {error}")),
         }

@@ -21,6 +21,7 @@ mod child;
 mod devices;
 mod error;
 pub mod ids;
+mod machine;
 mod network;
 mod output;
 mod ports;

@@ -68,7 +68,11 @@ pub(super) enum MountedSpec {
     /// A detached tree.
     Tree(FileIndex),
     /// An empty file system in memory.
-    Tmpfs { size_bytes: Option<u64>, mode: u32 },
+    Tmpfs {
+        size_bytes: Option<u64>,
+        mode: u32,
+        read_only: bool,
+    },
     /// A file in memory with the content of another.
     File {
         content: FileIndex,
@@ -110,6 +114,8 @@ pub(super) enum Reply {
     },
     /// The command could not be executed.
     NotExecuted { status: i32, why: String },
+    /// The command is a program of another architecture.
+    Foreign { why: String },
 }
 
 /// A file or directory that only serves as a mount point.

@@ -71,6 +71,10 @@ impl Session<'_> {
                     Mounted::Tmpfs {
                         size_bytes: tmpfs.size_bytes,
                         mode: 0o1777,
+                        access: match tmpfs.read_only {
+                            true => Access::ReadOnly,
+                            false => Access::ReadWrite,
+                        },
                     },
                 ),
                 graph::Mount::Secret(secret) => match self.secret(secret, env)? {

@@ -2,7 +2,7 @@
 //! what it means; one that is not is asked now.
 
 use super::session::{Session, Workshop};
-use super::sources::{DebianAnswer, shown};
+use super::sources::{DebianAnswer, reference, shown};
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::lock::{
@@ -120,6 +120,30 @@ impl Session<'_> {
                 None => self.asked(workshop, planned, source).map(entry),
             }
         })
+    }
+
+    /// What was downloaded though nothing says what it has to be.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn downloads(&self, planned: &Planned) -> Result<Vec<Entry>, Failure> {
+        let mut entries = Vec::new();
+        for source in lock::sources(planned) {
+            let Source::Http(HttpSource { checksum: None, .. }) = source else {
+                continue;
+            };
+            if self.work.pin(source).is_some() {
+                continue;
+            }
+            if let Some(known) = self.answer::<http::Remembered>(&reference(source))? {
+                entries.push(Entry {
+                    source: self.name(source),
+                    platform: None,
+                    pin: Pin::Http(HttpPin::of(&known.answer)),
+                });
+            }
+        }
+        Ok(entries)
     }
 
     /// What differs between what is pinned and what there is now.

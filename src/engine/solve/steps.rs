@@ -454,6 +454,7 @@ impl Session<'_> {
                 (Exit::NotExecuted { why, .. }, _) => {
                     Some(format!("it could not be started: {why}"))
                 }
+                (Exit::Foreign { why }, _) => Some(format!("it could not be started: {why}")),
                 (Exit::OutOfMemory { .. }, _) => Some("its memory was used up".to_owned()),
             };
             let report = tap.report(reason.clone());
@@ -494,6 +495,13 @@ impl Session<'_> {
             Exit::NotExecuted { why, .. } => Err(failed(
                 format!("process \"{shown}\" could not be started: {why}"),
                 None,
+            )),
+            Exit::Foreign { why } => Err(failed(
+                format!("process \"{shown}\" could not be started: {why}"),
+                Some(
+                    "build it on a machine of that architecture, or have an emulator registered for all namespaces (the package \
+                     qemu-user-static does so)",
+                ),
             )),
             Exit::TimedOut { after_ms } => Err(failed(
                 format!(
