@@ -10,6 +10,7 @@ use crate::harness::Lack;
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::machine::{self, Capability, need};
+use crate::harness::site::Site;
 
 /// A habitat with something at every key that a busybox base can have.
 fn sample(name: &str) -> Result<Bench, Lack> {
@@ -71,6 +72,7 @@ repos:
     shallow: true
     submodules: false
     access: write
+    lfs: false
     description: the code
   - url: repo.bundle
     path: /workspace/pinned
@@ -96,11 +98,23 @@ scripts:
         env: WORD
   - name: late
     after: scripts
+    needs: [db]
     commands: echo late > ~/late
   - name: early
     before: users
     run_as: root
+    when: 'true'
     commands: echo early > /early
+volumes:
+  - data:/data
+services:
+  - name: db
+    command: sleep 300
+    run_as: dev
+    ready: 'true'
+    timeout: 5s
+  - name: other
+    command: sleep 301
 verify-fs:
   required_files:
     - path: ~/first
@@ -115,6 +129,7 @@ tests:
   - path: tests/one.sh
     run_as: dev
     timeout: 60s
+    needs: [db]
   - tests/two.sh
 entry:
   command: cat /etc/motd
@@ -419,6 +434,117 @@ fn a_base_that_is_another_one_changes_the_base_phase() {
 }
 
 #[test]
+fn a_base_from_a_dockerfile_is_told_by_its_keys() {
+    let bench = need!(sample("why-base-dockerfile"));
+    let base = need!(busybox::context());
+    bench
+        .file("one/Dockerfile", "FROM base\n")
+        .file(
+            "base/Dockerfile",
+            "FROM localhost/one AS first\nARG LEVEL=1\nRUN echo $LEVEL > /level\nFROM first AS second\nRUN echo 2 > /2\n",
+        )
+        .file("base/Other", "FROM localhost/one\nRUN echo other > /other\n");
+    bench.ok(&format!("build {base} -t localhost/one one"));
+    let config = |base: &str| {
+        bench.file("config.yaml", format!("name: s\n{base}\n"));
+    };
+    let before = "base: {dockerfile: base/Dockerfile, target: first, args: {LEVEL: 2}}";
+    config(before);
+    bench.built("habitat build config.yaml");
+    assert_eq!(why(&bench)["would_rebuild"], false);
+    for (from, to, field, old, new) in [
+        ("LEVEL: 2", "LEVEL: 3", "base.args.LEVEL", "2", "3"),
+        (
+            "target: first",
+            "target: second",
+            "base.target",
+            "first",
+            "second",
+        ),
+        (
+            "base/Dockerfile, target: first, args: {LEVEL: 2}",
+            "base/Other",
+            "base.dockerfile",
+            "base/Dockerfile",
+            "base/Other",
+        ),
+    ] {
+        config(&before.replace(from, to));
+        let answer = why(&bench);
+        assert!(
+            in_state(&answer, "changed").contains("base"),
+            "{to}: {answer:#}"
+        );
+        let found = causes(&answer, "base");
+        let found = found.iter().find(|cause| cause["field"] == field);
+        let found = found.unwrap_or_else(|| panic!("{to}: {answer:#}"));
+        assert_eq!(
+            (&found["old"], &found["new"]),
+            (&Value::from(old), &Value::from(new))
+        );
+    }
+    config("image: {dockerfile: base/Other}");
+    let answer = why(&bench);
+    let found = causes(&answer, "base");
+    let named = |field: &str| found.iter().any(|cause| cause["field"] == field);
+    assert!(named("image.dockerfile"), "{answer:#}");
+}
+
+#[test]
+fn a_tool_is_told_by_its_keys() {
+    let bench = need!(sample("why-tools"));
+    bench.sh("mkdir -p site make/hi-1/bin; printf '#!/bin/sh\\necho hi\\n' > make/hi-1/bin/hi; cp make/hi-1/bin/hi make/hi-1/bin/ho; \
+              tar -C make -czf site/hi-1.tar.gz hi-1; cp site/hi-1.tar.gz site/hi-2.tar.gz; cp site/hi-1.tar.gz site/other-1.tar.gz; \
+              cp make/hi-1/bin/hi site/plain");
+    let site = Site::new(&bench.path("site"));
+    let base = need!(busybox::layout()).display().to_string();
+    let config = |tools: &str| {
+        bench.file(
+            "config.yaml",
+            format!("name: s\nbase: {{oci: {base}}}\ntools:\n{tools}"),
+        );
+    };
+    let before = format!(
+        "  - name: hi\n    version: 1\n    url: \"{}\"\n    extract_path: hi-1/bin/hi\n    dest: /usr/bin\n    binary: hi\n    description: greets\n",
+        site.url("hi-{version}.tar.gz")
+    );
+    config(&before);
+    bench.built("habitat build config.yaml");
+    assert_eq!(why(&bench)["would_rebuild"], false);
+    for (from, to, field) in [
+        ("version: 1", "version: 2", "tools[0].version"),
+        ("/hi-{version}", "/other-{version}", "tools[0].url"),
+        ("hi-1/bin/hi", "hi-1/bin/ho", "tools[0].extract_path"),
+        ("dest: /usr/bin", "dest: /opt", "tools[0].dest"),
+        ("binary: hi", "binary: hello", "tools[0].binary"),
+        (
+            "    dest:",
+            "    sha256: 0000000000000000000000000000000000000000000000000000000000000000\n    dest:",
+            "tools[0].sha256",
+        ),
+        ("    dest:", "    direct_binary: false\n    dest:", ""),
+        ("greets", "says hi", ""),
+    ] {
+        config(&before.replace(from, to));
+        let answer = why(&bench);
+        if field.is_empty() {
+            assert_eq!(answer["would_rebuild"], false, "{to}: {answer:#}");
+            continue;
+        }
+        assert_eq!(
+            in_state(&answer, "changed"),
+            BTreeSet::from(["tools".to_owned()]),
+            "{to}: {answer:#}"
+        );
+        let found = causes(&answer, "tools");
+        assert!(
+            found.iter().any(|cause| cause["field"] == field),
+            "{to}: {answer:#}"
+        );
+    }
+}
+
+#[test]
 fn a_debian_base_tells_its_packages_apart() {
     need!(machine::debian_archive());
     let bench = Bench::new(&need!(machine::plain_user()), "why-debian");
@@ -661,8 +787,8 @@ fn habitats_are_compared_by_what_they_mean() {
             "  - HOME=/home/dev\n  - USER=dev\n",
         )
         .replace(
-            "- path: tests/one.sh\n    run_as: dev\n    timeout: 60s\n  - tests/two.sh",
-            "- tests/two.sh\n  - path: tests/one.sh\n    run_as: dev\n    timeout: 1m",
+            "- path: tests/one.sh\n    run_as: dev\n    timeout: 60s\n    needs: [db]\n  - tests/two.sh",
+            "- tests/two.sh\n  - path: tests/one.sh\n    run_as: dev\n    timeout: 1m\n    needs: [db]",
         );
     assert_ne!(other, text);
     bench.file("b.yaml", &other);
@@ -682,7 +808,7 @@ fn habitats_are_compared_by_what_they_mean() {
         text.replace("echo more", "echo less")
             .replace("with everything", "with less")
             .replace(
-                "  - name: late\n    after: scripts\n    commands: echo late > ~/late\n",
+                "  - name: late\n    after: scripts\n    needs: [db]\n    commands: echo late > ~/late\n",
                 "",
             )
             .replace("labels:", "labels:\n  more: x"),
