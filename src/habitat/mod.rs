@@ -21,7 +21,9 @@ mod facts;
 mod fields;
 mod keys;
 mod layer;
+mod limits;
 mod migrate;
+mod mount;
 mod node;
 mod phase;
 mod plan;
@@ -47,7 +49,8 @@ pub use migrate::{Migration, migrate};
 pub use phase::{PHASES, PhaseId, PhaseRow};
 pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
-pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
+pub use steps::default_shell;
+pub use tools::{Checksum, Tool, ToolsConfig, ToolsFile};
 pub use volumes::Volume;
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.

@@ -476,7 +476,7 @@ fn an_only_phase_runs_anew_and_nothing_after_it() {
     let again = bench.built("habitat build config.yaml --only scripts");
     assert_eq!(
         again.stages_executed(),
-        ["core-scripts", "scripts"],
+        ["launcher", "service-db", "core-scripts", "scripts"],
         "{:?}",
         again.executed()
     );

@@ -13,7 +13,7 @@
 //! pins.rs      what a lock says of them
 //! missing.rs   where a file is that a COPY does not find
 //! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; log.rs what is shown of its output; tap.rs how a
-//!              test is judged
+//!              test is judged; shell.rs a command where the build stands
 //! ```
 //!
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
@@ -29,6 +29,7 @@ mod mounts;
 mod pins;
 mod reach;
 mod session;
+mod shell;
 mod sources;
 mod steps;
 pub mod survey;
@@ -46,6 +47,7 @@ pub use inputs::{Made, Tree};
 pub use reach::Reach;
 pub(in crate::engine) use session::store_failure;
 pub use session::{Session, Surroundings, Workshop};
+pub use shell::{Shell, ShellEnd, ShellPlace};
 pub(in crate::engine) use sources::{DebianAnswer, of_source, shown};
 
 /// Makes the results `wanted` and all that they need.

@@ -55,7 +55,7 @@ scripts.cache | [/var/cache/one] | [/var/cache/two] | scripts | scripts[0].cache
 scripts.secrets | env: WORD | env: TERM | scripts | scripts[0].secrets[0].env | WORD | TERM
 scripts.needs | needs: [db]\n    commands | needs: [other]\n    commands | scripts | scripts[1].needs[0] | db | other
 scripts.when | when: 'true' | when: 'false' | users | scripts[2].when | true | false
-services.name | name: other | name: another | final | services[1].name | other | another
+services.name | name: other | name: another | final | services[1] | - | another
 services.command | command: sleep 300 | command: sleep 400 | scripts test final | services[0].command | sleep 300 | sleep 400
 services.run_as | run_as: dev\n    ready | run_as: root\n    ready | scripts test final | services[0].run_as | dev | root
 services.ready | ready: 'true' | ready: 'test -e /' | scripts test final | services[0].ready | true | test -e /
