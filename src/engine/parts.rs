@@ -4,7 +4,7 @@
 //! to, and what it adds to the image's configuration. Beside that stand the values that a person wrote, by their names:
 //! they decide nothing, but a change is told by them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,10 @@ use crate::store::PartRecord;
 
 /// A value is remembered in full up to so many bytes.
 const VALUE_BYTES_MAX: usize = 4096;
+
+/// Who runs the next steps, where and by which shell: that is a part of those steps. What the image says of it is settled
+/// by the last phase, whatever was said before.
+const PASSING: &[&str] = &["User", "WorkingDir", "Shell"];
 
 /// One part of a build.
 #[derive(Debug)]
@@ -92,7 +96,22 @@ pub(super) fn parts<'a>(session: &'a Session<'_>, planned: &'a Planned) -> Vec<P
                 let mut names = phase.stages.iter();
                 names.any(|known| known.eq_ignore_ascii_case(name))
             };
-            let stages = stages.iter().filter(belongs).collect();
+            let apart = |stage: &&Stage| is_apart(planned, stage);
+            let own = stages
+                .iter()
+                .filter(|stage| belongs(stage) && !apart(stage));
+            let own: Vec<&Stage> = own.collect();
+            // What stands apart belongs to all that take from it, wherever the first of them is.
+            let used: HashSet<NodeId> = own
+                .iter()
+                .flat_map(|stage| &stage.nodes)
+                .flat_map(|id| planned.lowered.graph.node(*id).op.inputs())
+                .collect();
+            let taken = stages.iter().filter(apart);
+            let stages = taken
+                .filter(|stage| used.contains(&stage.result))
+                .chain(own)
+                .collect();
             let mut part = part(session, planned, &phase.name, Some(phase), stages);
             let mut fields = part.makings.keyed();
             fields.put("phase", phase.name.clone());
@@ -102,6 +121,14 @@ pub(super) fn parts<'a>(session: &'a Session<'_>, planned: &'a Planned) -> Vec<P
             part
         })
         .collect()
+}
+
+/// Whether a stage begins with nothing, and is only taken from: a tool, a service.
+fn is_apart(planned: &Planned, stage: &Stage) -> bool {
+    let first = stage.nodes.first();
+    let root = first.and_then(|id| planned.lowered.graph.node(*id).op.inputs().first().copied());
+    stage.parent.is_none()
+        && root.is_some_and(|root| planned.lowered.graph.node(root).op == Op::Scratch)
 }
 
 fn part<'a>(
@@ -127,8 +154,7 @@ fn part<'a>(
     let passing = phase.is_some_and(|phase| !is_last(phase));
     for stage in &part.stages {
         for (name, value) in added(planned, stage) {
-            // Who runs the next steps, and where, is a part of those; what the image says of it is settled at the end.
-            if !(passing && matches!(name.as_str(), "User" | "WorkingDir" | "Shell")) {
+            if phase.is_none() || !PASSING.contains(&name.as_str()) {
                 part.makings.config.put(name, bounded(&value));
             }
         }
@@ -152,6 +178,13 @@ fn part<'a>(
                 }
                 _ => {}
             }
+        }
+    }
+    if let (Some(stage), false) = (part.stages.last(), passing) {
+        let mut said = told(&stage.config);
+        said.retain(|name, _| phase.is_some() && PASSING.contains(&name.as_str()));
+        for (name, value) in said {
+            part.makings.config.put(name, bounded(&value));
         }
     }
     if let Some(phase) = phase {

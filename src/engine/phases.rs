@@ -140,10 +140,10 @@ pub fn report(
         let measured =
             answer.and_then(|answer| serde_json::from_str::<Measured>(&answer.answer).ok());
         let forced = !part.steps.is_empty()
-            && part
+            && phase
                 .stages
                 .iter()
-                .any(|stage| session.work.no_cache.forces(&stage.name));
+                .any(|stage| session.work.no_cache.forces(stage));
         let all_here = is_here(part, survey);
         let mut causes = Vec::new();
         let state = if phase.skipped || (part.stages.is_empty() && !phase.empty) {

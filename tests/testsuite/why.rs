@@ -1,6 +1,7 @@
 //! `habitat phases`, `habitat why`, `shmocker why`: what would be built again, and the reason down to the value.
 
 mod keys;
+mod sources;
 
 use std::collections::BTreeSet;
 
@@ -71,6 +72,7 @@ repos:
     shallow: true
     submodules: false
     access: write
+    lfs: false
     description: the code
   - url: repo.bundle
     path: /workspace/pinned
@@ -96,11 +98,23 @@ scripts:
         env: WORD
   - name: late
     after: scripts
+    needs: [db]
     commands: echo late > ~/late
   - name: early
     before: users
     run_as: root
+    when: 'true'
     commands: echo early > /early
+volumes:
+  - data:/data
+services:
+  - name: db
+    command: sleep 300
+    run_as: dev
+    ready: 'true'
+    timeout: 5s
+  - name: other
+    command: sleep 301
 verify-fs:
   required_files:
     - path: ~/first
@@ -115,6 +129,7 @@ tests:
   - path: tests/one.sh
     run_as: dev
     timeout: 60s
+    needs: [db]
   - tests/two.sh
 entry:
   command: cat /etc/motd
@@ -250,46 +265,6 @@ fn the_file_of_a_directory_that_changed_is_named() {
 }
 
 #[test]
-fn a_branch_that_moved_is_told_by_its_commits_before_anything_is_built() {
-    let bench = need!(sample("why-branch"));
-    bench.sh("sed -i '/sha256/d' config.yaml");
-    bench.built("habitat build config.yaml");
-    bench.sh(
-        "cd repo; git rev-parse main > ../old; echo three > README; git commit -qam three; git rev-parse main > ../new; \
-         git bundle create -q ../moved.bundle main dev v1; mv ../moved.bundle ../repo.bundle",
-    );
-    let commit = |name: &str| {
-        let text = std::fs::read_to_string(bench.path(name)).expect("it is there");
-        text.trim().to_owned()
-    };
-
-    let answer = why(&bench);
-
-    assert_eq!(
-        in_state(&answer, "changed"),
-        BTreeSet::from(["repos".to_owned()])
-    );
-    let cause = &causes(&answer, "repos")[0];
-    assert_eq!(cause["field"], "repos[0].commit", "{cause}");
-    assert_eq!(cause["old"], commit("old").as_str());
-    assert_eq!(cause["new"], commit("new").as_str());
-    let text = bench.shmocker("habitat why config.yaml").out();
-    let line = format!(
-        "repos    CHANGED <- repos[0].commit {}… -> {}… (main moved)",
-        &commit("old")[..12],
-        &commit("new")[..12]
-    );
-    assert!(text.contains(&line), "no `{line}` in\n{text}");
-    let phases = bench.ok("habitat phases config.yaml --format json").json();
-    assert!(
-        phases[6]["reason"]
-            .as_str()
-            .is_some_and(|reason| reason.contains("(main moved)")),
-        "{phases}"
-    );
-}
-
-#[test]
 fn a_script_in_front_of_others_is_told_as_one_more() {
     let bench = need!(sample("why-front"));
     bench.sh("sed -i '/sha256/d' config.yaml");
@@ -353,136 +328,6 @@ fn a_replaced_template_and_a_flag_are_named() {
         "{}",
         run.out()
     );
-}
-
-#[test]
-fn a_base_that_is_another_one_changes_the_base_phase() {
-    let bench = need!(sample("why-base"));
-    let base = need!(busybox::context());
-    bench
-        .file("one/Dockerfile", "FROM base\nLABEL a=1\n")
-        .file("two/Dockerfile", "FROM base\nRUN echo two > /two\n");
-    bench.ok(&format!("build {base} -t localhost/one one"));
-    bench.ok(&format!(
-        "build {base} -o type=oci,tar=false,dest=two.layout two"
-    ));
-    let config = |base: &str| {
-        bench.file(
-            "config.yaml",
-            format!("name: s\n{base}\nscripts:\n  - commands: echo a > /a\n"),
-        );
-    };
-    config("base: {oci: two.layout}");
-    bench.built("habitat build config.yaml");
-    assert_eq!(why(&bench)["would_rebuild"], false);
-
-    // The same image elsewhere is the same base.
-    bench.sh("cp -a two.layout three.layout");
-    config("base: {oci: three.layout}");
-    assert_eq!(why(&bench)["would_rebuild"], false);
-
-    bench.ok(&format!(
-        "build {base} -o type=oci,tar=false,dest=four.layout one"
-    ));
-    config("base: {oci: four.layout}");
-    let answer = why(&bench);
-    assert!(in_state(&answer, "changed").contains("base"), "{answer:#}");
-    let oci = causes(&answer, "base")
-        .into_iter()
-        .find(|cause| cause["field"] == "base.oci");
-    let oci = oci.expect("the key is named");
-    assert_eq!(
-        (&oci["old"], &oci["new"]),
-        (&Value::from("two.layout"), &Value::from("four.layout"))
-    );
-
-    config("base_image: localhost/one:latest");
-    let answer = why(&bench);
-    assert!(in_state(&answer, "changed").contains("base"), "{answer:#}");
-    let image = causes(&answer, "base")
-        .into_iter()
-        .find(|cause| cause["field"] == "base_image");
-    assert_eq!(
-        image.expect("the key is named")["new"],
-        "localhost/one:latest"
-    );
-    bench.built("habitat build config.yaml");
-
-    // An image that has the same name and is another one.
-    bench.sh("echo 'LABEL a=2' >> one/Dockerfile");
-    bench.ok(&format!("build {base} -t localhost/one one"));
-    let answer = why(&bench);
-    let digest = causes(&answer, "base")
-        .into_iter()
-        .find(|cause| cause["field"] == "base_image.digest");
-    assert!(digest.is_some(), "{answer:#}");
-}
-
-#[test]
-fn a_debian_base_tells_its_packages_apart() {
-    need!(machine::debian_archive());
-    let bench = Bench::new(&need!(machine::plain_user()), "why-debian");
-    let config = |base: &str| {
-        bench.file("config.yaml", format!("name: s\nbase: {base}\n"));
-    };
-    config("{debian: bookworm}");
-    bench.built("habitat build config.yaml");
-    assert_eq!(why(&bench)["would_rebuild"], false);
-    for (base, field, old, new) in [
-        (
-            "{debian: bookworm, packages: [hello]}",
-            "base.packages[0]",
-            Value::Null,
-            "hello",
-        ),
-        (
-            "{debian: trixie}",
-            "base.debian",
-            Value::from("bookworm"),
-            "trixie",
-        ),
-        (
-            "{debian: bookworm, mirror: 'http://127.0.0.1:9/debian'}",
-            "base.mirror",
-            Value::Null,
-            "http://127.0.0.1:9/debian",
-        ),
-        (
-            "{debian: bookworm, arch: riscv64}",
-            "base.arch",
-            Value::Null,
-            "riscv64",
-        ),
-    ] {
-        config(base);
-        let answer = why(&bench);
-        assert_eq!(
-            in_state(&answer, "changed"),
-            BTreeSet::from(["base".to_owned()]),
-            "{base}"
-        );
-        let found = causes(&answer, "base")
-            .into_iter()
-            .find(|cause| cause["field"] == field);
-        let found = found.unwrap_or_else(|| panic!("{base}: {answer:#}"));
-        assert_eq!(
-            (&found["old"], &found["new"]),
-            (&old, &Value::from(new)),
-            "{base}"
-        );
-    }
-    // Nothing was asked so far; what would be is said.
-    config("{debian: trixie}");
-    let phases = bench.ok("habitat phases config.yaml --verbose");
-    assert!(
-        phases.out().contains("asks debian://trixie"),
-        "{}",
-        phases.out()
-    );
-    // The archive is asked, and has nothing new.
-    config("{debian: bookworm}");
-    let pulled = bench.shmocker("habitat why config.yaml --pull");
-    assert_eq!(pulled.status, 0, "{}", pulled.both());
 }
 
 #[test]
@@ -631,7 +476,7 @@ fn an_only_phase_runs_anew_and_nothing_after_it() {
     let again = bench.built("habitat build config.yaml --only scripts");
     assert_eq!(
         again.stages_executed(),
-        ["core-scripts", "scripts"],
+        ["launcher", "service-db", "core-scripts", "scripts"],
         "{:?}",
         again.executed()
     );
@@ -661,8 +506,8 @@ fn habitats_are_compared_by_what_they_mean() {
             "  - HOME=/home/dev\n  - USER=dev\n",
         )
         .replace(
-            "- path: tests/one.sh\n    run_as: dev\n    timeout: 60s\n  - tests/two.sh",
-            "- tests/two.sh\n  - path: tests/one.sh\n    run_as: dev\n    timeout: 1m",
+            "- path: tests/one.sh\n    run_as: dev\n    timeout: 60s\n    needs: [db]\n  - tests/two.sh",
+            "- tests/two.sh\n  - path: tests/one.sh\n    run_as: dev\n    timeout: 1m\n    needs: [db]",
         );
     assert_ne!(other, text);
     bench.file("b.yaml", &other);
@@ -682,7 +527,7 @@ fn habitats_are_compared_by_what_they_mean() {
         text.replace("echo more", "echo less")
             .replace("with everything", "with less")
             .replace(
-                "  - name: late\n    after: scripts\n    commands: echo late > ~/late\n",
+                "  - name: late\n    after: scripts\n    needs: [db]\n    commands: echo late > ~/late\n",
                 "",
             )
             .replace("labels:", "labels:\n  more: x"),

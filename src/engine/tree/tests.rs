@@ -816,15 +816,11 @@ fn what_changed_a_moment_ago_is_not_believed() {
     let selected = select(&copy, &[Input::Tree(&source)]).unwrap();
     #[expect(clippy::disallowed_methods, reason = "a test may look at the clock")]
     let now = Time::from(SystemTime::now());
-    selected
-        .digests(
-            &copy,
-            &Reading {
-                now,
-                ..reading(Some(index))
-            },
-        )
-        .unwrap();
+    let early = Reading {
+        now,
+        ..reading(Some(index))
+    };
+    selected.digests(&copy, &early).unwrap();
     assert_eq!(index.stat_rows(&source.cache.unwrap(), b"").unwrap(), []);
     selected.digests(&copy, &reading(Some(index))).unwrap();
     assert_eq!(

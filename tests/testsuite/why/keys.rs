@@ -37,6 +37,9 @@ repos.shallow | shallow: true | shallow: false | repos | repos[0].shallow | true
 repos.depth | depth: 1 | depth: 2 | repos | repos[1].depth | 1 | 2
 repos.submodules | submodules: false | submodules: true | repos | repos[0].submodules | false | true
 repos.access | access: write | access: read | repos | repos[0].access | write | read
+repos.lfs | \n    lfs: false\n | \n
+repos.before | depth: 1 | depth: 1\n    before: tools | repos tools | repos[1].before[0] | - | tools
+repos.after | depth: 1 | depth: 1\n    after: scripts | repos scripts | repos[1].after[0] | - | scripts
 repos.description | the code | the text
 scripts.name | name: first | name: the first
 scripts.description | begins | starts
@@ -50,6 +53,14 @@ scripts.env | LEVEL: 1 | LEVEL: 2 | scripts | scripts[0].env.LEVEL | 1 | 2
 scripts.mounts | data/input:/mnt/input | data/input:/mnt/in | scripts | scripts[0].mounts[0] | data/input:/mnt/input | data/input:/mnt/in
 scripts.cache | [/var/cache/one] | [/var/cache/two] | scripts | scripts[0].cache[0] | /var/cache/one | /var/cache/two
 scripts.secrets | env: WORD | env: TERM | scripts | scripts[0].secrets[0].env | WORD | TERM
+scripts.needs | needs: [db]\n    commands | needs: [other]\n    commands | scripts | scripts[1].needs[0] | db | other
+scripts.when | when: 'true' | when: 'false' | users | scripts[2].when | true | false
+services.name | name: other | name: another | final | services[1] | - | another
+services.command | command: sleep 300 | command: sleep 400 | scripts test final | services[0].command | sleep 300 | sleep 400
+services.run_as | run_as: dev\n    ready | run_as: root\n    ready | scripts test final | services[0].run_as | dev | root
+services.ready | ready: 'true' | ready: 'test -e /' | scripts test final | services[0].ready | true | test -e /
+services.timeout | timeout: 5s | timeout: 6s | scripts test final | services[0].timeout | 5s | 6s
+volumes | data:/data | data:/other
 scripts.before | before: users | before: env | users env | scripts[2].before[0] | users | env
 scripts.after | after: scripts | after: tools | tools scripts | scripts[1].after[0] | scripts | tools
 verify-fs | \nverify-fs:\n  required_files:\n    - path: ~/first | \nverify-fs:\n  required_files:\n    - /\n    - path: ~/first | verify | verify-fs.required_files[0] | - | /
@@ -62,7 +73,9 @@ required_files.absent | absent: false | absent: true | verify | verify-fs.requir
 tests.path | - tests/two.sh | - tests/three.sh | test | tests[1] | - | tests/three.sh
 tests.run_as | run_as: dev\n    timeout | run_as: root\n    timeout | test | tests[0].run_as | dev | root
 tests.timeout | timeout: 60s | timeout: 70s | test | tests[0].timeout | 1m | 70s
-entry.command | command: cat /etc/motd | command: cat /etc/passwd | final | entry.command | cat /etc/motd | cat /etc/passwd
+tests.needs | timeout: 60s\n    needs: [db] | timeout: 60s\n    needs: [other] | test | tests[0].needs[0] | db | other
+entry.command | command: cat /etc/motd | command: cat /etc/passwd | final | tests.needs | timeout: 60s\n    needs: [db] | timeout: 60s\n    needs: [other] | test | tests[0].needs[0] | db | other
+entry.command | cat /etc/motd | cat /etc/passwd
 entry.init_command | init_command: 'true' | init_command: 'false' | final | entry.init_command | true | false
 entry.startup_delay | startup_delay: 1 | startup_delay: 2 | final | entry.startup_delay | 1 | 2
 entry.tty | tty: true | tty: false | final | entry.tty | true | false
@@ -128,6 +141,26 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("scripts", "as its keys"),
     ("tests", "as its keys"),
     ("entry", "as its keys"),
+    (
+        "base.dockerfile",
+        "a_base_from_a_dockerfile_is_told_by_its_keys",
+    ),
+    (
+        "base.target",
+        "a_base_from_a_dockerfile_is_told_by_its_keys",
+    ),
+    ("base.args", "a_base_from_a_dockerfile_is_told_by_its_keys"),
+    ("image", "a_base_from_a_dockerfile_is_told_by_its_keys"),
+    ("tools", "a_tool_is_told_by_its_keys"),
+    ("services", "as its keys"),
+    (
+        "repos.secret",
+        "it opens a repository, and is no part of what is in there",
+    ),
+    (
+        "platforms",
+        "what this machine cannot build is refused; the rest is the same",
+    ),
     (
         "extends",
         "layers.rs: a value comes from wherever it was written",
@@ -199,7 +232,9 @@ fn every_key_of_the_format_has_a_row() {
     add("", &schema["properties"]);
     for (name, prefix) in [
         ("DebianBase", "base."),
+        ("DockerfileBase", "base."),
         ("OciBase", "base."),
+        ("Service", "services."),
         ("FileItem", "files."),
         ("Repo", "repos."),
         ("Script", "scripts."),
