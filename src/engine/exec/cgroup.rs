@@ -455,6 +455,7 @@ mod tests {
             cpu_quota_us: Some(25_000),
             cpuset_cpus: Some("0-1".to_owned()),
             cpuset_mems: Some("0".to_owned()),
+            pids_max: Some(100),
         };
         let settings: Vec<String> = all
             .settings()
@@ -469,7 +470,8 @@ mod tests {
                 "cpu.weight=39",
                 "cpu.max=25000 50000",
                 "cpuset.cpus=0-1",
-                "cpuset.mems=0"
+                "cpuset.mems=0",
+                "pids.max=100"
             ]
         );
         let controllers: Vec<_> = all.controllers();
@@ -478,7 +480,8 @@ mod tests {
             [
                 ("memory", "--memory"),
                 ("cpu", "--cpu-shares"),
-                ("cpuset", "--cpuset-cpus")
+                ("cpuset", "--cpuset-cpus"),
+                ("pids", "limits: {pids}")
             ]
         );
         let quota = Resources {
