@@ -23,6 +23,7 @@ mod keys;
 mod layer;
 mod limits;
 mod migrate;
+mod mount;
 mod node;
 mod phase;
 mod plan;
@@ -49,7 +50,7 @@ pub use phase::{PHASES, PhaseId, PhaseRow};
 pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
 pub use steps::default_shell;
-pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
+pub use tools::{Checksum, Tool, ToolsConfig, ToolsFile};
 pub use volumes::Volume;
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.

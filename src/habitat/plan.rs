@@ -20,16 +20,15 @@ use serde_json::{Value, json};
 
 use super::base::Base;
 use super::check::{Habitat, is_remote};
-use super::document::Mount;
 use super::document::Network;
 use super::facts::{Facts, PathKind, Wanted, clean};
 use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
 use super::layer::Layers;
+use super::mount::Mount;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::steps::{default_shell, marker, test_stage};
-use super::tools::Download;
 use super::users;
 use super::volumes::Volume;
 use crate::dockerfile::{Problem, Span};
@@ -186,8 +185,6 @@ pub struct Plan {
     pub contexts: Vec<NamedContext>,
     /// The tests.
     pub tests: Vec<PlannedTest>,
-    /// What is downloaded by its address.
-    pub downloads: Vec<Download>,
     /// The secrets that scripts name.
     pub secrets: Vec<SecretSource>,
     /// Files of the host's home that would become part of the image without having been allowed: a build refuses them.
@@ -376,7 +373,6 @@ impl Plan {
             home_files: Vec::new(),
             phases: Vec::new(),
             prepared: Vec::new(),
-            downloads: Vec::new(),
             mount_points: BTreeSet::new(),
         };
         let known = habitat.warnings.iter().cloned();
@@ -390,7 +386,6 @@ impl Plan {
             contexts,
             home_files,
             phases,
-            downloads,
             ..
         } = planner;
         let warnings = report.finish()?;
@@ -400,7 +395,6 @@ impl Plan {
             phases,
             contexts: contexts.into_values().collect(),
             tests,
-            downloads,
             secrets,
             home_files,
             foreign_platforms,
@@ -465,7 +459,6 @@ pub(super) struct Planner<'h> {
     pub(super) phases: Vec<Phase>,
     /// Stages of the phase at hand in which something is got ready beside the others.
     pub(super) prepared: Vec<Stage>,
-    pub(super) downloads: Vec<Download>,
     /// Directories that were made for caches.
     pub(super) mount_points: BTreeSet<String>,
 }

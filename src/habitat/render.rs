@@ -17,7 +17,6 @@ use super::layer::Layers;
 use super::phase::{PhaseId, PhaseRow};
 use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
 use super::quote;
-use super::tools::Download;
 use crate::digest::Key;
 use crate::dockerfile::Span;
 use crate::dockerfile::suggest::nearest;
@@ -144,8 +143,6 @@ pub struct Rendered {
     pub origins: Vec<Origin>,
     /// Its phases, in order.
     pub phases: Vec<PhasePlan>,
-    /// What it downloads.
-    pub downloads: Vec<Download>,
     /// The secrets that it mounts.
     pub secrets: Vec<SecretSource>,
 }
@@ -260,7 +257,6 @@ impl Plan {
             contexts: self.contexts.clone(),
             origins,
             phases,
-            downloads: self.downloads.clone(),
             secrets: self.secrets.clone(),
         })
     }

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::caches::Caches;
 use super::check::{Habitat, is_remote};
-use super::document::{FileItem, Mount, Network, Script, TestItem};
+use super::document::{FileItem, Network, Script, TestItem};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::Text;
 use super::limits::Limits;
+use super::mount::Mount;
 use super::phase::PhaseId;
 use super::plan::{ContextKind, Place, PlannedTest, Planner, SecretSource, Stage, State, Step};
 use super::quote;

@@ -234,7 +234,7 @@ fn foresee<T>(
     let planned = Planned::of(&remembering, &store, &contexts, &silent)?;
     let clock = Clock::system();
     let asking = Session::new(work, &store, &contexts, clock, &silent);
-    asking.ask(&planned)?;
+    asking.ask(&planned).map_err(|failure| vec![failure])?;
     let session = Session::new(&remembering, &store, &contexts, clock, &silent);
     let survey = Survey::of(
         &session,

@@ -6,6 +6,7 @@
 //! context.rs   what has to be fetched before the Dockerfile is known
 //! inputs.rs    what a node turns out to be: a tree, a directory, a download
 //! look.rs      the keys of a node, from its own fields and what its inputs are; hit or miss
+//! reach.rs     what servers are reached with
 //! session.rs   what one build has at hand
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
@@ -26,6 +27,7 @@ pub mod look;
 mod missing;
 mod mounts;
 mod pins;
+mod reach;
 mod session;
 mod shell;
 mod sources;
@@ -42,6 +44,7 @@ use super::work::OnFailure;
 use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
+pub use reach::Reach;
 pub(in crate::engine) use session::store_failure;
 pub use session::{Session, Surroundings, Workshop};
 pub use shell::{Shell, ShellEnd, ShellPlace};

@@ -370,10 +370,14 @@ fn accepted_file(workshop: &Workshop) -> Result<(std::fs::File, Mount), Failure>
         Failure::caused(FailureKind::Machine, "shell::accepted", message, error)
     };
     let make = || -> std::io::Result<(std::fs::File, Mounted)> {
-        let file = workshop.scratch.dir().create_file("accepted", 0o666)?;
+        let file = workshop
+            .reach
+            .scratch
+            .dir()
+            .create_file("accepted", 0o666)?;
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o666))?;
         let mounted = Mounted::bind(file.as_fd(), Access::ReadWrite)?;
-        let read = workshop.scratch.dir().open_file("accepted")?;
+        let read = workshop.reach.scratch.dir().open_file("accepted")?;
         Ok((read, mounted))
     };
     let (file, what) = make().map_err(|error| failed(&error))?;
