@@ -522,13 +522,10 @@ pub(super) struct HabitatTestArguments {
 pub(super) struct HabitatShellArguments {
     #[command(flatten)]
     pub(super) habitat: HabitatFile,
-    /// The phase (name or number), built before if need be; what is written there is dropped
-    #[arg(
-        value_name = "PHASE",
-        default_value = "final",
-        conflicts_with = "failed"
-    )]
-    pub(super) phase: String,
+    /// The phase (name or number) [default: final], built before if need be; what is written there is dropped. The two may
+    /// stand the other way round
+    #[arg(value_name = "PHASE", conflicts_with = "failed")]
+    pub(super) phase: Option<String>,
     /// In what the step that failed last has left. `retry` runs its command again; after `continue` its state counts as its
     /// result, and the build goes on when the shell ends
     #[arg(long)]

@@ -22,11 +22,16 @@ repos:
 tools:
   - {name: x, version: 1.1, url: \"https://example.org/{version}/x.tgz\", extract_path: x/x, description: a tool}
   - {name: y, url: https://example.org/y, direct_binary: true}
+services:
+  - {name: db, command: serve, ready: ask}
+  - {name: queue, command: run-queue}
+volumes: [data:/data]
 scripts:
   - name: first
     commands: [make one, make two]
     description: a script
   - commands: make three
+    needs: [db]
     secrets: [token]
 verify-fs:
   required_files: [/etc/a, {path: /etc/b, type: file}]
@@ -154,6 +159,23 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     ("init_command: begin", "init_command: start", &["final"]),
     ("startup_delay: 1", "startup_delay: 2", &["final"]),
     ("tty: false", "tty: true", &["final"]),
+    // A service is a stage of its own, in the phase that needs it first; the others take it from there.
+    ("command: serve,", "command: serve it,", &["scripts"]),
+    ("ready: ask", "ready: ask again", &["scripts"]),
+    ("ready: ask", "ready: ask, timeout: 5s", &["scripts"]),
+    ("ready: ask", "ready: ask, run_as: root", &["scripts"]),
+    ("command: run-queue", "command: run-queue -v", &["final"]),
+    ("needs: [db]", "needs: [db, queue]", &["scripts", "final"]),
+    (
+        "timeout: 5s}",
+        "timeout: 5s, needs: [queue]}",
+        &["test", "final"],
+    ),
+    ("volumes: [data:/data]", "volumes: [other:/data:ro]", &[]),
+    ("tty: false", "tty: false, network: none", &["final"]),
+    ("tty: false", "tty: false, limits: {memory: 1g}", &["final"]),
+    ("tty: false", "tty: false, limits: {cpus: 1.5}", &["final"]),
+    ("tty: false", "tty: false, limits: {pids: 100}", &["final"]),
     (
         "tty: false",
         "tty: false, bypass_habitat_construction: true",
@@ -240,7 +262,7 @@ fn every_key_of_an_item_is_changed_here() {
     };
     let mut missing = Vec::new();
     for item in [
-        "FileItem", "Repo", "Tool", "Script", "Required", "Test", "Secret", "Entry",
+        "FileItem", "Repo", "Tool", "Script", "Service", "Required", "Test", "Secret", "Entry",
     ] {
         let keys = schema["$defs"][item]["properties"].as_object();
         let keys = keys.unwrap_or_else(|| panic!("{item} is not in the schema"));
@@ -251,12 +273,7 @@ fn every_key_of_an_item_is_changed_here() {
         );
     }
     // These decide whether a habitat can be built, not what is made; or belong to what it is when it runs.
-    let known = [
-        "FileItem.allow_home",
-        "Repo.lfs",
-        "Script.needs",
-        "Test.needs",
-    ];
+    let known = ["FileItem.allow_home", "Repo.lfs"];
     missing.retain(|key| !known.contains(&key.as_str()));
     assert_eq!(missing, [""; 0]);
 }

@@ -72,7 +72,7 @@ pub const PHASES: &[PhaseRow] = &[
         id: 9,
         name: "scripts",
         title: "the scripts",
-        keys: &["scripts"],
+        keys: &["scripts", "services"],
     },
     PhaseRow {
         id: 10,
@@ -84,7 +84,7 @@ pub const PHASES: &[PhaseRow] = &[
         id: 11,
         name: "test",
         title: "the tests",
-        keys: &["tests"],
+        keys: &["tests", "services"],
     },
     PhaseRow {
         id: 12,

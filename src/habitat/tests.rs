@@ -247,6 +247,7 @@ scripts:
   - {commands: make, needs: [db, dbb]}
 tests:
   - {path: t.sh, needs: cache}
+entry: {limits: {memory: much, cpus: -1, pids: 0}, network: some}
 volumes:
   - src
   - a:b

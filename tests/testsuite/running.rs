@@ -134,7 +134,9 @@ fn a_habitat_goes_up_is_entered_stopped_started_again_and_taken_down() {
         "started\nstarted\n1\n"
     );
 
-    let gone = bench.ok(&format!("habitat down {id} --format json")).json();
+    let gone = bench
+        .ok(&format!("habitat down {id} --time 5s --format json"))
+        .json();
     assert_eq!(gone["id"], json!(id));
     assert_eq!(listed(&bench), json!([]));
     assert_eq!(
@@ -211,7 +213,7 @@ fn a_command_in_it_has_streams_a_user_variables_a_directory_and_a_status() {
     );
     // What a command leaves behind ends with the habitat.
     exec(&bench, "", "sleep 995 > /dev/null 2>&1 &");
-    bench.ok("habitat stop config.yaml");
+    bench.ok("habitat stop --time 5s config.yaml");
     let left = processes::attached_to(bench.store());
     assert!(left.is_empty(), "{left:?}");
 }
@@ -501,4 +503,80 @@ fn its_ports_can_be_published() {
     });
     assert!(heard.is_some(), "{ports}");
     up.down();
+}
+
+/// One that does not end when it is asked to is killed when its time is over.
+#[test]
+fn one_that_does_not_end_is_killed_in_time() {
+    let bench = need!(habitat(
+        "up-stubborn",
+        "entry:\n  command: trap '' TERM; trap 'true' USR1; while :; do sleep 0.05; done\n"
+    ));
+    let up = Up::start(&bench, "config.yaml");
+    let started = std::time::Instant::now();
+    bench.ok("habitat stop --time 500ms config.yaml");
+    assert!(
+        started.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        started.elapsed()
+    );
+    let left = processes::attached_to(bench.store());
+    assert!(left.is_empty(), "{left:?}");
+    up.down();
+}
+
+#[test]
+fn the_entry_says_what_network_it_has() {
+    let bench = need!(habitat(
+        "up-network",
+        "entry:\n  network: none\n  command: exec sleep 100000\n"
+    ));
+    let up = Up::start(&bench, "config.yaml");
+    let interfaces = "cut -d: -f1 /proc/net/dev | tail -n +3 | tr -d ' ' | grep -v ifb";
+    assert_eq!(exec(&bench, "", interfaces).out(), "lo\n");
+    up.down();
+    // `run` as well, unless somebody says otherwise.
+    let run = |flags: &str| {
+        let mut command = bench.shmocker_command(&format!(
+            "run --rm {flags} localhost/habitat/sample:latest sh -c"
+        ));
+        bench.finish(command.arg(interfaces)).out()
+    };
+    assert_eq!(run(""), "lo\n");
+    assert_ne!(run("--network host"), "");
+    let host = Up::start(&bench, "config.yaml --network host");
+    host.down();
+    bench
+        .shmocker("habitat up --progress quiet -p 80 config.yaml")
+        .expect(2, &["--network none"]);
+}
+
+#[test]
+fn the_entry_says_how_much_it_may_take() {
+    let bench = need!(habitat(
+        "up-limits",
+        "entry:\n  limits: {memory: 64m, cpus: 1.5, pids: 50}\n  command: exec sleep 100000\n"
+    ));
+    bench.ok("habitat build --progress quiet config.yaml");
+    let labels = &bench.ok("inspect localhost/habitat/sample:latest").json()["config"]["Labels"];
+    assert_eq!(labels["io.shmocker.habitat.limits.memory"], "67108864");
+    // Where no control groups are to be had, that is said, and is no reason to do without by itself.
+    let run = bench.shmocker("habitat up --progress quiet config.yaml");
+    if run.status == 0 {
+        let said = exec(
+            &bench,
+            "",
+            "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max",
+        );
+        assert_eq!(said.out(), "67108864\n50\n", "{}", said.both());
+        bench.ok("habitat down config.yaml");
+    } else {
+        run.expect(4, &["--no-limits"]);
+        bench
+            .shmocker("run localhost/habitat/sample:latest true")
+            .expect(125, &["--no-limits"]);
+    }
+    let up = Up::start(&bench, "config.yaml --no-limits");
+    up.down();
+    bench.ok("run --no-limits localhost/habitat/sample:latest true");
 }

@@ -57,7 +57,7 @@ fn a_phase_can_be_looked_into() {
         said.both()
     );
     // What was written is dropped, and the cache of the build is what it was.
-    let said = shell(&bench, "config.yaml 9", "ls ~");
+    let said = shell(&bench, "9 config.yaml", "ls ~");
     assert_eq!(said.out(), "first\nhalf\nthird\n");
     bench.ok("habitat build config.yaml");
     assert_eq!(bench.built("habitat build config.yaml").steps_run(), 0);

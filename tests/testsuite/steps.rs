@@ -155,10 +155,10 @@ fn a_limit_is_kept_or_refused() {
 }
 
 /// A control group that belongs to a user, as systemd delegates one; gone at the end.
-struct Delegated(PathBuf);
+pub(crate) struct Delegated(pub(crate) PathBuf);
 
 impl Delegated {
-    fn to(user: &machine::User) -> Result<Self, crate::harness::Lack> {
+    pub(crate) fn to(user: &machine::User) -> Result<Self, crate::harness::Lack> {
         machine::root()?;
         let lack = |reason: String| Capability::Cgroup.lack(reason);
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -184,7 +184,7 @@ impl Delegated {
         Ok(made)
     }
 
-    fn left(&self) -> Vec<String> {
+    pub(crate) fn left(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
         let names = entries.filter(|entry| entry.path().is_dir());
         names

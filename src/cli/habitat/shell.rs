@@ -9,6 +9,7 @@ use super::super::exit::Exit;
 use super::super::report::Stop;
 use super::super::request::{DEFAULT_REFRESH_MS, Draft};
 use super::super::run;
+use super::why::operands;
 use super::{Ready, steering};
 use crate::backend::embedded::{Embedded, Streams};
 use crate::engine::failure::Failure;
@@ -27,15 +28,16 @@ const LINE_FAILED: &str =
 const CONTINUED: &str = "io.shmocker.habitat.continued";
 
 pub(super) fn run(
-    arguments: HabitatShellArguments,
+    mut arguments: HabitatShellArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
+    let phase = operands(&mut arguments.habitat, arguments.phase.take());
     let ready = Ready::read(&arguments.habitat, Purpose::Build, environment)?;
     let place = match arguments.failed {
         true => ShellPlace::Failed,
         false => {
-            let phase = steering::phase(&arguments.phase, "PHASE")?;
+            let phase = steering::phase(phase.as_deref().unwrap_or("final"), "PHASE")?;
             ShellPlace::Target {
                 stages: ready.stages_of(phase),
             }

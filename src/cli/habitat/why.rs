@@ -82,7 +82,7 @@ fn listed(phases: &[PhaseReport], one: Option<PhaseId>) -> String {
 }
 
 /// Which of two operands is the habitat and which the phase, whichever way they stand. What names a file is the habitat.
-fn operands(habitat: &mut HabitatFile, second: Option<String>) -> Option<String> {
+pub(super) fn operands(habitat: &mut HabitatFile, second: Option<String>) -> Option<String> {
     let is_habitat = |path: &Path| path.is_file() || path.join("config.yaml").is_file();
     let looks_like_phase =
         |path: &Path| path.components().count() == 1 && path.extension().is_none();
