@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::engine::lock::Entry;
 use crate::engine::work::Work;
 use crate::ship::export::Output;
 
@@ -33,6 +34,8 @@ pub struct Outcome {
     pub config_digest: Digest,
     /// The names it was stored under.
     pub names: Vec<String>,
+    /// What was downloaded though nothing says what it has to be, as a lock would pin it.
+    pub downloads: Vec<Entry>,
 }
 
 /// A blob by its content, as an OCI descriptor.

@@ -127,6 +127,7 @@ impl Draft {
             resources: Resources::default(),
             log_limits: environment.log_limits,
             no_cache: NoCache::Nothing,
+            accepts_failed: false,
             on_failure: if arguments.keep_going {
                 OnFailure::GoOn
             } else {
@@ -165,7 +166,8 @@ impl Draft {
 
     /// Builds and writes what was asked for, and prints the image's digest where that is wanted.
     pub(super) fn build(self, store: PathBuf, environment: &Environment) -> Result<Exit, Stop> {
-        self.build_heard(store, environment, &|_| {})
+        self.build_heard(store, environment, &|_| {})?;
+        Ok(Exit::Done)
     }
 
     /// The same; `hear` is told every event before it is shown.
@@ -174,7 +176,7 @@ impl Draft {
         store: PathBuf,
         environment: &Environment,
         hear: &(dyn Fn(&BuildEvent) + Send + Sync),
-    ) -> Result<Exit, Stop> {
+    ) -> Result<Outcome, Stop> {
         let takes_stdout = self.outputs.iter().any(writes_stdout);
         let tagged = !self.tags.is_empty();
         let quiet = self.quiet;
@@ -182,7 +184,7 @@ impl Draft {
         if !takes_stdout && (quiet || !tagged || !std::io::stdout().is_terminal()) {
             print(&format!("{}\n", outcome.manifest.digest));
         }
-        Ok(Exit::Done)
+        Ok(outcome)
     }
 
     /// Builds and writes what was asked for; `hear` is told every event before it is shown.
@@ -211,6 +213,11 @@ impl Draft {
             write_file(path, &outcome.config_digest.to_string())?;
         }
         Ok(outcome)
+    }
+
+    /// Nobody shows what is only looked up again.
+    pub(super) fn quiet_events(&self) -> Box<dyn EventSink> {
+        Box::new(Silent)
     }
 
     /// Who shows the build.

@@ -63,6 +63,7 @@ impl<'a> Contexts<'a> {
         };
         let (path, ignore) = match place {
             Some(Place::Directory { path, ignore }) => (path, ignore),
+            Some(Place::Dockerfile(under)) => (&under.directory, &under.ignore),
             Some(Place::Fetched { snapshot, .. }) => return Ok(Context::Fetched(*snapshot)),
             None if name == "context" => return Ok(Context::Empty),
             Some(Place::Source(_)) | None => {

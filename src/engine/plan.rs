@@ -1,7 +1,7 @@
 //! From a Dockerfile to a graph in which every base image is known: parse, lower, find out what the lowering asks for,
 //! lower again. Asks nothing of the network: an image is in the store or in a layout on this machine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::contexts::{Context, Contexts, NO_CONTEXT};
@@ -75,90 +75,160 @@ impl Planned {
         contexts: &Contexts<'_>,
         events: &dyn EventSink,
     ) -> Result<Self, Vec<Failure>> {
-        let checks = work
-            .build_args
-            .iter()
-            .find(|(name, _)| name == "BUILDKIT_DOCKERFILE_CHECK");
-        let checks = checks.map(|(_, value)| value.as_str());
-        let parsed = dockerfile::parse_with_checks(&work.dockerfile.text, checks);
-        let errors = failures(work, &parsed.problems);
-        let mut refused = Vec::new();
-        let planned = lowered(&parsed.dockerfile, work, store, contexts, &mut refused);
-        if !refused.is_empty() {
-            return Err(refused);
+        let mut options = options(work);
+        let under = work.contexts.iter().find_map(|(name, place)| match place {
+            work::Place::Dockerfile(under) => Some((name, under)),
+            _ => None,
+        });
+        let mut images = HashMap::new();
+        if let Some((name, under)) = under {
+            let text = &under.dockerfile;
+            let options_under = options_under(&options, name, under);
+            let file = File {
+                work,
+                store,
+                contexts,
+                text,
+                options: &options_under,
+            };
+            let planned = file.planned(events)?;
+            images = planned.images;
+            options.under = Some(frontend::Under {
+                name: name.clone(),
+                lowered: planned.lowered,
+            });
         }
-        match planned {
-            Ok(planned) if errors.is_empty() => {
-                planned.warn(work, &parsed.problems, events);
-                Ok(planned)
-            }
-            Ok(_) => Err(errors),
-            // What could be read may have mistakes of another kind: they are said at once.
-            Err(problems) => Err(without_doubles(errors, failures(work, &problems))),
-        }
+        let text = &work.dockerfile;
+        let file = File {
+            work,
+            store,
+            contexts,
+            text,
+            options: &options,
+        };
+        let mut planned = file.planned(events)?;
+        planned.images.extend(images);
+        Ok(planned)
     }
 
-    fn warn(&self, work: &Work, parsed: &[Problem], events: &dyn EventSink) {
+    fn warn(&self, file: &str, parsed: &[Problem], events: &dyn EventSink) {
         for problem in parsed.iter().chain(&self.lowered.warnings) {
-            events.emit(warning(work, problem));
+            events.emit(warning(file, problem));
         }
         for name in &self.lowered.unused_build_args {
             events.emit(BuildEvent::Warning {
                 code: "UnusedBuildArg".to_owned(),
                 message: format!("no ARG asks for the build argument `{name}`"),
-                file: Some(work.dockerfile.file.clone()),
+                file: Some(file.to_owned()),
                 line: None,
             });
         }
     }
 }
 
-/// Lowers a Dockerfile, and finds the images that this asks for.
-fn lowered(
-    dockerfile: &Dockerfile,
-    work: &Work,
-    store: &Store,
-    contexts: &Contexts<'_>,
-    refused: &mut Vec<Failure>,
-) -> Result<Planned, Vec<Problem>> {
-    let options = options(work);
-    let mut resolved = Resolved::default();
-    let mut images = HashMap::new();
-    loop {
-        match frontend::lower(dockerfile, &options, &resolved)? {
-            Lowering::Done(lowered) => {
-                let absent = |file: &ContextFile| absence(file, contexts).is_some();
-                if !lowered.files.iter().any(absent) {
-                    return Ok(Planned {
-                        lowered: *lowered,
-                        images,
-                    });
-                }
-                for file in lowered.files {
-                    let absence = absence(&file, contexts);
-                    resolved.file(file, absence);
-                }
+/// What a Dockerfile that another one stands on is lowered with.
+fn options_under(above: &Options, name: &str, under: &work::Under) -> Options {
+    let time = above.build_args.get_key_value("SOURCE_DATE_EPOCH");
+    let time = time.map(|(name, value)| (name.clone(), value.clone()));
+    Options {
+        target: under.target.clone(),
+        build_args: time
+            .into_iter()
+            .chain(under.build_args.iter().cloned())
+            .collect(),
+        contexts: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        file: under.dockerfile.file.clone(),
+        origins: frontend::Origins::default(),
+        ignore: rules(under.ignore.as_ref()),
+        part: Some(name.to_owned()),
+        ..above.clone()
+    }
+}
+
+/// One Dockerfile of a build.
+struct File<'a> {
+    work: &'a Work,
+    store: &'a Store,
+    contexts: &'a Contexts<'a>,
+    text: &'a work::Text,
+    options: &'a Options,
+}
+
+impl File<'_> {
+    fn planned(&self, events: &dyn EventSink) -> Result<Planned, Vec<Failure>> {
+        let checks = self.options.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+        let checks = checks.map(String::as_str);
+        let parsed = dockerfile::parse_with_checks(&self.text.text, checks);
+        let name = &self.text.file;
+        let errors = failures(name, &parsed.problems);
+        let mut refused = Vec::new();
+        let planned = self.lowered(&parsed.dockerfile, &mut refused);
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        let found = match planned {
+            Ok(planned) if errors.is_empty() => {
+                planned.warn(name, &parsed.problems, events);
+                Ok(planned)
             }
-            Lowering::Needs(needs) => {
-                for need in needs {
-                    let source = match need {
-                        Need::Config(source) => source,
-                        Need::File(file) => {
-                            let absence = absence(&file, contexts);
-                            resolved.file(file, absence);
-                            continue;
-                        }
-                    };
-                    match find_pinned(work, &source, store) {
-                        Ok(Found::Image(image)) => {
-                            resolved.found(source.clone(), image.config.clone());
-                            images.insert(source, *image);
-                        }
-                        Ok(Found::Config(config)) => resolved.found(source, *config),
-                        Err(Unfound::Missing(reason)) => resolved.missing(source, reason),
-                        Err(Unfound::Refused(failure)) => {
-                            resolved.missing(source, failure.message.clone());
-                            refused.push(*failure);
+            Ok(_) => Err(errors),
+            // What could be read may have mistakes of another kind: they are said at once.
+            Err(problems) => Err(without_doubles(errors, failures(name, &problems))),
+        };
+        found.map_err(|mut failures| {
+            for failure in failures.iter_mut().filter(|_| self.options.part.is_some()) {
+                failure.text = Some(self.text.text.clone());
+            }
+            failures
+        })
+    }
+
+    /// Lowers a Dockerfile, and finds the images that this asks for.
+    fn lowered(
+        &self,
+        dockerfile: &Dockerfile,
+        refused: &mut Vec<Failure>,
+    ) -> Result<Planned, Vec<Problem>> {
+        let contexts = self.contexts;
+        let mut resolved = Resolved::default();
+        let mut images = HashMap::new();
+        loop {
+            match frontend::lower(dockerfile, self.options, &resolved)? {
+                Lowering::Done(lowered) => {
+                    let absent = |file: &ContextFile| absence(file, contexts).is_some();
+                    if !lowered.files.iter().any(absent) {
+                        return Ok(Planned {
+                            lowered: *lowered,
+                            images,
+                        });
+                    }
+                    for file in lowered.files {
+                        let absence = absence(&file, contexts);
+                        resolved.file(file, absence);
+                    }
+                }
+                Lowering::Needs(needs) => {
+                    for need in needs {
+                        let source = match need {
+                            Need::Config(source) => source,
+                            Need::File(file) => {
+                                let absence = absence(&file, contexts);
+                                resolved.file(file, absence);
+                                continue;
+                            }
+                        };
+                        match find_pinned(self.work, &source, self.store) {
+                            Ok(Found::Image(image)) => {
+                                resolved.found(source.clone(), image.config.clone());
+                                images.insert(source, *image);
+                            }
+                            Ok(Found::Config(config)) => resolved.found(source, *config),
+                            Err(Unfound::Missing(reason)) => resolved.missing(source, reason),
+                            Err(Unfound::Refused(failure)) => {
+                                resolved.missing(source, failure.message.clone());
+                                refused.push(*failure);
+                            }
                         }
                     }
                 }
@@ -389,11 +459,16 @@ fn in_full(error: &dyn std::error::Error) -> String {
 }
 
 pub(super) fn options(work: &Work) -> Options {
-    let source = |name: &String, place: &work::Place| match place {
-        work::Place::Directory { .. } | work::Place::Fetched { .. } => {
-            Source::Local { name: name.clone() }
-        }
-        work::Place::Source(source) => source.clone(),
+    let source = |(name, place): &(String, work::Place)| {
+        let source = match place {
+            work::Place::Directory { .. } | work::Place::Fetched { .. } => {
+                Source::Local { name: name.clone() }
+            }
+            work::Place::Source(source) => source.clone(),
+            // It is lowered before.
+            work::Place::Dockerfile(_) => return None,
+        };
+        Some((name.clone(), source))
     };
     let mut parts = work.platform.splitn(3, '/').map(str::to_owned);
     let platform = frontend::Platform {
@@ -411,11 +486,7 @@ pub(super) fn options(work: &Work) -> Options {
         target: work.target.clone(),
         scope: frontend::Scope::Target,
         build_args: work.build_args.iter().cloned().collect(),
-        contexts: work
-            .contexts
-            .iter()
-            .map(|(name, place)| (name.clone(), source(name, place)))
-            .collect(),
+        contexts: work.contexts.iter().filter_map(source).collect(),
         build_platform: platform.clone(),
         platform,
         labels: work.labels.iter().cloned().collect(),
@@ -424,19 +495,20 @@ pub(super) fn options(work: &Work) -> Options {
         source_date_epoch: work.source_date_epoch,
         file: work.dockerfile.file.clone(),
         origins: frontend::Origins::new(origins.collect()),
-        ignore: ignore_file(work),
+        ignore: match &work.context {
+            Some(work::Place::Directory { ignore, .. }) => rules(ignore.as_ref()),
+            _ => IgnoreFile::default(),
+        },
+        under: None,
+        part: None,
     }
 }
 
-/// The rules of the context's ignore file. What is wrong with it is said when the context is read.
-fn ignore_file(work: &Work) -> IgnoreFile {
-    let Some(work::Place::Directory {
-        ignore: Some(text), ..
-    }) = &work.context
-    else {
-        return IgnoreFile::default();
-    };
-    IgnoreFile::parse(&text.text).unwrap_or_default()
+/// The rules of a context's ignore file. What is wrong with it is said when the context is read.
+fn rules(ignore: Option<&work::Text>) -> IgnoreFile {
+    ignore.map_or_else(IgnoreFile::default, |text| {
+        IgnoreFile::parse(&text.text).unwrap_or_default()
+    })
 }
 
 /// Looks through the Dockerfile of a build that is not started. An image that is not on this machine is not asked for: it
@@ -465,13 +537,11 @@ pub fn review(work: &Work, store: Option<&Store>, scope: frontend::Scope) -> Rev
     })
 }
 
-pub(super) fn failures(work: &Work, problems: &[Problem]) -> Vec<Failure> {
+pub(super) fn failures(file: &str, problems: &[Problem]) -> Vec<Failure> {
     let errors = problems
         .iter()
         .filter(|problem| problem.severity == Severity::Error);
-    errors
-        .map(|problem| failure(&work.dockerfile.file, problem))
-        .collect()
+    errors.map(|problem| failure(file, problem)).collect()
 }
 
 /// A problem of a file, as what ends a command.
@@ -488,11 +558,11 @@ pub fn failure(file: &str, problem: &Problem) -> Failure {
     failure
 }
 
-fn warning(work: &Work, problem: &Problem) -> BuildEvent {
+fn warning(file: &str, problem: &Problem) -> BuildEvent {
     BuildEvent::Warning {
         code: problem.code.to_owned(),
         message: problem.message.clone(),
-        file: Some(work.dockerfile.file.clone()),
+        file: Some(file.to_owned()),
         line: problem.span.map(|span| span.line),
     }
 }

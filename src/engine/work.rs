@@ -31,6 +31,8 @@ pub enum Place {
     },
     /// Anything else that makes a tree.
     Source(Source),
+    /// The image of another Dockerfile, which is built as a part of this build.
+    Dockerfile(Box<Under>),
     /// A tree that was fetched before the Dockerfile was read, as one snapshot of the store.
     Fetched {
         /// The snapshot.
@@ -38,6 +40,21 @@ pub enum Place {
         /// Where it came from, for people.
         name: String,
     },
+}
+
+/// A Dockerfile that another one stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Under {
+    /// The Dockerfile.
+    pub dockerfile: Text,
+    /// Its build context, absolute.
+    pub directory: PathBuf,
+    /// The ignore file of that.
+    pub ignore: Option<Text>,
+    /// The stage that is taken; `None`: the last.
+    pub target: Option<String>,
+    /// ARG values.
+    pub build_args: Vec<(String, String)>,
 }
 
 /// What has to be fetched before the Dockerfile is known. Nothing, for most builds.
@@ -126,6 +143,9 @@ pub struct Work {
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
     pub no_cache: NoCache,
+    /// Whether what the last failed step has left counts as its result, for this build alone.
+    #[serde(default)]
+    pub accepts_failed: bool,
     /// What becomes of the other steps when one fails.
     pub on_failure: OnFailure,
     /// When moving references are asked again.
@@ -195,6 +215,8 @@ pub struct Item {
     pub said: String,
     /// The file and line where it stands; `None`: it follows from other keys.
     pub place: Option<(String, u32)>,
+    /// The layer of the habitat that this is.
+    pub layer: Option<String>,
 }
 
 /// What must not be taken from the cache.
@@ -215,7 +237,11 @@ impl NoCache {
         match self {
             Self::Nothing => false,
             Self::Everything => true,
-            Self::Stages(stages) => stages.iter().any(|name| name.eq_ignore_ascii_case(stage)),
+            Self::Stages(stages) => {
+                // All stages of a Dockerfile that this one stands on go by its name.
+                let stage = stage.split('/').next().unwrap_or(stage);
+                stages.iter().any(|name| name.eq_ignore_ascii_case(stage))
+            }
         }
     }
 }
@@ -324,6 +350,8 @@ pub struct Resources {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes.
     pub cpuset_mems: Option<String>,
+    /// Processes at a time.
+    pub pids_max: Option<u64>,
 }
 
 /// How much of what one RUN writes to one of its streams is shown. `None`: all.

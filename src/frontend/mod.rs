@@ -68,6 +68,20 @@ pub struct Options {
     pub origins: Origins,
     /// The ignore file of the build context, so that a COPY of what it leaves out is warned of.
     pub ignore: IgnoreFile,
+    /// The Dockerfile that this one stands on.
+    pub under: Option<Under>,
+    /// The Dockerfile is [`Under`] another one, by this name: its build context is called so, and before the names of its
+    /// stages and steps stands `NAME/`.
+    pub part: Option<String>,
+}
+
+/// A Dockerfile of its own, lowered already, whose image another one starts from. Both are one graph.
+#[derive(Debug, Clone)]
+pub struct Under {
+    /// What stands after FROM.
+    pub name: String,
+    /// The whole of it.
+    pub lowered: Lowered,
 }
 
 /// Which stages are lowered.

@@ -259,17 +259,10 @@ impl Lowerer<'_> {
             return None;
         }
         if read.kind == MountKind::Tmpfs {
-            if read.read_only {
-                let problem = Problem::error(
-                    "frontend::tmpfs",
-                    "a tmpfs that cannot be written to is of no use",
-                    span,
-                );
-                self.fail(work, problem.help("take `readonly` away"));
-            }
             return Some(Mount::Tmpfs(TmpfsMount {
                 target,
                 size_bytes: read.size_bytes.filter(|size| *size > 0),
+                read_only: read.read_only,
             }));
         }
         let from = match (&read.from, read.kind) {

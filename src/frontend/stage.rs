@@ -35,7 +35,10 @@ pub(super) fn lower_all(
         escape: dockerfile.directives.escape,
         options,
         resolved,
-        graph: Graph::new(),
+        graph: match &options.under {
+            Some(under) => under.lowered.graph.clone(),
+            None => Graph::new(),
+        },
         stages: (0..plan.stages.len()).map(|_| None).collect(),
         needs: IndexSet::new(),
         files: IndexSet::new(),
@@ -215,6 +218,18 @@ impl<'a> Lowerer<'a> {
                 (state, triggers)
             }
             Tree::Scratch => (self.empty(Op::Scratch), Vec::new()),
+            Tree::Under => {
+                let mut state = self.empty(Op::Scratch);
+                let mut triggers = Vec::new();
+                if let Some(under) = &self.options.under {
+                    state.node = under.lowered.target;
+                    state.image = inherited(under.lowered.config.clone());
+                    state.history.clone_from(&under.lowered.history);
+                    state.base = under.lowered.base.clone().map(Rc::new);
+                    triggers = state.image.config.on_build.take().unwrap_or_default();
+                }
+                (state, triggers)
+            }
             Tree::Source(source) => {
                 let mut state = self.empty(Op::Source(source.clone()));
                 let mut triggers = Vec::new();
@@ -385,6 +400,10 @@ impl<'a> Lowerer<'a> {
         let span = work.place(span);
         match self.plan.tree(name, work.index, span, self.options) {
             Ok(Tree::Scratch) => Some(self.graph.add(Op::Scratch, None)),
+            Ok(Tree::Under) => {
+                let under = self.options.under.as_ref();
+                under.map(|under| under.lowered.target)
+            }
             Ok(Tree::Stage(index)) => {
                 self.stage(index);
                 self.stages[index].as_ref().map(|stage| stage.state.node)
@@ -404,9 +423,10 @@ impl<'a> Lowerer<'a> {
 
     /// The build context.
     pub(super) fn context(&mut self) -> NodeId {
+        let name = self.options.part.as_deref().unwrap_or("context");
         self.graph.add(
             Op::Source(Source::Local {
-                name: "context".to_owned(),
+                name: name.to_owned(),
             }),
             None,
         )
@@ -538,8 +558,8 @@ impl<'a> Lowerer<'a> {
             ""
         };
         let origin = StepOrigin {
-            step: work.step.clone(),
-            stage: work.planned.title(work.index),
+            step: self.options.in_part(work.step.clone()),
+            stage: self.options.in_part(work.planned.title(work.index)),
             name: format!("{prefix}{}", instruction.original),
             line,
             file,
@@ -550,7 +570,15 @@ impl<'a> Lowerer<'a> {
 
     fn finish(self, warnings: Vec<Problem>, outline: Outline) -> Lowering {
         let history = self.history();
-        let mut stages = Vec::new();
+        let under = self.options.under.as_ref().map(|under| &under.lowered);
+        let mut stages = under.map_or_else(Vec::new, |under| under.stages.clone());
+        // Stages of both files are told apart by their numbers.
+        let first = stages.iter().map(|stage| stage.index + 1).max();
+        let first = first.unwrap_or(0);
+        let below = under.and_then(|under| {
+            let mut stages = under.stages.iter().rev();
+            stages.find(|stage| stage.result == under.target)
+        });
         let mut target = None;
         for (index, finished) in self.stages.into_iter().enumerate() {
             let Some(Finished { state, nodes }) = finished else {
@@ -559,10 +587,11 @@ impl<'a> Lowerer<'a> {
             let planned = &self.plan.stages[index];
             let result = state.node;
             stages.push(Stage {
-                name: planned.title(index),
-                index,
+                name: self.options.in_part(planned.title(index)),
+                index: first + index,
                 parent: match planned.base {
-                    Ok(Tree::Stage(parent)) => Some(parent),
+                    Ok(Tree::Stage(parent)) => Some(first + parent),
+                    Ok(Tree::Under) => below.map(|stage| stage.index),
                     _ => None,
                 },
                 first_line: planned.from.span.line,
@@ -580,6 +609,11 @@ impl<'a> Lowerer<'a> {
             let labels = config.config.labels.get_or_insert_default();
             labels.extend(self.options.labels.clone());
         }
+        let (mut secrets, mut agents) = (self.secrets, self.agents);
+        if let Some(under) = under {
+            secrets.extend(under.secrets.iter().cloned());
+            agents.extend(under.agents.iter().cloned());
+        }
         Lowering::Done(Box::new(Lowered {
             graph: self.graph,
             target: stages[at].result,
@@ -589,8 +623,8 @@ impl<'a> Lowerer<'a> {
             stages,
             warnings,
             unused_build_args: unused(self.options, &self.used_args),
-            secrets: self.secrets,
-            agents: self.agents,
+            secrets,
+            agents,
             outline,
             files: self.files.into_iter().collect(),
             source_date_epoch: self.plan.seconds(),
@@ -654,6 +688,16 @@ impl State {
     pub(super) fn workdir(&self) -> &str {
         let workdir = self.image.config.working_dir.as_str();
         if workdir.is_empty() { "/" } else { workdir }
+    }
+}
+
+impl Options {
+    /// A name of a stage or step, as it is told apart from those of other Dockerfiles of the build.
+    fn in_part(&self, name: String) -> String {
+        match &self.part {
+            Some(part) => format!("{part}/{name}"),
+            None => name,
+        }
     }
 }
 

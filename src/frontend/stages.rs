@@ -69,6 +69,8 @@ pub(super) enum Tree {
     Scratch,
     /// An earlier stage.
     Stage(usize),
+    /// The image of the Dockerfile that this one stands on.
+    Under,
     /// Something from outside.
     Source(Source),
 }
@@ -557,6 +559,13 @@ fn outside(
 ) -> Result<Tree, Box<Problem>> {
     if name == "scratch" {
         return Ok(Tree::Scratch);
+    }
+    if options
+        .under
+        .as_ref()
+        .is_some_and(|under| under.name == name)
+    {
+        return Ok(Tree::Under);
     }
     if let Some(source) = named_context(name, platform, options) {
         return Ok(Tree::Source(source));

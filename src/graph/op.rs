@@ -300,6 +300,8 @@ pub struct TmpfsMount {
     pub target: String,
     /// Its size, `None`: the kernel's own limit.
     pub size_bytes: Option<u64>,
+    /// Whether it cannot be written to: a place that is sure to be empty.
+    pub read_only: bool,
 }
 
 /// RUN --mount=type=secret.
@@ -536,12 +538,12 @@ impl Exec {
                     format!("bind {} rw={}", bind.source.path, bind.writable),
                 ),
                 Mount::Cache(cache) => (&cache.target, format!("cache ro={}", cache.read_only)),
-                Mount::Tmpfs(tmpfs) => (
-                    &tmpfs.target,
-                    tmpfs
-                        .size_bytes
-                        .map_or("tmpfs".to_owned(), |size| format!("tmpfs {size}")),
-                ),
+                Mount::Tmpfs(tmpfs) => {
+                    let size = tmpfs.size_bytes.map(|size| format!(" {size}"));
+                    let access = if tmpfs.read_only { " ro" } else { "" };
+                    let what = format!("tmpfs{}{access}", size.unwrap_or_default());
+                    (&tmpfs.target, what)
+                }
                 Mount::Ssh(ssh) => (
                     &ssh.target,
                     format!("ssh {:o} {}:{}", ssh.mode, ssh.uid, ssh.gid),

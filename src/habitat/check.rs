@@ -1,6 +1,7 @@
 //! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
 
-use super::document::{Base, Document, FileItem, Script, Words};
+use super::base::{Base, DebianBase, is_architecture};
+use super::document::{Document, FileItem, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
 use super::keys::{Key, OneOrMore, Text};
 use super::layer::Layers;
@@ -9,6 +10,7 @@ use super::phase::PhaseId;
 use super::report::Report;
 use super::services::Service;
 use crate::dockerfile::{Problem, Severity, Span};
+use crate::image::Platform;
 
 /// A habitat whose keys are known, whose strings are expanded and whose paths and names are sound.
 #[derive(Debug, Clone)]
@@ -75,6 +77,9 @@ impl Habitat {
             &mut report,
         );
 
+        if layers.has_dockerfile() {
+            document.take_dockerfile(layers);
+        }
         let mut check = Check {
             layers,
             document: &document,
@@ -83,6 +88,7 @@ impl Habitat {
         };
         let name = check.name();
         check.base();
+        check.platforms();
         let user = check.entry("USER", "a user's name", is_user);
         let workdir = check.entry("WORKDIR", "an absolute path", is_absolute);
         for path in ["SYSTEM_PATH", "SHARED_PATH", "LOCAL_PATH"] {
@@ -106,6 +112,7 @@ impl Habitat {
         check.verify_and_tests();
         check.services();
         check.volumes();
+        check.limits();
         check.secrets_and_labels();
         check.timeouts();
         let habitat = Self {
@@ -221,24 +228,18 @@ impl Check<'_> {
             .base_image
             .as_ref()
             .map(|image| ("base_image", image.span));
-        let base = document.base.as_ref().map(|base| {
-            let span = match base {
-                Base::Debian(debian) => debian.span,
-                Base::Oci(oci) => oci.span,
-                Base::Dockerfile(later) => later.span,
-            };
-            ("base", span)
-        });
-        let dockerfile = document.image.map(|later| ("image", later.span));
+        let base = document.base.as_ref().map(|base| ("base", base.span()));
+        let dockerfile = document.image.as_ref().map(|image| ("image", image.span));
         let mut given: Vec<(&str, Span)> =
             [image, base, dockerfile].into_iter().flatten().collect();
         given.sort_by_key(|(_, span)| span.start);
+        self.dockerfile_beside(&given);
         match given.as_slice() {
             [] if self.layers.is_part() => {}
             [] => {
                 self.report
                     .error("habitat::no_base", self.start(), "the habitat has no base")
-                    .label("one of `base_image` and `base` is required")
+                    .label("one of `base_image`, `base` and a Dockerfile beside this file is required")
                     .help("add `base: {debian: bookworm}`, or `base_image: …` for an image of a registry");
             }
             [_] => {}
@@ -322,6 +323,84 @@ impl Check<'_> {
                 .0
                 .iter()
                 .for_each(|name| self.sound(name, package, "the name of a package", "such as git"));
+        }
+    }
+
+    /// A Dockerfile beside the file is a base by itself: not together with another one, unless that names a Dockerfile.
+    fn dockerfile_beside(&mut self, given: &[(&str, Span)]) {
+        if let Some(dockerfile) = self.document.dockerfile() {
+            self.relative(&dockerfile.path);
+            if let Some(target) = &dockerfile.target {
+                let is_stage = |name: &str| {
+                    !name.is_empty()
+                        && name
+                            .chars()
+                            .all(|it| it.is_ascii_alphanumeric() || "-_.".contains(it))
+                };
+                self.sound(
+                    target,
+                    is_stage,
+                    "the name of a stage",
+                    "as it stands after AS",
+                );
+            }
+            return;
+        }
+        if !self.layers.has_dockerfile() {
+            return;
+        }
+        let main = self.layers.index_of(self.document.span);
+        for (key, span) in given {
+            if self.layers.index_of(*span) < main {
+                continue;
+            }
+            self.report
+                .error(
+                    "habitat::several_bases",
+                    *span,
+                    "the habitat has several bases",
+                )
+                .label(format!("`{key}`, and beside this file lies a Dockerfile, which is a base as well"))
+                .help(format!(
+                    "leave out `{key}`, or give the Dockerfile another name; `base: {{dockerfile: PATH}}` names one of any name"
+                ));
+        }
+    }
+
+    fn platforms(&mut self) {
+        let mut known = Vec::new();
+        for platform in &self.document.platforms.0 {
+            match platform.value.parse::<Platform>() {
+                Ok(parsed) => known.push(parsed),
+                Err(error) => {
+                    self.report
+                        .error("habitat::bad_platform", platform.span, error.to_string())
+                        .label("`os/arch` or `os/arch/variant`")
+                        .help("for example linux/amd64");
+                }
+            }
+        }
+        let Some(Base::Debian(DebianBase {
+            arch: Some(arch), ..
+        })) = &self.document.base
+        else {
+            return;
+        };
+        if !known
+            .iter()
+            .all(|platform| is_architecture(platform, &arch.value))
+        {
+            self.report
+                .error(
+                    "habitat::arch_contradicts",
+                    arch.span,
+                    format!(
+                        "the base is for {}, and `platforms` says otherwise",
+                        arch.value
+                    ),
+                )
+                .label("an image is of the architecture of its base")
+                .help("leave `arch` out: it follows from the platform");
         }
     }
 

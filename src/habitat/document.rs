@@ -3,12 +3,12 @@
 
 use schemars::JsonSchema;
 
+use super::base::{Base, Image};
 use super::env::{EnvBlock, Scope};
 use super::fields::{Field, below};
-use super::keys::{
-    Command, Count, Duration, Flag, Key, Later, List, Mode, OneOrMore, Scalar, Text, keys,
-};
+use super::keys::{Command, Count, Duration, Flag, Key, List, Mode, OneOrMore, Scalar, Text, keys};
 use super::layer::{LayerKind, Layers};
+use super::limits::Limits;
 use super::mount::Mount;
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
@@ -29,12 +29,12 @@ keys! {
         name: Option<Text> = "name",
         /// What it is for.
         description: Option<Text> = "description",
-        /// The image it is built on. One of `base_image` and `base` is required.
+        /// The image it is built on. One of `base_image`, `base` and a Dockerfile beside this file is required.
         base_image: Option<Text> = "base_image",
-        /// A base that needs no registry. One of `base_image` and `base` is required.
+        /// A base that needs no registry. One of `base_image`, `base` and a Dockerfile beside this file is required.
         base: Option<Base> = "base",
-        /// Not supported yet: a Dockerfile as the base.
-        image: Option<Later> = "image",
+        /// A Dockerfile that is the base, where it is not called Dockerfile and lies beside this file.
+        image: Option<Image> = "image",
         /// Habitats that this one is laid over: paths beside this file or at ROOT, of a file or of a directory with a
         /// config.yaml. A later layer adds to lists, and wins in everything else.
         extends: Option<OneOrMore<Text>> = "extends",
@@ -76,8 +76,9 @@ keys! {
         /// Labels of the image.
         #[schemars(default)]
         labels: Labels = "labels",
-        /// Not supported yet: the platforms to build for.
-        platforms: Option<Later> = "platforms",
+        /// The platforms to build for, `os/arch[/variant]`; without it this machine's. Others are refused for now.
+        #[schemars(default)]
+        platforms: List<Text> = "platforms",
     }
 }
 
@@ -146,188 +147,6 @@ impl Document {
             self.image = None;
         }
         self.overlay(later);
-    }
-
-    /// Keys that are there but not honoured yet, each with why.
-    pub(super) fn later(&self) -> impl Iterator<Item = (&'static str, Span, &'static str)> {
-        let top = [
-            (
-                "image",
-                &self.image,
-                "a Dockerfile as the base comes with a later version",
-            ),
-            (
-                "platforms",
-                &self.platforms,
-                "builds for other platforms come with a later version",
-            ),
-        ];
-        let top = top
-            .into_iter()
-            .filter_map(|(name, key, why)| key.map(|later| (name, later.span, why)));
-        let base = match &self.base {
-            Some(Base::Dockerfile(later)) => Some((
-                "dockerfile",
-                later.span,
-                "a Dockerfile as the base comes with a later version",
-            )),
-            _ => None,
-        };
-        top.chain(base)
-    }
-}
-
-/// A base that needs no registry.
-#[derive(Debug, Clone)]
-pub enum Base {
-    /// Made from a Debian archive.
-    Debian(DebianBase),
-    /// A stage of a Dockerfile.
-    Dockerfile(Later),
-    /// An OCI layout.
-    Oci(OciBase),
-}
-
-keys! {
-    /// A root filesystem made from a Debian archive.
-    DebianBase is "a Debian base", ByKey {
-        /// The suite, by its code name: `bookworm`. A layer that adds to a base before it need not repeat it.
-        suite: Option<Text> = "debian",
-        /// Packages beside the essential ones and apt, and those of the layers before.
-        #[schemars(default)]
-        packages: List<Text> = "packages",
-        /// The archive to use; without it the host's own, else deb.debian.org.
-        mirror: Option<Text> = "mirror",
-        /// Debian's name of the architecture; without it this machine's.
-        arch: Option<Text> = "arch",
-    }
-}
-
-keys! {
-    /// An image in an OCI layout.
-    OciBase is "an OCI base" {
-        /// The layout's directory, beside this file or absolute; `:TAG` at its end picks an image.
-        path: Text = "oci",
-    }
-}
-
-impl OciBase {
-    /// The layout's directory, without the tag.
-    pub(super) fn without_tag(&self) -> Text {
-        let path = match self.path.value.rsplit_once(':') {
-            Some((path, tag)) if !tag.contains('/') => path,
-            _ => self.path.value.as_str(),
-        };
-        Text {
-            value: path.to_owned(),
-            span: self.path.span,
-        }
-    }
-}
-
-/// Only its schema is used: a Dockerfile's stage as the base.
-#[derive(JsonSchema)]
-#[schemars(deny_unknown_fields)]
-#[expect(dead_code, reason = "its fields are read by schemars alone")]
-struct DockerfileBase {
-    /// Not supported yet: the Dockerfile.
-    dockerfile: String,
-    target: Option<String>,
-    args: Option<std::collections::BTreeMap<String, String>>,
-}
-
-impl Key for Base {
-    fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        const FORMS: [&str; 3] = ["debian", "dockerfile", "oci"];
-        /// What a later layer may add to a Debian base without naming the suite again.
-        const DEBIAN_ONLY: [&str; 3] = ["packages", "mirror", "arch"];
-        let Value::Mapping(entries) = &node.value else {
-            report
-                .error("habitat::wrong_type", node.span, format!("base is {}", node.kind()))
-                .label("this must be a map")
-                .help("write `base: {debian: bookworm}`; an image of a registry is named by `base_image`");
-            return None;
-        };
-        let forms = || {
-            entries
-                .iter()
-                .filter(|(key, _)| key.as_scalar().is_some_and(|key| FORMS.contains(&key)))
-        };
-        if let Some((second, _)) = forms().nth(1) {
-            report
-                .error(
-                    "habitat::several_bases",
-                    second.span,
-                    "base names several bases",
-                )
-                .label("this is the second")
-                .help("keep one of debian, dockerfile and oci");
-            return None;
-        }
-        match forms().next().and_then(|(key, _)| key.as_scalar()) {
-            Some("debian") => DebianBase::read(node, report).map(Self::Debian),
-            Some("oci") => OciBase::read(node, report).map(Self::Oci),
-            Some(_) => Some(Self::Dockerfile(Later { span: node.span })),
-            None if entries.iter().any(|(key, _)| {
-                key.as_scalar()
-                    .is_some_and(|key| DEBIAN_ONLY.contains(&key))
-            }) =>
-            {
-                DebianBase::read(node, report).map(Self::Debian)
-            }
-            None => {
-                let (span, written) = entries.first().map_or((node.span, ""), |(key, _)| {
-                    (key.span, key.as_scalar().unwrap_or_default())
-                });
-                report
-                    .error(
-                        "habitat::no_base",
-                        span,
-                        "base does not say what kind it is",
-                    )
-                    .label("one of debian, dockerfile and oci is required")
-                    .near(written, FORMS, "write `base: {debian: bookworm}`");
-                None
-            }
-        }
-    }
-
-    fn overlay(&mut self, later: Self) {
-        match (self, later) {
-            (Self::Debian(debian), Self::Debian(later)) => debian.overlay(later),
-            (base, later) => *base = later,
-        }
-    }
-
-    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
-        match self {
-            Self::Debian(debian) => debian.expand(scope, report),
-            Self::Oci(oci) => oci.expand(scope, report),
-            Self::Dockerfile(_) => {}
-        }
-    }
-
-    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
-        match self {
-            Self::Debian(debian) => debian.fields(name, fields),
-            Self::Oci(oci) => oci.fields(name, fields),
-            Self::Dockerfile(later) => later.fields(name, fields),
-        }
-    }
-}
-
-impl JsonSchema for Base {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Base".into()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let forms = [
-            generator.subschema_for::<DebianBase>(),
-            generator.subschema_for::<OciBase>(),
-            generator.subschema_for::<DockerfileBase>(),
-        ];
-        schemars::json_schema!({ "anyOf": forms })
     }
 }
 
@@ -452,6 +271,10 @@ keys! {
         startup_delay: Option<Count> = "startup_delay",
         /// Whether it wants a terminal.
         tty: Option<Flag> = "tty",
+        /// What network it has when it runs: `none`, `default` or `host`.
+        network: Option<Network> = "network",
+        /// How much of the machine it may take when it runs, where this user may make control groups.
+        limits: Option<Limits> = "limits",
         /// Whether the layers' own content stays out of the image. Only a habitat that lies in a ROOT (a directory with
         /// `habitats/` and `system/` or `shared/`) has any: its directory is copied to LOCAL_PATH, but for its tests and
         /// repositories. What its items name, and the file itself, are put there after the scripts.

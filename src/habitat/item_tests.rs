@@ -23,7 +23,7 @@ tools:
 }
 
 #[test]
-fn a_tool_is_a_stage_of_its_download() {
+fn a_tool_takes_its_digest_from_the_lock_where_it_says_none() {
     let text = "\
 name: tooled
 base_image: debian:12
@@ -32,13 +32,39 @@ tools:
   - {name: b, version: 3, url: \"https://example.org/b-{version}-{arch}?x=$y\", sha256: {amd64: ABCDEF0123456789abcdef0123456789abcdef0123456789abcdef0123456789}}
   - {name: c, url: https://example.org/c.tgz, extract_path: ./c-1/c, dest: \"${SYSTEM_PATH}/tools/bin\"}
 ";
-    let rendered = render(text, &[]);
+    let habitat = Habitat::parse(text, "config.yaml")
+        .unwrap_or_else(|problems| panic!("{}", told(text, &problems)));
+    let sum = "1111111111111111111111111111111111111111111111111111111111111111";
+    let facts = Facts {
+        debian_arch: "amd64".to_owned(),
+        sums: [("https://example.org/x86_64/a".to_owned(), sum.to_owned())].into(),
+        ..Facts::default()
+    };
+    let plan =
+        Plan::of(&habitat, &facts).unwrap_or_else(|problems| panic!("{}", told(text, &problems)));
+    let rendered = plan.render(&Templates::default()).expect("it renders");
     let lines: Vec<&str> = rendered
         .dockerfile
         .lines()
         .filter(|line| line.contains("tool-") || line.starts_with("ADD"))
         .collect();
     insta::assert_snapshot!(lines.join("\n"));
+    let downloads: Vec<String> = rendered
+        .downloads
+        .iter()
+        .map(|download| {
+            let sum = download.sha256.as_deref().unwrap_or("unknown");
+            format!("{} {} {}", download.name, download.url, &sum[..7])
+        })
+        .collect();
+    assert_eq!(
+        downloads,
+        [
+            "a https://example.org/x86_64/a 1111111",
+            "b https://example.org/b-3-amd64?x=$y abcdef0",
+            "c https://example.org/c.tgz unknown"
+        ]
+    );
 }
 
 #[test]

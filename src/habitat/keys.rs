@@ -105,13 +105,6 @@ pub struct List<T>(pub Vec<T>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OneOrMore<T>(pub Vec<T>);
 
-/// The value of a key that shmocker does not honour yet: kept by its place, refused by name when something is built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Later {
-    /// Where it was written.
-    pub span: Span,
-}
-
 fn wrong_type(node: &Node, wanted: &str, report: &mut Report) {
     report
         .error(
@@ -421,15 +414,6 @@ impl<T: Key> Key for OneOrMore<T> {
     }
 }
 
-impl Key for Later {
-    fn read(node: &Node, _: &mut Report) -> Option<Self> {
-        Some(Self { span: node.span })
-    }
-
-    /// It is refused before anything could depend on it.
-    fn fields(&self, _: &str, _: &mut Vec<Field>) {}
-}
-
 /// Whether a map is one thing, or is laid together from several layers key by key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layering {
@@ -665,7 +649,6 @@ schema!(Flag, "Flag", { "type": "boolean" });
 schema!(Count, "Count", { "type": "integer", "minimum": 0 });
 schema!(Mode, "Mode", { "type": ["integer", "string"], "pattern": "^(0o)?[0-7]{1,4}$" });
 schema!(Duration, "Duration", { "type": "string", "pattern": "^[0-9]+ *(ms|s|m|h)$" });
-schema!(Later, "Later", true);
 
 impl<T: JsonSchema> JsonSchema for List<T> {
     fn schema_name() -> std::borrow::Cow<'static, str> {

@@ -78,6 +78,8 @@ pub struct Layers {
     layers: Vec<Layer>,
     /// Which of them is the habitat that was asked for.
     main: usize,
+    /// Whether a Dockerfile lies beside that.
+    has_dockerfile: bool,
 }
 
 impl Layers {
@@ -125,6 +127,17 @@ impl Layers {
     pub fn push_main(&mut self, kind: LayerKind, file: &str, text: &str) {
         self.push(kind, file, text);
         self.main = self.layers.len() - 1;
+    }
+
+    /// Says that a Dockerfile lies beside the habitat that was asked for.
+    pub fn note_dockerfile(&mut self) {
+        self.has_dockerfile = true;
+    }
+
+    /// Whether one does.
+    #[must_use]
+    pub fn has_dockerfile(&self) -> bool {
+        self.has_dockerfile
     }
 
     /// All of them, in order.

@@ -195,7 +195,7 @@ fn packages_are_added_to_the_debian_base_of_a_layer_before() {
             .document
             .base
         {
-            Some(document::Base::Debian(debian)) => {
+            Some(base::Base::Debian(debian)) => {
                 let packages: Vec<String> =
                     debian.packages.0.into_iter().map(|it| it.value).collect();
                 (packages.join(" "), debian.suite.map(|suite| suite.value))

@@ -11,14 +11,17 @@
 //!
 //! Leaves out how anything is built: the Dockerfile is the only way into the engine.
 
+mod base;
 mod caches;
 mod check;
 mod document;
 mod env;
+mod export;
 mod facts;
 mod fields;
 mod keys;
 mod layer;
+mod limits;
 mod migrate;
 mod mount;
 mod node;
@@ -35,6 +38,7 @@ mod users;
 mod volumes;
 mod when;
 
+pub use base::DOCKERFILE;
 pub use check::Habitat;
 pub use document::{Document, Timeouts};
 pub use env::{EnvEntry, Environment, Part, UnknownNames};
@@ -45,7 +49,8 @@ pub use migrate::{Migration, migrate};
 pub use phase::{PHASES, PhaseId, PhaseRow};
 pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
-pub use tools::{Checksum, Tool, ToolsConfig, ToolsFile};
+pub use steps::default_shell;
+pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
 pub use volumes::Volume;
 
 /// The JSON Schema of a habitat, as it stands in `schemas/habitat.json`.

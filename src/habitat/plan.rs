@@ -18,8 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::base::Base;
 use super::check::{Habitat, is_remote};
-use super::document::Base;
+use super::document::Network;
 use super::facts::{Facts, PathKind, Wanted, clean};
 use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
@@ -28,9 +29,11 @@ use super::mount::Mount;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::steps::{default_shell, marker, test_stage};
+use super::tools::Download;
 use super::users;
 use super::volumes::Volume;
 use crate::dockerfile::{Problem, Span};
+use crate::image::Platform;
 
 /// The habitat's name of its base where that is no registry image.
 const BASE_CONTEXT: &str = "habitat-base";
@@ -81,6 +84,17 @@ pub enum ContextKind {
         place: Option<Place>,
         /// The image in it.
         tag: Option<String>,
+    },
+    /// The image of a Dockerfile.
+    Dockerfile {
+        /// Where it lies.
+        place: Place,
+        /// Its path there; its directory is its build context.
+        path: String,
+        /// The stage that is taken; `None`: the last.
+        target: Option<String>,
+        /// Values of its ARGs.
+        args: Vec<(String, String)>,
     },
     /// A commit of a repository, with its `.git`.
     Repository {
@@ -147,6 +161,14 @@ pub struct Runtime {
     pub command: Option<Vec<String>>,
     /// Whether the command wants a terminal.
     pub tty: bool,
+    /// Who runs it.
+    pub user: String,
+    /// Where.
+    pub workdir: String,
+    /// Whether a repository lies there.
+    pub has_repository: bool,
+    /// What network it has: `none`, `default` or `host`.
+    pub network: Option<&'static str>,
     /// Its services.
     pub services: Vec<String>,
     /// What is mounted.
@@ -164,10 +186,14 @@ pub struct Plan {
     pub contexts: Vec<NamedContext>,
     /// The tests.
     pub tests: Vec<PlannedTest>,
+    /// What is downloaded by its address.
+    pub downloads: Vec<Download>,
     /// The secrets that scripts name.
     pub secrets: Vec<SecretSource>,
     /// Files of the host's home that would become part of the image without having been allowed: a build refuses them.
     pub home_files: Vec<Problem>,
+    /// Platforms that this machine cannot build: a build is refused.
+    pub foreign_platforms: Vec<Problem>,
     /// What should be mended, but stops nothing.
     pub warnings: Vec<Problem>,
     /// The values that it is made from.
@@ -303,12 +329,14 @@ impl Habitat {
                 Mount::Bind { source, .. } => Some(source),
                 Mount::Tmpfs { .. } => None,
             });
+        let dockerfile = document.dockerfile().map(|dockerfile| dockerfile.path);
         let oci = match &document.base {
             Some(Base::Oci(oci)) => Some(oci.without_tag()),
             _ => None,
         }
         .filter(|path| !path.value.starts_with('/'));
-        let paths = files.chain(tests).chain(repos).chain(mounts).chain(&oci);
+        let paths = files.chain(tests).chain(repos).chain(mounts);
+        let paths = paths.chain(&oci).chain(&dockerfile);
         paths
             .map(|path| {
                 let wanted = clean(&path.value);
@@ -348,22 +376,13 @@ impl Plan {
             home_files: Vec::new(),
             phases: Vec::new(),
             prepared: Vec::new(),
+            downloads: Vec::new(),
             mount_points: BTreeSet::new(),
         };
         let known = habitat.warnings.iter().cloned();
         known.for_each(|warning| planner.report.push(warning));
-        for (key, span, why) in habitat.document.later() {
-            planner
-                .report
-                .error(
-                    "habitat::not_yet",
-                    span,
-                    format!("`{key}` is not supported yet"),
-                )
-                .label(why)
-                .help(format!("leave `{key}` out"));
-        }
         PhaseId::all().for_each(|id| planner.phase(id));
+        let foreign_platforms = planner.foreign_platforms();
         let secrets = planner.secrets();
         let tests = planner.planned_tests();
         let Planner {
@@ -371,6 +390,7 @@ impl Plan {
             contexts,
             home_files,
             phases,
+            downloads,
             ..
         } = planner;
         let warnings = report.finish()?;
@@ -380,8 +400,10 @@ impl Plan {
             phases,
             contexts: contexts.into_values().collect(),
             tests,
+            downloads,
             secrets,
             home_files,
+            foreign_platforms,
             warnings,
             fields: values(habitat, facts),
             runtime: Runtime {
@@ -392,11 +414,23 @@ impl Plan {
                     .as_ref()
                     .and_then(|entry| entry.tty)
                     .is_some_and(|flag| flag.value),
+                user: habitat.user.clone(),
+                workdir: habitat.workdir.clone(),
+                has_repository: habitat.document.repos.0.iter().any(|repo| {
+                    let path = habitat.at_home(&repo.path.value);
+                    std::path::Path::new(&path).starts_with(&habitat.workdir)
+                }),
+                network: habitat
+                    .document
+                    .entry
+                    .as_ref()
+                    .and_then(|entry| entry.network)
+                    .map(Network::word),
                 services: habitat
                     .services()
                     .map(|service| service.name.value.clone())
                     .collect(),
-                volumes: habitat.document.volumes.0.clone(),
+                volumes: habitat.volumes(),
             },
         })
     }
@@ -431,6 +465,7 @@ pub(super) struct Planner<'h> {
     pub(super) phases: Vec<Phase>,
     /// Stages of the phase at hand in which something is got ready beside the others.
     pub(super) prepared: Vec<Stage>,
+    pub(super) downloads: Vec<Download>,
     /// Directories that were made for caches.
     pub(super) mount_points: BTreeSet<String>,
 }
@@ -599,16 +634,77 @@ impl Planner<'_> {
                     ContextKind::OciLayout { path, place, tag }
                 }
             }
-            // Refused by name elsewhere.
-            (None, Some(Base::Dockerfile(_)) | None) => return "scratch".to_owned(),
+            (None, Some(Base::Dockerfile(_)) | None) => match self.dockerfile() {
+                Some(kind) => kind,
+                // It was said where it is missing.
+                None => return "scratch".to_owned(),
+            },
         };
         let span = match &document.base {
             Some(Base::Debian(debian)) => Some(debian.span),
             Some(Base::Oci(oci)) => Some(oci.span),
+            Some(Base::Dockerfile(dockerfile)) => Some(dockerfile.span),
             _ => None,
         };
         self.context(BASE_CONTEXT, kind, span);
         BASE_CONTEXT.to_owned()
+    }
+
+    /// The platforms that are asked for and are not this machine's.
+    fn foreign_platforms(&mut self) -> Vec<Problem> {
+        let own = self.facts.platform.parse::<Platform>();
+        let platforms = self.habitat.document.platforms.0.iter();
+        let foreign = platforms.filter(|platform| {
+            let wanted = platform.value.parse::<Platform>();
+            matches!((&own, wanted), (Ok(own), Ok(wanted)) if !own.is_same_as(&wanted))
+        });
+        let own = &self.facts.platform;
+        let problems: Vec<Problem> = foreign
+            .map(|platform| {
+                let message = format!("`{}` cannot be built on this machine", platform.value);
+                Problem::warning("habitat::foreign_platform", message, platform.span)
+                    .label(format!(
+                        "this machine is {own}, and programs of other platforms are not emulated yet"
+                    ))
+                    .help(format!(
+                        "keep only {own} in `platforms`, and build the others on machines of their own"
+                    ))
+            })
+            .collect();
+        problems
+            .iter()
+            .for_each(|problem| self.report.push(problem.clone()));
+        problems
+    }
+
+    /// The Dockerfile that makes the base.
+    fn dockerfile(&mut self) -> Option<ContextKind> {
+        let dockerfile = self.habitat.document.dockerfile()?;
+        let path = &dockerfile.path;
+        let wrong = match self.find(path) {
+            Some((place, path, PathKind::File)) => {
+                let args = dockerfile.args.0.into_iter();
+                return Some(ContextKind::Dockerfile {
+                    place,
+                    path,
+                    target: dockerfile.target.map(|target| target.value),
+                    args: args
+                        .map(|(name, value)| (name.value, value.value))
+                        .collect(),
+                });
+            }
+            Some(_) => "is a directory",
+            None => "does not exist",
+        };
+        self.report
+            .error(
+                "habitat::missing_file",
+                path.span,
+                format!("`{}` {wrong}", path.value),
+            )
+            .label("there is no such Dockerfile beside this file")
+            .help("make it, or mend the path");
+        None
     }
 
     pub(super) fn context(&mut self, name: &str, kind: ContextKind, span: Option<Span>) {

@@ -17,6 +17,7 @@ use super::layer::Layers;
 use super::phase::{PhaseId, PhaseRow};
 use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
 use super::quote;
+use super::tools::Download;
 use crate::digest::Key;
 use crate::dockerfile::Span;
 use crate::dockerfile::suggest::nearest;
@@ -143,6 +144,8 @@ pub struct Rendered {
     pub origins: Vec<Origin>,
     /// Its phases, in order.
     pub phases: Vec<PhasePlan>,
+    /// What it downloads.
+    pub downloads: Vec<Download>,
     /// The secrets that it mounts.
     pub secrets: Vec<SecretSource>,
 }
@@ -239,15 +242,25 @@ impl Plan {
             .map_err(|error| failed(&error))?;
         let mut values: HashMap<_, _> = fields::by_phase(&self.fields).into_iter().collect();
         let (dockerfile, origins) = self.without_marks(&marked, &spans);
+        let mut phases: Vec<PhasePlan> = self
+            .phases
+            .iter()
+            .map(|phase| phase_plan(phase, &mut values, templates))
+            .collect();
+        // The stages of a Dockerfile that is the base are a part of that phase; they go by the name of the context.
+        let under = self
+            .contexts
+            .iter()
+            .find(|context| matches!(context.kind, ContextKind::Dockerfile { .. }));
+        if let (Some(under), Some(base)) = (under, phases.first_mut()) {
+            base.stages.insert(0, under.name.clone());
+        }
         Ok(Rendered {
             dockerfile,
             contexts: self.contexts.clone(),
             origins,
-            phases: self
-                .phases
-                .iter()
-                .map(|phase| phase_plan(phase, &mut values, templates))
-                .collect(),
+            phases,
+            downloads: self.downloads.clone(),
             secrets: self.secrets.clone(),
         })
     }
@@ -386,7 +399,8 @@ fn phase_plan(
     }
 }
 
-fn context_values(context: &NamedContext, layers: &Layers) -> Value {
+/// What is said of a context.
+pub(super) fn context_values(context: &NamedContext, layers: &Layers) -> Value {
     let name = &context.name;
     let (flag, said) = match &context.kind {
         ContextKind::Debian {
@@ -405,6 +419,15 @@ fn context_values(context: &NamedContext, layers: &Layers) -> Value {
             format!("oci-layout://./{name}:latest"),
             format!("the image in {path}"),
         ),
+        ContextKind::Dockerfile { path, target, .. } => {
+            let target = target
+                .as_ref()
+                .map(|target| format!("the stage {target} of "));
+            (
+                format!("oci-layout://./{name}:latest"),
+                format!("the image of {}{path}", target.unwrap_or_default()),
+            )
+        }
         ContextKind::Repository { url, reference, .. } => {
             let reference = reference
                 .as_ref()

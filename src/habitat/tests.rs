@@ -218,22 +218,41 @@ fn a_habitat_without_name_or_base_says_what_to_add() {
         `name` is required
         help: add `name: …`
     1:1 [] the habitat has no base
-        one of `base_image` and `base` is required
+        one of `base_image`, `base` and a Dockerfile beside this file is required
         help: add `base: {debian: bookworm}`, or `base_image: …` for an image of a registry
     ");
 }
 
 #[test]
-fn a_key_that_is_not_honoured_yet_is_refused_by_name() {
+fn large_files_of_git_are_refused_with_a_way_out() {
     let text = "\
-name: later
+name: large
 base_image: debian:12
-extends: ../parent.yaml
-services: [{name: db}]
-scripts:
-  - {commands: make, needs: [db]}
 repos:
   - {url: a.bundle, path: /src, lfs: true}
+";
+    insta::assert_snapshot!(check(text));
+}
+
+#[test]
+fn what_is_wrong_with_services_and_volumes_is_told() {
+    let text = "\
+name: served
+base_image: debian:12
+services:
+  - {name: db, command: postgres, ready: pg_isready, run_as: postgres, timeout: soon}
+  - {name: db, command: ' '}
+  - {name: Web Server, command: nginx, run_as: \"a b\"}
+scripts:
+  - {commands: make, needs: [db, dbb]}
+tests:
+  - {path: t.sh, needs: cache}
+volumes:
+  - src
+  - a:b
+  - a:/x:rx
+  - a:/data
+  - b:/data:ro
 ";
     insta::assert_snapshot!(check(text));
 }

@@ -213,6 +213,19 @@ impl JsonSchema for Checksum {
     }
 }
 
+/// Something that is fetched by its address, so that a lock file can say what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// The tool it is for.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Its SHA-256, 64 hex digits, as far as the habitat or [`super::Facts::sums`] says it.
+    pub sha256: Option<String>,
+    /// The tool.
+    pub span: Span,
+}
+
 impl Tool {
     /// What the program's file is called.
     fn file_name(&self) -> &str {
@@ -419,7 +432,7 @@ impl<'h> Planner<'h> {
         self.needs_version(tool)?;
         let url = tool.fill(&tool.url.value, architecture);
         let own = match &tool.sha256 {
-            None => None,
+            None => self.facts.sums.get(&url).cloned(),
             Some(Checksum::One(sum)) => Some(sum.value.clone()),
             Some(Checksum::Each { sums, span }) => {
                 let found = sums.iter().find(|(name, _)| name.value == architecture.0);
@@ -465,6 +478,12 @@ impl<'h> Planner<'h> {
         let values = json!({ "flags": flags, "paths": format!("{} {at}", quote::word(&url)) });
         stage.push(Step::of("download.j2", format!("{said}, downloaded"), values).at(tool.span));
         self.prepared.push(stage);
+        self.downloads.push(Download {
+            name: tool.name.value.clone(),
+            url,
+            sha256: sum,
+            span: tool.span,
+        });
         let dest = tool.dest.as_ref().map_or(BIN, |dest| dest.as_str());
         let dest = format!(
             "{}/{file}",

@@ -237,6 +237,7 @@ fn mount(wish: &Wish) -> Mount {
             what: Mounted::Tmpfs {
                 size_bytes: Some(1 << 20),
                 mode: 0o1777,
+                access: Access::ReadWrite,
             },
         },
         Wish::Secret {

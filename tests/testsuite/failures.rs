@@ -270,3 +270,41 @@ fn a_time_out_ends_the_step_and_is_exit_code_3() {
         .expect(3, &["500"]);
     assert!(start.elapsed().as_secs() < 30);
 }
+
+/// A program of another architecture is named as such, not by what the kernel says of it.
+#[test]
+fn a_program_of_another_architecture_is_said_to_be_one() {
+    let bench = Bench::new(&need!(machine::plain_user()), "failing-foreign");
+    let base = need!(busybox::context());
+    let (other, number) = match std::env::consts::ARCH {
+        "s390x" => ("arm64", [183, 0]),
+        _ => ("s390x", [0, 22]),
+    };
+    // The head of a program for the other byte order, and nothing behind it.
+    let order = if other == "s390x" { 2 } else { 1 };
+    let mut program = b"\x7fELF\x02".to_vec();
+    program.extend([order, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    program.extend(if order == 2 { [0, 2] } else { [2, 0] });
+    program.extend(number);
+    program.resize(64, 0);
+    bench.executable("program", &program);
+    bench.file(
+        "Dockerfile",
+        "FROM base\nCOPY program /program\nRUN [\"/program\"]\n",
+    );
+    let run = bench.shmocker(&format!("build {base} ."));
+    let said = run.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(run.status, 3, "{}", run.both());
+    for part in [
+        format!("/program is a program for {other}"),
+        "binfmt_misc".to_owned(),
+        "Dockerfile:3".to_owned(),
+        "qemu-user-static".to_owned(),
+    ] {
+        assert!(
+            said.replace("│ ", "").contains(&part),
+            "no `{part}` in\n{}",
+            run.both()
+        );
+    }
+}

@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod bases;
 mod build;
 mod buildah;
 mod cases;
@@ -18,12 +19,14 @@ mod conformance;
 mod contexts;
 mod crash;
 mod debian;
+mod exports;
 mod failures;
 mod files;
 mod habitats;
 mod harness;
 mod keys;
 mod layers;
+mod locks;
 mod mistakes;
 mod mounts;
 mod network;
@@ -36,10 +39,14 @@ mod ready_made;
 mod remote;
 mod rendered;
 mod repos;
+mod running;
 mod scripts;
+mod services;
+mod shell;
 mod ssh;
 mod steps;
 mod taps;
 mod tidy;
 mod tools;
 mod users;
+mod why;

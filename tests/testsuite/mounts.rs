@@ -242,3 +242,17 @@ fn nobody_waits_for_a_cache_that_is_needed_no_more() {
     holder.sh(&format!("kill -INT {}", holding.id()));
     holding.wait().expect("it ends");
 }
+
+/// As BuildKit has it: a place that is sure to be empty, and stays so.
+#[test]
+fn a_tmpfs_may_be_read_only() {
+    let bench = Bench::new(&need!(machine::plain_user()), "tmpfs-read-only");
+    let base = need!(busybox::context());
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN mkdir /there && touch /there/file\n\
+         RUN --mount=type=tmpfs,target=/there,ro [ -z \"$(ls -A /there)\" ] && ! touch /there/other && grep ' /there tmpfs ro' /proc/mounts\n\
+         RUN --mount=type=tmpfs,target=/there touch /there/other\n",
+    );
+    bench.built(&format!("build {base} ."));
+}

@@ -46,6 +46,9 @@ pub(super) fn run(
         )
         .map_err(|stop| ready.with_texts(stop));
     }
+    if !ready.plan.foreign_platforms.is_empty() {
+        return Err(ready.unable(&ready.plan.foreign_platforms));
+    }
     ready.refuse_home(&draft)?;
     if draft.tags.is_empty() && draft.work.target.is_none() {
         draft
@@ -57,5 +60,7 @@ pub(super) fn run(
     if let Some(path) = &arguments.junit {
         request::write_file(path, &verdicts.of(&ready).junit())?;
     }
-    built.map_err(|stop| ready.with_texts(stop))
+    let outcome = built.map_err(|stop| ready.with_texts(stop))?;
+    ready.record(&outcome.downloads)?;
+    Ok(Exit::Done)
 }

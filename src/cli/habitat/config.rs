@@ -88,7 +88,12 @@ impl Config {
                 .paths
                 .push(request::absolute(Path::new("."))?.join(REPO_FLAG));
         }
-        let Found { layers, paths, .. } = found;
+        let Found {
+            mut layers, paths, ..
+        } = found;
+        if directory_of(&path).join(habitat::DOCKERFILE).is_file() {
+            layers.note_dockerfile();
+        }
         let directories = paths.iter().map(|path| directory_of(path).to_owned());
         Ok(Self {
             layers,
@@ -181,6 +186,7 @@ impl Config {
                 .collect(),
             root_ignore: self.root.as_deref().and_then(ignore),
             debian_arch: request::debian_architecture().to_owned(),
+            platform: request::platform(),
             purpose,
             ..Facts::default()
         };
@@ -378,7 +384,9 @@ fn split_repo(given: &str) -> Option<(&str, &str, Option<&str>)> {
 }
 
 pub(super) fn in_directory(given: &Path) -> PathBuf {
-    if given.is_dir() {
+    if given == Path::new(".") {
+        PathBuf::from(FILE_NAME)
+    } else if given.is_dir() {
         given.join(FILE_NAME)
     } else {
         given.to_owned()
@@ -390,7 +398,7 @@ fn directory_of(file: &Path) -> &Path {
 }
 
 /// A path as it is seen from the current directory, where it lies below it.
-fn from_here(path: &Path) -> String {
+pub(super) fn from_here(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let below = here.as_ref().and_then(|here| path.strip_prefix(here).ok());
     below.unwrap_or(path).display().to_string()

@@ -1,6 +1,7 @@
 //! `habitat lock`, `outdated` and `upgrade`: the lock file beside a habitat. It is read by every command that builds or
 //! says what would be built; it is written here alone.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ use crate::engine::lock::{self, Entry, FileError, Lock, Mode, Outdated};
 use crate::engine::work::{self, Work};
 use crate::graph::Source;
 use crate::habitat::Purpose;
+use crate::net::redacted;
 
 /// `habitat lock`: what is pinned and still asked for stays, what is not pinned is, what is not asked for goes.
 pub(super) fn pin(
@@ -282,6 +284,51 @@ impl super::Config {
     pub(super) fn lock_path(&self) -> PathBuf {
         self.path().with_extension("lock")
     }
+
+    /// What it is called in messages.
+    fn lock_shown(&self) -> String {
+        let shown = Path::new(self.shown()).with_extension("lock");
+        shown.display().to_string()
+    }
+
+    /// The pins in the lock file, if there is one.
+    pub(super) fn lock_entries(&self) -> Result<Option<Vec<Entry>>, Stop> {
+        let path = self.lock_path();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                let message = format!("the lock file `{}` cannot be read", path.display());
+                let failure =
+                    Failure::caused(FailureKind::Input, "lock::unreadable", message, &error);
+                return Err(failure
+                    .with_help("see that it is a file that you may read")
+                    .into());
+            }
+        };
+        let file = self.lock_shown();
+        lock::parse(&text).map(Some).map_err(|error| {
+            let mut failure = Failure::from_diagnostic(FailureKind::Input, &error);
+            if let FileError::Malformed { line, .. } = error {
+                failure.place = Some(Place {
+                    file: file.clone(),
+                    line: line.max(1),
+                    span: None,
+                });
+            }
+            Stop::from(failure).with_text(&file, &text)
+        })
+    }
+
+    /// What the lock file knows of downloads: the SHA-256 by address.
+    pub(super) fn lock_sums(&self) -> Result<BTreeMap<String, String>, Stop> {
+        let entries = self.lock_entries()?.unwrap_or_default();
+        let sums = entries.into_iter().filter_map(|entry| match entry.pin {
+            lock::Pin::Http(pin) => Some((entry.source, pin.sha256.hex())),
+            _ => None,
+        });
+        Ok(sums.collect())
+    }
 }
 
 impl Ready {
@@ -298,9 +345,8 @@ impl Ready {
 
     fn empty_lock(&self) -> Lock {
         let path = self.config.lock_path();
-        let shown = Path::new(self.config.shown()).with_extension("lock");
         Lock {
-            file: shown.display().to_string(),
+            file: self.config.lock_shown(),
             habitat: self.config.shown().to_owned(),
             directory: path.parent().map(Path::to_owned).unwrap_or_default(),
             mode: Mode::Open,
@@ -311,38 +357,25 @@ impl Ready {
 
     /// The lock file, if there is one.
     pub(super) fn read_lock(&self, work: &mut Work) -> Result<(), Stop> {
-        let path = self.config.lock_path();
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => {
-                let message = format!("the lock file `{}` cannot be read", path.display());
-                return Err(Failure::caused(
-                    FailureKind::Input,
-                    "lock::unreadable",
-                    message,
-                    &error,
-                )
-                .with_help("see that it is a file that you may read")
-                .into());
-            }
-        };
-        let lock = self.lock(work)?;
-        match lock::parse(&text) {
-            Ok(entries) => lock.entries = entries,
-            Err(error) => {
-                let mut failure = Failure::from_diagnostic(FailureKind::Input, &error);
-                if let FileError::Malformed { line, .. } = error {
-                    failure.place = Some(Place {
-                        file: lock.file.clone(),
-                        line: line.max(1),
-                        span: None,
-                    });
-                }
-                return Err(Stop::from(failure).with_text(&lock.file, &text));
-            }
+        if let Some(entries) = self.config.lock_entries()? {
+            self.lock(work)?.entries = entries;
         }
         Ok(())
+    }
+
+    /// Pins the downloads of tools that say nothing of what they have to be: the first build decides.
+    pub(super) fn record(&self, downloads: &[Entry]) -> Result<(), Stop> {
+        let is_tool = |entry: &&Entry| {
+            let mut tools = self.rendered.downloads.iter();
+            tools.any(|tool| tool.sha256.is_none() && redacted(&tool.url) == entry.source)
+        };
+        let found: Vec<Entry> = downloads.iter().filter(is_tool).cloned().collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut entries = self.config.lock_entries()?.unwrap_or_default();
+        entries.extend(found);
+        write(&self.config.lock_path(), &lock::print(&entries))
     }
 
     /// Where the habitat asks for its sources.

@@ -5,13 +5,16 @@ mod check;
 mod config;
 mod diff;
 mod exec;
+mod export;
 mod instances;
 mod lock;
 mod migrate;
 mod phases;
 mod render;
+mod shell;
 mod steering;
 mod test;
+mod under;
 mod up;
 mod verdicts;
 mod why;
@@ -26,7 +29,7 @@ use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request;
-use crate::dockerfile::Span;
+use crate::dockerfile::{Problem, Span};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
@@ -46,6 +49,7 @@ pub(super) fn run(
         HabitatCommand::Check(arguments) => check::run(&arguments, environment),
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
+        HabitatCommand::Export(arguments) => export::run(&arguments, &store, environment),
         HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
         HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
@@ -54,6 +58,7 @@ pub(super) fn run(
         HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
         HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
         HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
+        HabitatCommand::Shell(arguments) => shell::run(arguments, store, environment),
         HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
         HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
         HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),
@@ -111,6 +116,11 @@ impl Ready {
         let facts = Facts {
             skipped,
             tests,
+            // Another builder has no lock: what it downloads must say itself what it has to be.
+            sums: match purpose {
+                Purpose::Render => config.lock_sums()?,
+                Purpose::Build => BTreeMap::new(),
+            },
             ..config.facts(&habitat, purpose, environment)
         };
         let plan = Plan::of(&habitat, &facts).map_err(|problems| config.stop(&problems))?;
@@ -183,6 +193,7 @@ impl Ready {
                     .map(|(said, span)| Item {
                         said: said.clone(),
                         place: span.map(|span| self.written_at(span)),
+                        layer: span.map(|span| self.config.layers.locate(span).0.name.clone()),
                     })
                     .collect(),
             })
@@ -245,6 +256,17 @@ impl Ready {
         };
         let declared = self.rendered.secrets.iter().filter(|known| known.id == *id);
         declared.map(|secret| self.secret(secret)).collect()
+    }
+
+    /// What this machine cannot do, as what stops a command.
+    fn unable(&self, problems: &[Problem]) -> Stop {
+        let failures = problems.iter().map(|problem| Failure {
+            kind: FailureKind::Machine,
+            is_warning: false,
+            ..self.config.failure(problem)
+        });
+        self.config
+            .with_texts(Stop::from(failures.collect::<Vec<_>>()))
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.
@@ -322,6 +344,20 @@ impl Ready {
                 read_only: *read_only,
                 secret: secret.clone(),
             }),
+            ContextKind::Dockerfile {
+                place,
+                path,
+                target,
+                args,
+            } => {
+                let file = directory(*place)?.join(path);
+                let under = under::read(&file, &self.config.lock_path())?;
+                return Ok(work::Place::Dockerfile(Box::new(work::Under {
+                    target: target.clone(),
+                    build_args: args.clone(),
+                    ..under
+                })));
+            }
             ContextKind::Directory(place) => {
                 let path = directory(*place)?;
                 return Ok(work::Place::Directory { path, ignore: None });

@@ -8,6 +8,7 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -16,12 +17,12 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
 use super::devices;
+use super::machine;
 use super::rlimit;
 use super::seccomp;
-use super::spec::{
-    Container, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
-};
+use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
+use super::visit;
 use crate::graph::Security;
 use crate::sys::mount::{self, Attributes, Tree};
 use crate::sys::process;
@@ -264,6 +265,35 @@ impl Setup<'_> {
 
 /// Waits for the spec, sets the sandbox up and becomes the command. Returns only if that fails.
 pub(super) fn run(socket: &Socket) -> ExitCode {
+    walk(STEPS, socket)
+}
+
+/// Waits for the first process of a container, as a pidfd, goes into that container, and gives back its root; then waits for
+/// the spec, and becomes the command. Nothing of the container is executed before that. Returns only if it fails.
+pub(super) fn run_as_guest(socket: &Socket) -> ExitCode {
+    let enter = || -> io::Result<()> {
+        let message = socket.receive()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let container = message.files.first().ok_or(io::ErrorKind::InvalidData)?;
+        visit::enter(container.as_fd())?;
+        let root = stub::open_host("/")?;
+        let payload = serde_json::to_vec(&Reply::Entered)?;
+        socket.send(&payload, &[root.as_fd()])
+    };
+    if let Err(error) = enter() {
+        let reply = Reply::Failed {
+            step: 0,
+            name: "go into the container".to_owned(),
+            what: String::new(),
+            errno: error.raw_os_error(),
+        };
+        // If nobody is left to tell, nobody waits.
+        drop(serde_json::to_vec(&reply).map(|payload| socket.send(&payload, &[])));
+        return ExitCode::FAILURE;
+    }
+    walk(ENTERED, socket)
+}
+
+fn walk(steps: &[Step], socket: &Socket) -> ExitCode {
     let failed = |reply: &Reply| {
         // If the engine is gone too, nobody is left to tell.
         drop(serde_json::to_vec(reply).map(|payload| socket.send(&payload, &[])));
@@ -292,10 +322,6 @@ pub(super) fn run(socket: &Socket) -> ExitCode {
         dev: None,
         null: None,
         stubs: Stubs::default(),
-    };
-    let steps = match spec.container {
-        Container::New => STEPS,
-        Container::Entered => ENTERED,
     };
     for (index, step) in steps.iter().enumerate() {
         if let Err(Fault { what, errno }) = (step.run)(&mut setup) {
@@ -444,7 +470,11 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                     },
                 )?;
             }
-            MountedSpec::Tmpfs { size_bytes, mode } => {
+            MountedSpec::Tmpfs {
+                size_bytes,
+                mode,
+                read_only,
+            } => {
                 let size = size_bytes.map(|bytes| bytes.to_string());
                 let mode = format!("{mode:o}");
                 let options = [("mode", Some(mode)), ("size", size)];
@@ -452,8 +482,12 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                     .iter()
                     .filter_map(|(name, value)| Some((*name, value.as_deref()?)));
                 let options: Vec<_> = options.collect();
-                let tmpfs = Tree::of_filesystem("tmpfs", &options, NO_SET_ID_DEVICES)
-                    .map_err(at(target))?;
+                let attributes = match read_only {
+                    true => NO_SET_ID_DEVICES.and(Attributes::READ_ONLY),
+                    false => NO_SET_ID_DEVICES,
+                };
+                let tmpfs =
+                    Tree::of_filesystem("tmpfs", &options, attributes).map_err(at(target))?;
                 setup.attach(&tmpfs, target, Kind::Directory)?;
             }
             MountedSpec::File {
@@ -753,6 +787,19 @@ fn execute(spec: &ExecSpec) -> Reply {
             }
             Some(Errno::ACCESS) => {
                 found = Some(format!("{program}: permission denied, or not executable"))
+            }
+            Some(Errno::NOEXEC) => {
+                let shown = OsStr::from_bytes(candidate.as_bytes());
+                return match machine::of_program(Path::new(shown)) {
+                    Some(other) if other != machine::OWN => Reply::Foreign {
+                        why: format!(
+                            "{} is a program for {other}, this machine runs {}, and no handler of binfmt_misc that this user namespace sees runs it",
+                            shown.display(),
+                            machine::OWN
+                        ),
+                    },
+                    _ => refuse(126, format!("{program}: {error}")),
+                };
             }
             _ => return refuse(126, format!("{program}: {error}")),
         }

@@ -24,9 +24,7 @@ use super::ports::Port;
 use super::rlimit;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
-use super::spec::{
-    Container, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
-};
+use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
 use super::stub::Stubs;
 use super::users;
 use crate::event::Stream;
@@ -114,6 +112,8 @@ pub enum Mounted {
         size_bytes: Option<u64>,
         /// Mode of its root.
         mode: u32,
+        /// What may be done there.
+        access: Access,
     },
     /// A file that is only in memory: a secret, a heredoc's script.
     File {
@@ -203,6 +203,11 @@ pub enum Exit {
         /// Why, in words.
         why: String,
     },
+    /// It is a program of another architecture, and nothing here runs those.
+    Foreign {
+        /// What it is and what is missing, in words.
+        why: String,
+    },
     /// It took longer than it may.
     TimedOut {
         /// How long it may.
@@ -233,6 +238,7 @@ impl Exit {
             Self::Status(status)
             | Self::NotExecuted { status, .. }
             | Self::OutOfMemory { status, .. } => Some(*status),
+            Self::Foreign { .. } => Some(126),
             Self::Killed(signal) => Some(128 + signal),
             Self::TimedOut { .. } | Self::Cancelled => None,
         }
@@ -412,6 +418,7 @@ impl<'a> Watch<'a> {
                 errno,
             }),
             (_, Some(Reply::NotExecuted { status, why })) => Ok(Exit::NotExecuted { status, why }),
+            (_, Some(Reply::Foreign { why })) => Ok(Exit::Foreign { why }),
             (Why::Cancelled, _) => Ok(Exit::Cancelled),
             (Why::TimedOut, _) => Ok(Exit::TimedOut {
                 after_ms: timeout_ms.unwrap_or_default(),
@@ -533,7 +540,15 @@ fn prepare(
         }
         let what = match what {
             Mounted::Tree(tree) => MountedSpec::Tree(carry(tree.into())),
-            Mounted::Tmpfs { size_bytes, mode } => MountedSpec::Tmpfs { size_bytes, mode },
+            Mounted::Tmpfs {
+                size_bytes,
+                mode,
+                access,
+            } => MountedSpec::Tmpfs {
+                size_bytes,
+                mode,
+                read_only: access == Access::ReadOnly,
+            },
             Mounted::File {
                 content,
                 mode,
@@ -554,7 +569,6 @@ fn prepare(
     }
     let env = completed(&run.env, &identity.home);
     let spec = ExecSpec {
-        container: Container::New,
         argv: run.argv.clone(),
         env,
         workdir: rooted(&run.workdir),

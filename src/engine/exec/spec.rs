@@ -12,8 +12,6 @@ pub(super) type FileIndex = usize;
 /// All that a step will ever know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ExecSpec {
-    /// Whether its container is to be made.
-    pub container: Container,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -46,15 +44,6 @@ pub(super) struct ExecSpec {
     pub streams: StreamsSpec,
 }
 
-/// Where the command runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Container {
-    /// In one of its own, which it sets up.
-    New,
-    /// In one that is there, whose namespaces it is in already.
-    Entered,
-}
-
 /// Which control groups it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum GroupSpec {
@@ -79,7 +68,11 @@ pub(super) enum MountedSpec {
     /// A detached tree.
     Tree(FileIndex),
     /// An empty file system in memory.
-    Tmpfs { size_bytes: Option<u64>, mode: u32 },
+    Tmpfs {
+        size_bytes: Option<u64>,
+        mode: u32,
+        read_only: bool,
+    },
     /// A file in memory with the content of another.
     File {
         content: FileIndex,
@@ -103,6 +96,8 @@ pub(super) enum StreamsSpec {
 /// What a step says. If it says nothing more and closes the socket, it has become the command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Reply {
+    /// A guest is in its container, whose root comes as an open file.
+    Entered,
     /// Mount points that were missing from the root and were made. The directories come as open files.
     Stubs {
         stubs: Vec<StubSpec>,
@@ -119,6 +114,8 @@ pub(super) enum Reply {
     },
     /// The command could not be executed.
     NotExecuted { status: i32, why: String },
+    /// The command is a program of another architecture.
+    Foreign { why: String },
 }
 
 /// A file or directory that only serves as a mount point.

@@ -372,3 +372,6 @@ fn relative(directory: &Path, path: &Path) -> String {
         false => format!("./{}", way.display()),
     }
 }
+
+#[cfg(test)]
+mod tests;

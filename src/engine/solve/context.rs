@@ -347,7 +347,7 @@ impl Session<'_> {
     ) -> Result<bool, Vec<Failure>> {
         let parsed = dockerfile::parse(&work.dockerfile.text);
         let source = frontend::epoch_source(&parsed.dockerfile, &plan::options(work))
-            .map_err(|problem| plan::failures(work, &[problem]))?;
+            .map_err(|problem| plan::failures(&work.dockerfile.file, &[problem]))?;
         let time = match source {
             // A number, or what lowering has something to say of.
             None => return Ok(true),
@@ -435,6 +435,7 @@ impl Session<'_> {
                     return Ok(None);
                 };
                 let time = workshop
+                    .reach
                     .git
                     .commit_time_s(git, &resolved)
                     .map_err(|error| of_source(error.fault(), &error))?;

@@ -2,7 +2,7 @@
 //! what it means; one that is not is asked now.
 
 use super::session::{Session, Workshop};
-use super::sources::{DebianAnswer, shown};
+use super::sources::{DebianAnswer, reference, shown};
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::lock::{
@@ -15,7 +15,7 @@ use crate::graph::{DebianSource, GitSource, HttpSource, Source};
 use crate::net;
 
 /// How many sources are asked at once.
-const ASKED_AT_ONCE: usize = 8;
+pub(super) const ASKED_AT_ONCE: usize = 8;
 
 impl DebianAnswer {
     /// What a pinned base is.
@@ -120,6 +120,30 @@ impl Session<'_> {
                 None => self.asked(workshop, planned, source).map(entry),
             }
         })
+    }
+
+    /// What was downloaded though nothing says what it has to be.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn downloads(&self, planned: &Planned) -> Result<Vec<Entry>, Failure> {
+        let mut entries = Vec::new();
+        for source in lock::sources(planned) {
+            let Source::Http(HttpSource { checksum: None, .. }) = source else {
+                continue;
+            };
+            if self.work.pin(source).is_some() {
+                continue;
+            }
+            if let Some(known) = self.answer::<http::Remembered>(&reference(source))? {
+                entries.push(Entry {
+                    source: self.name(source),
+                    platform: None,
+                    pin: Pin::Http(HttpPin::of(&known.answer)),
+                });
+            }
+        }
+        Ok(entries)
     }
 
     /// What differs between what is pinned and what there is now.
@@ -249,11 +273,11 @@ impl Session<'_> {
             .pin()
             .map(Pin::Debian),
             Source::Git(git_source) => {
-                let resolved = self.ask_git(workshop, git_source, source)?;
+                let resolved = self.ask_git(&workshop.reach, git_source, source)?;
                 Ok(Pin::Git(GitPin::of(resolved)))
             }
             Source::Http(http_source) => {
-                let (remembered, _) = self.ask_download(workshop, http_source, source)?;
+                let (remembered, _) = self.ask_download(&workshop.reach, http_source, source)?;
                 Ok(Pin::Http(HttpPin::of(&remembered)))
             }
             Source::Local { .. } => {

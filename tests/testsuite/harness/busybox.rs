@@ -64,7 +64,8 @@ pub(crate) fn context() -> Result<String, Lack> {
     ))
 }
 
-fn layer() -> Result<Vec<u8>, Lack> {
+/// The program, and the names of its applets, one a line.
+pub(crate) fn program() -> Result<(Vec<u8>, String), Lack> {
     let binary = ["/bin/busybox", "/usr/bin/busybox"]
         .iter()
         .find_map(|path| std::fs::read(path).ok())
@@ -73,7 +74,14 @@ fn layer() -> Result<Vec<u8>, Lack> {
         .arg("--list")
         .output()
         .map_err(|error| Capability::Busybox.lack(error.to_string()))?;
-    let applets = String::from_utf8_lossy(&applets.stdout).into_owned();
+    Ok((
+        binary,
+        String::from_utf8_lossy(&applets.stdout).into_owned(),
+    ))
+}
+
+fn layer() -> Result<Vec<u8>, Lack> {
+    let (binary, applets) = program()?;
 
     let mut tar = tar::Builder::new(Vec::new());
     for (dir, mode) in [

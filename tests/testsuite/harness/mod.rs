@@ -1,5 +1,6 @@
 //! The bench: a place of its own for every test, a user to run as, and shmocker with nothing inherited.
 
+pub(crate) mod archive;
 pub(crate) mod bench;
 pub(crate) mod busybox;
 pub(crate) mod events;

@@ -17,6 +17,7 @@ mod error;
 mod local;
 mod program;
 mod reference;
+mod route;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use error::{Error, Result};
 pub use local::local_fingerprint;
 use program::{Program, Reach};
 use reference::Refs;
+use route::Routes;
 
 /// Which way of making a tree this is. Any change that can change a byte of the result gets the next number.
 pub const RECIPE: &str = "1";
@@ -155,13 +157,17 @@ fn recorded_url(source: &GitSource) -> Option<String> {
 #[derive(Debug, Clone)]
 pub struct Git {
     settings: Settings,
+    routes: Routes,
 }
 
 impl Git {
     /// With these settings; nothing is run yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self {
+            settings,
+            routes: Routes::default(),
+        }
     }
 
     /// Asks the repository what the source's reference means now.
@@ -169,7 +175,7 @@ impl Git {
     /// # Errors
     /// If the address or the reference makes no sense, the repository cannot be read, or has no such reference.
     pub fn resolve(&self, source: &GitSource) -> Result<Resolved> {
-        let url = reference::check_url(&source.url)?;
+        reference::check_url(&source.url)?;
         if let Some(wanted) = &source.reference {
             reference::check_reference(wanted)?;
             if reference::is_commit(wanted) {
@@ -187,8 +193,9 @@ impl Git {
                 tag_object: None,
             });
         }
-        let program = Program::new(&self.settings, source, Reach::Named)?;
-        let listed = program.text(&["ls-remote", "--symref", "--end-of-options", url])?;
+        let route = self.routes.to(source, Reach::Named, &self.settings);
+        let program = Program::new(&self.settings, &route)?;
+        let listed = program.text(&["ls-remote", "--symref", "--end-of-options", &route.url])?;
         let refs = Refs::read(&listed);
         let found = match source.reference.as_deref() {
             None => refs
@@ -289,7 +296,8 @@ impl Git {
             .map_err(|source| Error::io("cannot open", &lock_path, source))?;
         lock.lock()
             .map_err(|source| Error::io("cannot lock", &lock_path, source))?;
-        let program = Program::new(&self.settings, source, reach)?;
+        let route = self.routes.to(source, reach, &self.settings);
+        let program = Program::new(&self.settings, &route)?;
         sweep(&directory).map_err(|source| Error::io("cannot tidy", &directory, source))?;
         // HEAD is what `git init` writes last but one; without it, a killed `init` is done again.
         if !directory.join("HEAD").is_file() {
@@ -308,7 +316,7 @@ impl Git {
         let program = program.in_repository(&directory);
         Ok(Mirror {
             directory,
-            url,
+            url: route.url,
             depth,
             by_commit: source.fetch_by_commit,
             program,

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use super::Settings;
 use super::error::{Error, Result};
 use super::reference;
-use crate::graph::GitSource;
+use super::route::Route;
 use crate::net;
 
 /// Settings that hold whatever a repository says. They are in a file rather than on the command line, since git does not
@@ -117,25 +117,13 @@ impl Program {
     }
 
     /// For work on a source's repository.
-    pub(super) fn new(settings: &Settings, source: &GitSource, reach: Reach) -> Result<Self> {
-        let mut program = Self::at(settings, &source.url)?;
-        let own = source.secret.as_ref().and_then(|id| {
-            let found = settings.tokens.iter().find(|(known, _)| known == id);
-            found.map(|(_, authorization)| authorization)
-        });
-        let usual = || {
-            let mut credentials = settings.credentials.iter();
-            let found = credentials.find(|credential| match (&credential.host, reach) {
-                (Some(host), _) => reference::host(&source.url) == Some(host.as_str()),
-                (None, reach) => reach == Reach::Named,
-            });
-            found.map(|credential| &credential.authorization)
-        };
+    pub(super) fn new(settings: &Settings, route: &Route) -> Result<Self> {
+        let mut program = Self::at(settings, &route.url)?;
         if let (Some(authorization), Some(scope)) =
-            (own.or_else(usual), reference::scope(&source.url))
+            (&route.authorization, reference::scope(&route.url))
         {
             // Not on the command line, which everybody can read. A redirect may lead to another host, and git would tell
-            // it as well.
+            // it as well; where redirects lead is known.
             let set = [
                 ("GIT_CONFIG_COUNT", "2".to_owned()),
                 ("GIT_CONFIG_KEY_0", format!("http.{scope}.extraHeader")),
