@@ -373,8 +373,8 @@ fn split_repo(given: &str) -> Option<(&str, &str, Option<&str>)> {
         let rest = &given[at + 1..];
         (rest.starts_with('/') && !rest.starts_with("//")) || rest.starts_with("~/")
     };
-    let colons = given.match_indices(':').map(|(at, _)| at);
-    let at = colons.filter(begins_path).last()?;
+    let mut colons = given.rmatch_indices(':').map(|(at, _)| at);
+    let at = colons.find(begins_path)?;
     let (url, rest) = (&given[..at], &given[at + 1..]);
     let (path, branch) = match rest.split_once(':') {
         Some((path, branch)) => (path, Some(branch)),
