@@ -27,7 +27,13 @@ const ROUNDS: usize = 20;
 
 fn main() {
     let user = machine::plain_user().or_else(|_| machine::root());
-    for figure in [process_start, nothing_changed, sixteen_steps_that_wait] {
+    for figure in [
+        process_start,
+        forty_mistakes,
+        nothing_changed,
+        what_would_be_built,
+        sixteen_steps_that_wait,
+    ] {
         if let Err(lack) = user.clone().and_then(|user| figure(&user)) {
             println!("left out: {lack}");
         }
@@ -40,6 +46,20 @@ fn process_start(user: &User) -> Result<(), Lack> {
     report(
         "process start (`shmocker --version`)",
         &rounds(&bench, "--version"),
+    );
+    Ok(())
+}
+
+/// A habitat of 200 lines with 40 mistakes: all of them told.
+fn forty_mistakes(user: &User) -> Result<(), Lack> {
+    let bench = Bench::new(user, "mistakes");
+    bench.file(
+        "config.yaml",
+        include_str!("../tests/testsuite/mistakes.yaml"),
+    );
+    report(
+        "40 mistakes in 200 lines (`habitat check`)",
+        &rounds(&bench, "habitat check --format short config.yaml"),
     );
     Ok(())
 }
@@ -59,6 +79,41 @@ fn nothing_changed(user: &User) -> Result<(), Lack> {
         start.elapsed().as_secs_f64()
     );
     report("quick start, nothing changed", &rounds(&bench, line));
+    Ok(())
+}
+
+/// A habitat of 10,000 files and 20 repositories, built before: what a build of it would do.
+fn what_would_be_built(user: &User) -> Result<(), Lack> {
+    machine::program(machine::Capability::Git, "git")?;
+    let bench = Bench::new(user, "foreseen");
+    let mut config = format!(
+        "name: large\nbase:\n  oci: {}\nfiles:\n  - src: tree\n    dest: /opt/tree\nrepos:\n",
+        busybox::layout()?.display()
+    );
+    for number in 0..20 {
+        let _ = writeln!(
+            config,
+            "  - url: r{number}.bundle\n    path: /workspace/r{number}\n    branch: main"
+        );
+    }
+    bench.file("config.yaml", config);
+    bench.sh(
+        "for d in $(seq 100); do mkdir -p tree/$d; for f in $(seq 100); do echo $d $f > tree/$d/$f; done; done; \
+         git init -q -b main r; cd r; git config user.name t; git config user.email t@example.com; \
+         for n in $(seq 0 19); do echo $n > README; git add README; git commit -qm $n; git bundle create -q ../r$n.bundle main; done",
+    );
+    bench.ok("habitat build config.yaml");
+    // What was written just before it was read is read again.
+    std::thread::sleep(Duration::from_millis(200));
+    bench.ok("habitat build config.yaml");
+    for line in ["habitat phases config.yaml", "habitat why config.yaml"] {
+        let what = format!("10,000 files, 20 repositories: `{line}`");
+        report(&what, &rounds(&bench, line));
+    }
+    // One file is another one: `why` names it, and ends with 10.
+    bench.file("tree/50/50", "changed\n");
+    let line = "habitat phases config.yaml";
+    report("the same, one file changed", &rounds(&bench, line));
     Ok(())
 }
 

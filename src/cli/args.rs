@@ -269,6 +269,8 @@ pub(super) enum HabitatCommand {
     Down(HabitatStopArguments),
     /// List the habitats that run or have run
     Ps(HabitatPsArguments),
+    /// Write the habitat for other tools: its Dockerfile and contexts, and what makes something of them
+    Export(HabitatExportArguments),
     /// Rewrite the keys of an older program, and say what nothing takes the place of
     Migrate(HabitatMigrateArguments),
 }
@@ -287,6 +289,9 @@ pub(super) struct HabitatFile {
     /// Leave out the user's own layer, ~/.config/shmocker/habitat.yaml
     #[arg(long)]
     pub(super) no_user_layer: bool,
+    /// Leave names that are not known in strings as they stand, instead of refusing them
+    #[arg(long)]
+    pub(super) lenient: bool,
     /// Add a repository to those of the habitat (may be given again)
     #[arg(long = "repo", value_name = "URL:PATH[:BRANCH]")]
     pub(super) repos: Vec<String>,
@@ -307,6 +312,29 @@ pub(super) struct HabitatRenderArguments {
     /// Write Dockerfile and named contexts (OCI layouts and folders) to this directory
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
+}
+
+/// What other tools build a habitat from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ExportKind {
+    /// The Dockerfile and its contexts, for BuildKit
+    Dockerfile,
+    /// The same with a devcontainer.json
+    Devcontainer,
+    /// The same with a compose.yaml
+    Compose,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HabitatExportArguments {
+    /// For which tool
+    #[arg(value_enum)]
+    pub(super) kind: ExportKind,
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// The directory to write to: `.devcontainer` in the habitat's own directory, for a devcontainer
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

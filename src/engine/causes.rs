@@ -411,6 +411,18 @@ pub(super) fn of_phase(
                 },
             };
             for cause in cause {
+                // A mode that was written is told as what was written.
+                let is_mode = cause.kind == "file"
+                    && cause
+                        .note
+                        .as_deref()
+                        .is_some_and(|note| note.starts_with("mode "))
+                    && causes
+                        .iter()
+                        .any(|known| known.field == format!("{}.mode", cause.field));
+                if is_mode {
+                    continue;
+                }
                 let known = causes
                     .iter()
                     .any(|known| known.field == cause.field && known.path == cause.path);
@@ -428,7 +440,31 @@ pub(super) fn of_phase(
     if causes.is_empty() {
         causes.extend(unnamed(part, compared));
     }
+    if causes.is_empty() {
+        causes.extend(other_sources(was, now));
+    }
     Ok(causes)
+}
+
+/// Sources that were not taken from before, or are not any more.
+fn other_sources(was: &Makings, now: &Makings) -> Vec<Cause> {
+    let names = |makings: &Makings| -> Vec<String> {
+        let sources = makings.sources.iter();
+        sources.map(|source| source.name.clone()).collect()
+    };
+    let (was, now) = (names(was), names(now));
+    let cause = |old: Option<&String>, new: Option<&String>| Cause {
+        field: "source".to_owned(),
+        kind: "item",
+        old: old.cloned(),
+        new: new.cloned(),
+        ..Cause::default()
+    };
+    let new = now.iter().filter(|name| !was.contains(name));
+    let gone = was.iter().filter(|name| !now.contains(name));
+    new.map(|name| cause(None, Some(name)))
+        .chain(gone.map(|name| cause(Some(name), None)))
+        .collect()
 }
 
 /// What has no name that a person gave: the instructions themselves.
@@ -776,10 +812,7 @@ mod tests {
         );
         let long = "x".repeat(80);
         let told = cause("c", Some(&format!("{long}a")), Some(&format!("{long}b"))).to_string();
-        assert!(
-            told.contains("xa\" -> ") && told.ends_with("xb\""),
-            "{told}"
-        );
+        assert!(told.contains("xa -> …") && told.ends_with("xb"), "{told}");
         let file = Cause {
             field: "files[0]".to_owned(),
             kind: "file",

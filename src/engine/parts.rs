@@ -214,18 +214,24 @@ fn base_and_steps(planned: &Planned, stage: &Stage) -> Vec<NodeId> {
             }
         }
     };
-    if stage.nodes.is_empty() {
+    if stage.nodes.is_empty() && stage.parent.is_none() {
         put_sources(&mut nodes, &[stage.result]);
     }
-    for id in &stage.nodes {
-        put_sources(&mut nodes, &graph.node(*id).op.inputs());
+    for (at, id) in stage.nodes.iter().enumerate() {
+        let inputs = graph.node(*id).op.inputs();
+        // What a stage before this one starts from is its own.
+        let first = usize::from(at == 0 && stage.parent.is_some()).min(inputs.len());
+        put_sources(&mut nodes, &inputs[first..]);
         nodes.push(*id);
     }
     nodes
 }
 
-/// The source that a stage starts from, if it starts from one.
+/// The source that a stage starts from, if it starts from one itself.
 pub(super) fn base(planned: &Planned, stage: &Stage) -> Option<NodeId> {
+    if stage.parent.is_some() {
+        return None;
+    }
     let graph = &planned.lowered.graph;
     let start = match stage.nodes.first() {
         Some(first) => *graph.node(*first).op.inputs().first()?,

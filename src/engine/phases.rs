@@ -105,6 +105,7 @@ pub fn labels(session: &Session<'_>, planned: &Planned) -> BTreeMap<String, Stri
     let mut labels: BTreeMap<String, String> = parts
         .iter()
         .filter(|part| !part.stages.is_empty())
+        .filter(|part| part.phase.is_some_and(|phase| !phase.skipped))
         .map(|part| {
             let name = format!("io.shmocker.habitat.phase.{}", part.name);
             (name, part.key.short())
@@ -147,20 +148,21 @@ pub fn report(
         let mut causes = Vec::new();
         let state = if phase.skipped || (part.stages.is_empty() && !phase.empty) {
             "skipped"
-        } else if phase.empty {
-            "empty"
         } else if forced {
             "forced"
         } else if all_here && measured.is_some() {
-            "cached"
+            if phase.empty { "empty" } else { "cached" }
         } else {
             match part.was(session)? {
+                None if phase.empty => "empty",
                 None => "new",
                 Some(was) => {
                     let compared = Compared::of(&was, &part.makings);
                     if compared.differs() {
                         causes = causes::of_phase(session, planned, part, &was, &compared)?;
                         "changed"
+                    } else if phase.empty {
+                        "empty"
                     } else if all_here && part.steps.is_empty() && !follows(part, &reports) {
                         "cached"
                     } else {

@@ -212,6 +212,8 @@ pub struct Item {
     pub said: String,
     /// The file and line where it stands; `None`: it follows from other keys.
     pub place: Option<(String, u32)>,
+    /// The layer of the habitat that this is.
+    pub layer: Option<String>,
 }
 
 /// What must not be taken from the cache.

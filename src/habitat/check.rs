@@ -8,7 +8,7 @@ use super::layer::Layers;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::services::Service;
-use crate::dockerfile::{Problem, Span};
+use crate::dockerfile::{Problem, Severity, Span};
 use crate::image::Platform;
 
 /// A habitat whose keys are known, whose strings are expanded and whose paths and names are sound.
@@ -46,11 +46,26 @@ impl Habitat {
     /// # Errors
     /// Everything that is wrong with the texts, in their order.
     pub fn of(layers: &Layers, unknown: UnknownNames) -> Result<Self, Vec<Problem>> {
+        let (habitat, problems) = Self::as_far_as(layers, unknown);
+        let is_error = |problem: &Problem| problem.severity == Severity::Error;
+        match habitat {
+            Some(habitat) if !problems.iter().any(is_error) => Ok(Self {
+                warnings: problems,
+                ..habitat
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// The same as far as it can be made out, with all that is wrong: only to look for what else is wrong with it.
+    #[must_use]
+    pub fn as_far_as(layers: &Layers, unknown: UnknownNames) -> (Option<Self>, Vec<Problem>) {
         let mut report = Report::default();
+        let told = |report: Report| match report.finish() {
+            Ok(problems) | Err(problems) => problems,
+        };
         let Some(mut document) = Document::of(layers, &mut report) else {
-            return match report.finish() {
-                Ok(problems) | Err(problems) => Err(problems),
-            };
+            return (None, told(report));
         };
         let environment = Environment::of(&document.env, &mut report);
         document.expand(
@@ -97,17 +112,18 @@ impl Habitat {
         check.services();
         check.volumes();
         check.secrets_and_labels();
-        let warnings = report.finish()?;
-        Ok(Self {
+        check.timeouts();
+        let habitat = Self {
             layers: layers.clone(),
             name,
             environment,
             user,
             home,
             workdir,
-            warnings,
+            warnings: Vec::new(),
             document,
-        })
+        };
+        (Some(habitat), told(report))
     }
 
     /// Whether the layers' own content stays out of the image.
@@ -685,6 +701,35 @@ impl Check<'_> {
                     )
                     .label("this is the second time")
                     .help("leave one of the two out");
+            }
+        }
+    }
+
+    /// In some phases nothing runs but hooks: a limit of such a one may be meant for what it does not reach.
+    fn timeouts(&mut self) {
+        const IDLE: [PhaseId; 5] = [
+            PhaseId::BASE,
+            PhaseId::FILES,
+            PhaseId::REPOS,
+            PhaseId::TOOLS,
+            PhaseId::FINAL,
+        ];
+        let document = self.document;
+        for (phase, limit) in &document.timeout.phases {
+            let is_hooked = document.scripts.0.iter().any(|script| {
+                let hooks = [&script.before, &script.after];
+                let mut hooks = hooks.into_iter().flatten().flat_map(|hook| &hook.0);
+                hooks.any(|hook| hook == phase)
+            });
+            if IDLE.contains(phase) && !is_hooked {
+                self.report
+                    .warning(
+                        "habitat::idle_timeout",
+                        limit.span,
+                        format!("nothing in the phase `{}` has a limit", phase.name()),
+                    )
+                    .label("what is fetched and copied is given up when it stands still; only scripts have limits")
+                    .help("leave it out");
             }
         }
     }

@@ -31,7 +31,7 @@ keys! {
         base_image: Option<Text> = "base_image",
         /// A base that needs no registry. One of `base_image`, `base` and a Dockerfile beside this file is required.
         base: Option<Base> = "base",
-        /// Not supported yet: a Dockerfile as the base.
+        /// A Dockerfile that is the base, where it is not called Dockerfile and lies beside this file.
         image: Option<Image> = "image",
         /// Habitats that this one is laid over: paths beside this file or at ROOT, of a file or of a directory with a
         /// config.yaml. A later layer adds to lists, and wins in everything else.

@@ -38,13 +38,13 @@ pub struct Facts {
     pub root_ignore: Option<String>,
     /// Debian's name of this machine's architecture.
     pub debian_arch: String,
-    /// This machine's platform, `linux/amd64`: the one that can be built.
-    pub platform: String,
     /// What downloads have to be, as a lock file knows it: the SHA-256 (64 hex digits) by address. It holds for tools that say
     /// none themselves.
     pub sums: BTreeMap<String, String>,
     /// Only tests whose path has this in it.
     pub tests: Option<String>,
+    /// This machine's platform, `linux/amd64`: the one that can be built.
+    pub platform: String,
     /// What the plan is for.
     pub purpose: Purpose,
     /// Phases that are left out, though there may be something to do in them.

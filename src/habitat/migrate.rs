@@ -100,7 +100,7 @@ impl Editor<'_> {
             Some("repositories") => self.rename(key, "repos"),
             Some("setup") => self.parts(key, value, Self::setup),
             Some("container") => self.parts(key, value, Self::container),
-            Some("claude") => self.parts(key, value, Self::claude),
+            Some("claude") => self.parts(key, value, Self::program),
             Some("git") => self.parts(key, value, Self::nothing),
             Some("image") => self.image(key, value),
             _ => {}
@@ -264,7 +264,7 @@ impl Editor<'_> {
         }
     }
 
-    fn claude(&mut self, part: &str, value: &Node) -> Option<String> {
+    fn program(&mut self, part: &str, value: &Node) -> Option<String> {
         match part {
             "command" | "tty" => self.put_entry(part, value.as_scalar()?),
             _ => None,
@@ -529,5 +529,71 @@ fn scalar(text: &str, indent: usize) -> String {
         text.to_owned()
     } else {
         quoted()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_program_is_started_by_is_the_entry() {
+        let old = concat!(
+            "name: old\nentry:\n  tty: true\n",
+            "claude:\n  command: tool --fast\n  tty: false\n"
+        );
+        let migrated = migrate(old).expect("it can be read");
+        assert_eq!(
+            migrated.text,
+            "name: old\nentry:\n  command: tool --fast\n  tty: true\n"
+        );
+        assert_eq!(migrated.unmapped, []);
+    }
+
+    #[test]
+    fn an_image_with_arguments_is_a_base_of_a_dockerfile() {
+        let old = "image:\n  dockerfile: ./Dockerfile\n  build_args: [A=1, 'B=x: y']\n  tag: old\n";
+        let migrated = migrate(old).expect("it can be read");
+        assert_eq!(
+            migrated.text,
+            "base:\n  dockerfile: ./Dockerfile\n  args:\n    A: 1\n    B: 'x: y'\n# Not mapped from image.tag:\n# tag: old\n"
+        );
+        assert_eq!(migrated.unmapped.len(), 1);
+        let new = "image:\n  dockerfile: ./Dockerfile\n";
+        assert_eq!(migrate(new).expect("it can be read").text, new);
+        let named = migrate("image: debian:12\n").expect("it can be read");
+        assert_eq!(named.text, "base_image: debian:12\n");
+    }
+
+    #[test]
+    fn strings_are_written_so_that_they_read_back() {
+        for text in [
+            "plain",
+            "1",
+            "yes: no",
+            "a\nb",
+            "a\nb\n",
+            " lead",
+            "it's",
+            "# no",
+            "a\n\n  b\n",
+            "-x",
+            "",
+            "~",
+        ] {
+            let yaml = format!("commands:\n  - {}\n", scalar(text, 4));
+            let mut report = Report::default();
+            let read = node::parse(&yaml, 0, &mut report).expect("it is YAML");
+            let Value::Mapping(entries) = read.value else {
+                panic!("{yaml}");
+            };
+            let Value::Sequence(items) = &entries[0].1.value else {
+                panic!("{yaml}");
+            };
+            let Value::Scalar { text: back, .. } = &items[0].value else {
+                panic!("{yaml}");
+            };
+            assert_eq!(back, text, "{yaml}");
+        }
     }
 }

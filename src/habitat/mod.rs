@@ -16,6 +16,7 @@ mod caches;
 mod check;
 mod document;
 mod env;
+mod export;
 mod facts;
 mod fields;
 mod keys;
@@ -59,6 +60,8 @@ pub fn schema() -> serde_json::Value {
 
 #[cfg(test)]
 mod item_tests;
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod layer_tests;
 #[cfg(test)]

@@ -160,6 +160,12 @@ pub struct Runtime {
     pub command: Option<Vec<String>>,
     /// Whether the command wants a terminal.
     pub tty: bool,
+    /// Who runs it.
+    pub user: String,
+    /// Where.
+    pub workdir: String,
+    /// Whether a repository lies there.
+    pub has_repository: bool,
     /// Its services.
     pub services: Vec<String>,
     /// What is mounted.
@@ -370,6 +376,8 @@ impl Plan {
             downloads: Vec::new(),
             mount_points: BTreeSet::new(),
         };
+        let known = habitat.warnings.iter().cloned();
+        known.for_each(|warning| planner.report.push(warning));
         PhaseId::all().for_each(|id| planner.phase(id));
         let foreign_platforms = planner.foreign_platforms();
         let secrets = planner.secrets();
@@ -403,11 +411,17 @@ impl Plan {
                     .as_ref()
                     .and_then(|entry| entry.tty)
                     .is_some_and(|flag| flag.value),
+                user: habitat.user.clone(),
+                workdir: habitat.workdir.clone(),
+                has_repository: habitat.document.repos.0.iter().any(|repo| {
+                    let path = habitat.at_home(&repo.path.value);
+                    std::path::Path::new(&path).starts_with(&habitat.workdir)
+                }),
                 services: habitat
                     .services()
                     .map(|service| service.name.value.clone())
                     .collect(),
-                volumes: habitat.document.volumes.0.clone(),
+                volumes: habitat.volumes(),
             },
         })
     }
@@ -721,7 +735,11 @@ impl Planner<'_> {
         }
         for (index, script) in document.scripts.0.iter().enumerate() {
             if here(&script.before, &script.after) {
-                steps.extend(self.script(index, script, id));
+                // WORKDIR is there from its own phase on.
+                let is_early =
+                    id < PhaseId::WORKDIR || (id == PhaseId::WORKDIR && side == Side::Before);
+                let workdir = if is_early { "/" } else { &self.habitat.workdir };
+                steps.extend(self.script(index, script, id, workdir));
                 items += 1;
             }
         }
@@ -806,7 +824,7 @@ impl Planner<'_> {
                 let mut steps = Vec::new();
                 for (index, script) in document.scripts.0.iter().enumerate() {
                     if script.before.is_none() && script.after.is_none() {
-                        steps.extend(self.script(index, script, id));
+                        steps.extend(self.script(index, script, id, &self.habitat.workdir));
                     }
                 }
                 steps

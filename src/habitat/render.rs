@@ -399,7 +399,8 @@ fn phase_plan(
     }
 }
 
-fn context_values(context: &NamedContext, layers: &Layers) -> Value {
+/// What is said of a context.
+pub(super) fn context_values(context: &NamedContext, layers: &Layers) -> Value {
     let name = &context.name;
     let (flag, said) = match &context.kind {
         ContextKind::Debian {

@@ -240,3 +240,65 @@ fn a_user_is_made_without_any_tool_of_a_distribution() {
         assert_eq!(read("home/dev/.profile"), "# hello\n");
     }
 }
+
+#[test]
+fn services_are_started_awaited_and_stopped_in_order() {
+    let scratch = Scratch::new("launch");
+    let habitat = "name: served\nbase_image: debian:12\nservices:\n  - {name: one, command: \"x\"}\nscripts:\n  - {commands: make, needs: [one]}\n";
+    let script = script_after(
+        &render(habitat, &[]).dockerfile,
+        "# what runs a step beside its services",
+    );
+    let launch = PathBuf::from(scratch.file("launch", &script));
+    let me = Command::new("id")
+        .arg("-un")
+        .output()
+        .expect("there is id")
+        .stdout;
+    let me = String::from_utf8_lossy(&me).trim().to_owned();
+    let place = scratch.0.display();
+    let service = |name: &str, before: &str| {
+        let text = format!(
+            "run_as={me}\nready='test -e {place}/{name}.ready'\nseconds=20\ncommand='trap \"echo {name} ends >> {place}/log; exit 0\" TERM; \
+             {before} sleep 0.1; : > {place}/{name}.ready; echo {name} is there; while :; do sleep 0.02; done'\n"
+        );
+        scratch.file(&format!("services/{name}"), &text);
+    };
+    service("one", "");
+    service(
+        "two",
+        &format!("test -e {place}/one.ready || echo too early >> {place}/log;"),
+    );
+    for shell in shells() {
+        for file in ["one.ready", "two.ready", "log"] {
+            drop(std::fs::remove_file(scratch.0.join(file)));
+        }
+        // Not for a build's step: that would tidy this machine's /run.
+        let words = [
+            "--forward",
+            &me,
+            "one,two",
+            "sh",
+            "-c",
+            "echo \"$0\" runs; exit 7",
+            "it",
+        ];
+        let said = run(&shell, &launch, &words, &[]);
+        assert_eq!(
+            (said.status, said.out.as_str()),
+            (7, "it runs\n"),
+            "{shell:?}: {}",
+            said.err
+        );
+        assert!(
+            said.err.contains("one| one is there"),
+            "{shell:?}: {}",
+            said.err
+        );
+        let log = std::fs::read_to_string(scratch.0.join("log")).expect("they have ended");
+        assert_eq!(log, "two ends\none ends\n", "{shell:?}");
+
+        let said = run(&shell, &launch, &["--forward", &me, "three", "true"], &[]);
+        assert_ne!(said.status, 0, "{shell:?}");
+    }
+}

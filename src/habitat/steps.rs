@@ -316,10 +316,21 @@ impl<'h> Planner<'h> {
         if let Some(mode) = file.mode {
             // A directory can be entered by whoever may read it.
             let directory = mode.bits | (mode.bits & 0o444) >> 2;
-            if kind == PathKind::File || directory == mode.bits {
+            let name = format!("files-{}", index + 1);
+            if directory == mode.bits
+                || (kind == PathKind::File && self.is_surely_there(&dest, phase))
+            {
                 flags.push(format!("--chmod={:04o}", mode.bits));
+            } else if kind == PathKind::File {
+                // COPY gives the directories that it makes the same mode, and nobody could enter them.
+                flags.push(format!("--chmod={:04o}", mode.bits));
+                if dest.ends_with('/') {
+                    dest.push_str(source.rsplit('/').next().unwrap_or_default());
+                }
+                self.prepare_file(&name, (flags, &source, file.span));
+                flags = vec![format!("--from={name}")];
+                source = PREPARED.to_owned();
             } else {
-                let name = format!("files-{}", index + 1);
                 let modes = (format!("{directory:04o}"), format!("{:04o}", mode.bits));
                 let made = json!({
                     "path": dest,
@@ -344,6 +355,32 @@ impl<'h> Planner<'h> {
         steps
     }
 
+    /// Whether the directory that a path is in is in every image, or was made by an earlier phase.
+    fn is_surely_there(&self, dest: &str, phase: PhaseId) -> bool {
+        const EVERYWHERE: [&str; 6] = ["", "/etc", "/tmp", "/usr", "/usr/bin", "/var"];
+        let (parent, _) = dest.rsplit_once('/').unwrap_or_default();
+        let is_home = phase > PhaseId::USERS && parent == self.habitat.home.trim_end_matches('/');
+        EVERYWHERE.contains(&parent) || is_home
+    }
+
+    /// A stage in which a file gets its mode, before it is copied to where it belongs.
+    fn prepare_file(&mut self, name: &str, (flags, source, span): (Vec<String>, &str, Span)) {
+        if self.is_prepared(name) {
+            return;
+        }
+        let mut stage = Stage::new(name, "scratch", State::default());
+        let paths = quote::copy_paths(source, PREPARED);
+        let values = json!({ "flags": flags, "paths": paths });
+        stage.push(Step::of("copy.j2", "gets its mode", values).at(span));
+        self.prepared.push(stage);
+    }
+
+    fn is_prepared(&self, name: &str) -> bool {
+        let earlier = self.phases.iter().flat_map(|phase| &phase.stages);
+        let mut stages = earlier.chain(&self.prepared);
+        stages.any(|stage| stage.name == name)
+    }
+
     /// A stage in which a directory gets its modes, before it is copied to where it belongs.
     fn prepare(
         &mut self,
@@ -352,11 +389,7 @@ impl<'h> Planner<'h> {
         (flags, source, span): (Vec<String>, &str, Span),
         (directory, file): (String, String),
     ) {
-        let earlier = self.phases.iter().flat_map(|phase| &phase.stages);
-        if earlier
-            .chain(&self.prepared)
-            .any(|stage| stage.name == name)
-        {
+        if self.is_prepared(name) {
             return;
         }
         let (from, state) = if phase == PhaseId::BASE {
@@ -378,7 +411,14 @@ impl<'h> Planner<'h> {
         self.prepared.push(stage);
     }
 
-    pub(super) fn script(&mut self, index: usize, script: &Script, phase: PhaseId) -> Vec<Step> {
+    /// The steps of a script at one of its places. `workdir` is where it starts.
+    pub(super) fn script(
+        &mut self,
+        index: usize,
+        script: &Script,
+        phase: PhaseId,
+        workdir: &str,
+    ) -> Vec<Step> {
         let user = script
             .run_as
             .as_ref()
@@ -459,11 +499,6 @@ impl<'h> Planner<'h> {
             .map(|limit| format!("timeout={}", limit.spoken()))
             .unwrap_or_default();
         let count = script.commands.0.len();
-        let workdir = if phase < PhaseId::WORKDIR {
-            "/"
-        } else {
-            self.habitat.workdir.as_str()
-        };
         let named = script.name.as_ref().map_or_else(
             || format!("scripts[{index}]"),
             |name| format!("script {}", name.value),

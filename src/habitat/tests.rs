@@ -79,11 +79,10 @@ pub(super) fn check(text: &str) -> String {
         Ok(habitat) => habitat,
         Err(problems) => return told(text, &problems),
     };
-    let mut problems = habitat.warnings.clone();
-    match Plan::of(&habitat, &Facts::default()) {
-        Ok(plan) => problems.extend(plan.warnings),
-        Err(found) => problems.extend(found),
-    }
+    let problems = match Plan::of(&habitat, &Facts::default()) {
+        Ok(plan) => plan.warnings,
+        Err(problems) => problems,
+    };
     told(text, &problems)
 }
 
@@ -225,16 +224,35 @@ fn a_habitat_without_name_or_base_says_what_to_add() {
 }
 
 #[test]
-fn a_key_that_is_not_honoured_yet_is_refused_by_name() {
+fn large_files_of_git_are_refused_with_a_way_out() {
     let text = "\
-name: later
+name: large
 base_image: debian:12
-extends: ../parent.yaml
-services: [{name: db}]
-scripts:
-  - {commands: make, needs: [db]}
 repos:
   - {url: a.bundle, path: /src, lfs: true}
+";
+    insta::assert_snapshot!(check(text));
+}
+
+#[test]
+fn what_is_wrong_with_services_and_volumes_is_told() {
+    let text = "\
+name: served
+base_image: debian:12
+services:
+  - {name: db, command: postgres, ready: pg_isready, run_as: postgres, timeout: soon}
+  - {name: db, command: ' '}
+  - {name: Web Server, command: nginx, run_as: \"a b\"}
+scripts:
+  - {commands: make, needs: [db, dbb]}
+tests:
+  - {path: t.sh, needs: cache}
+volumes:
+  - src
+  - a:b
+  - a:/x:rx
+  - a:/data
+  - b:/data:ro
 ";
     insta::assert_snapshot!(check(text));
 }

@@ -3,7 +3,7 @@
 
 use schemars::JsonSchema;
 
-use super::check::Check;
+use super::check::{Check, Habitat};
 use super::env::Scope;
 use super::fields::Field;
 use super::keys::{Key, Text};
@@ -76,6 +76,17 @@ impl JsonSchema for Volume {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": "string", "pattern": "^[^:]+:[^:]+(:(ro|rw))?$" })
+    }
+}
+
+impl Habitat {
+    /// What is mounted when it runs; `~/` of a destination is USER's home.
+    pub(super) fn volumes(&self) -> Vec<Volume> {
+        let mut volumes = self.document.volumes.0.clone();
+        for volume in &mut volumes {
+            volume.target.value = self.at_home(&volume.target.value);
+        }
+        volumes
     }
 }
 

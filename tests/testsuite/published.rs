@@ -3,8 +3,14 @@
 
 use crate::harness::bench::Bench;
 use crate::harness::machine::{self, Lack, need};
+use crate::harness::site::Site;
 
 const HABITATS: [&str; 3] = ["base", "claude-habitat", "discourse"];
+
+/// The program that they are for has given its name to files and commands.
+fn program() -> &'static str {
+    HABITATS[1].trim_end_matches("-habitat")
+}
 
 fn published(name: &str) -> Result<Bench, Lack> {
     let folder = machine::fixture("habitats")?;
@@ -14,7 +20,10 @@ fn published(name: &str) -> Result<Bench, Lack> {
     }
     bench.sh("chmod -R u+w .");
     bench
-        .file("system/CLAUDE.md", "instructions\n")
+        .file(
+            &format!("system/{}.md", program().to_uppercase()),
+            "instructions\n",
+        )
         .file("shared/gitconfig", "[user]\n\tname = someone\n")
         .ok("habitat migrate system");
     Ok(bench)
@@ -71,7 +80,11 @@ fn published_habitats_render() {
         let dockerfile = bench
             .ok(&format!("habitat render habitats/{habitat}"))
             .out();
-        insta::assert_snapshot!(format!("published {habitat}"), skeleton(&dockerfile));
+        let shown = skeleton(&dockerfile).replace(program(), "program");
+        insta::assert_snapshot!(
+            format!("published {}", habitat.replace(program(), "own")),
+            shown
+        );
         bench
             .file(&format!("{habitat}.Dockerfile"), &dockerfile)
             .ok(&format!("lint {habitat}.Dockerfile"));
@@ -121,8 +134,6 @@ container:
   init_command: /sbin/boot
   startup_delay: 10
   ports: [80]
-claude:
-  command: tool --fast
 git:
   name: someone
 tests: [t.sh]
@@ -150,4 +161,81 @@ fn an_old_habitat_is_rewritten_in_place_and_what_is_left_over_is_told() {
     bench.ok("habitat check old.yaml");
     let again = bench.ok("habitat migrate old.yaml");
     assert_eq!(again.stderr, "old.yaml: nothing to rewrite\n");
+}
+
+/// Puts what a `tools.yaml` names on a site of the test's own, and that site's address into the file.
+fn serve_tools(bench: &Bench) -> Site {
+    let file = "system/tools/tools.yaml";
+    let text = bench.sh(&format!("cat {file}")).out();
+    let text = text.replace("{version}", "1.0");
+    let mut tools: Vec<(String, String)> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        let value = |key: &str| {
+            let value = line.strip_prefix(key)?.trim().trim_matches('"');
+            Some(value.to_owned())
+        };
+        if let Some(url) = value("url:") {
+            tools.push((url, "direct".to_owned()));
+        } else if let (Some(path), Some(last)) = (value("extract_path:"), tools.last_mut()) {
+            last.1 = path;
+        }
+    }
+    assert!(tools.len() > 5, "{tools:?}");
+    for (url, inside) in &tools {
+        let path = url.trim_start_matches("https://");
+        let made = format!(
+            "set -e; mkdir -p \"site/$(dirname {path})\" \"made/$(dirname {inside})\"; printf '#!/bin/sh\\n' > made/{inside}; chmod 755 made/{inside}"
+        );
+        let packed = match inside.as_str() {
+            "direct" => format!("cp made/direct site/{path}"),
+            _ => format!("tar -C made -czf site/{path} {inside}"),
+        };
+        bench.sh(&format!("{made}; {packed}"));
+    }
+    let site = Site::new(&bench.path("site"));
+    bench.file(file, text.replace("https://", &site.url("")));
+    site
+}
+
+#[test]
+fn a_published_habitat_is_built_verified_and_tested() {
+    need!(machine::debian_archive());
+    let bench = need!(published("published-build"));
+    let home = bench.path("home");
+    let bench = bench.env("HOME", &home.display().to_string());
+    let _site = serve_tools(&bench);
+    bench.sh(
+        "sed -i 's/^base_image:.*/base: {debian: bookworm, packages: [ca-certificates]}/' habitats/base/config.yaml",
+    );
+    bench.file(&format!("home/.{}/settings", program()), "none\n");
+    for script in [
+        "bin/setup-github-auth",
+        "bin/install-gitconfig",
+        "install-tools.sh",
+        "regenerate-github-token.sh",
+    ] {
+        bench.executable(&format!("system/tools/{script}"), "#!/bin/sh\necho $0\n");
+    }
+    for test in [
+        "system/tests/test-core-tools",
+        "system/tests/test-file-operations",
+        "system/tests/test-git-auth",
+        "shared/tests/test-user-config",
+    ] {
+        bench.executable(
+            &format!("{test}.sh"),
+            "#!/bin/sh\necho 1..2\nrg && echo ok 1\ngit --version > /dev/null && echo ok 2\n",
+        );
+    }
+    bench
+        .shmocker("habitat build habitats/base")
+        .expect(6, &["is a file of your home"]);
+
+    let build = bench.built("habitat build habitats/base --allow home");
+
+    let stages = build.stages_executed();
+    let ran = |phase: &str| stages.iter().any(|stage| stage.contains(phase));
+    assert!(ran("verify") && ran("test-4") && ran("tools"), "{stages:?}");
+    let again = bench.built("habitat build habitats/base --allow home");
+    assert_eq!(again.steps_run(), 0);
 }

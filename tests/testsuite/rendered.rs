@@ -60,7 +60,7 @@ fn every_habitat_renders_to_its_snapshot() {
 }
 
 /// The contexts that a rendered Dockerfile's head names, with their places below `dir`.
-fn contexts(dockerfile: &str, dir: &Path) -> Vec<(String, PathBuf)> {
+pub(crate) fn contexts(dockerfile: &str, dir: &Path) -> Vec<(String, PathBuf)> {
     dockerfile
         .lines()
         .filter_map(|line| {

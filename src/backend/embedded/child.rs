@@ -26,7 +26,7 @@ pub fn play(role: Role, socket: Socket) -> ExitCode {
     match role {
         Role::Supervisor => supervisor::play(socket),
         Role::Visitor => visitor::play(socket),
-        Role::Engine | Role::Step | Role::Probe => engine(socket),
+        Role::Engine | Role::Step | Role::Probe | Role::Guest => engine(socket),
     }
 }
 

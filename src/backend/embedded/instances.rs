@@ -227,9 +227,9 @@ fn stop(instance: &Instance, within_ms: Option<u64>) -> Result<bool, Vec<Failure
 fn state(instance: &Instance, record: &InstanceRecord) -> Result<State, Vec<Failure>> {
     let held = instance.is_held().map_err(of_store)?;
     Ok(match (held, record.last) {
+        (_, LastState::Ended { .. }) => State::Stopped,
         (true, LastState::Running) => State::Running,
-        (true, _) => State::Starting,
-        (false, LastState::Ended { .. }) => State::Stopped,
+        (true, LastState::Starting) => State::Starting,
         (false, _) => State::Killed,
     })
 }

@@ -114,8 +114,8 @@ pub(super) fn play(socket: Socket) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Until this process ends, however it does.
-    let _lock = message.files;
+    // Until this process ends, however it does, or the habitat has.
+    let lock = message.files;
     let mut record = charge.record;
     let (word, status) = match Supervisor::start(&charge.launch, &record) {
         Ok(mut supervisor) => {
@@ -126,6 +126,8 @@ pub(super) fn play(socket: Socket) -> ExitCode {
             };
             record.last = LastState::Ended { status };
             drop(supervisor.instance.put_record(&record));
+            supervisor.let_go();
+            drop(lock);
             supervisor.say_stopped();
             (word, status)
         }
@@ -308,10 +310,13 @@ impl Supervisor {
         }
     }
 
-    fn say_stopped(&mut self) {
-        // The engine first: when the answer comes, nothing of the habitat is left.
+    /// When the lock is free, nothing of the habitat runs any more.
+    fn let_go(&mut self) {
         self.engine = None;
         drop(self.instance.dir().remove_file(SOCKET));
+    }
+
+    fn say_stopped(&mut self) {
         for socket in self.waiting.drain(..) {
             drop(protocol::send(&socket, &Answer::Stopped, &[]));
         }

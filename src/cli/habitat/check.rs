@@ -1,5 +1,7 @@
 //! `habitat check`: everything that is wrong with a habitat, and what could be better.
 
+use std::collections::HashSet;
+
 use super::super::args::{CheckFormat, HabitatCheckArguments};
 use super::super::environment::Environment;
 use super::super::exit::Exit;
@@ -7,8 +9,8 @@ use super::super::found::Found;
 use super::super::report::Stop;
 use super::super::request::print;
 use super::config::Config;
-use crate::dockerfile::{Problem, Severity};
-use crate::habitat::{Habitat, Plan, Purpose, UnknownNames};
+use crate::dockerfile::{Problem, Severity, Span};
+use crate::habitat::{Habitat, Plan, Purpose};
 
 pub(super) fn run(
     arguments: &HabitatCheckArguments,
@@ -59,15 +61,22 @@ pub(super) fn run(
 }
 
 fn problems(config: &Config, environment: &Environment) -> Vec<Problem> {
-    let habitat = match Habitat::of(&config.layers, UnknownNames::Refuse) {
-        Ok(habitat) => habitat,
-        Err(problems) => return problems,
-    };
-    match Plan::of(
-        &habitat,
-        &config.facts(&habitat, Purpose::Render, environment),
-    ) {
-        Ok(plan) => plan.warnings,
-        Err(problems) => problems,
+    let (habitat, mut problems) = Habitat::as_far_as(&config.layers, config.unknown);
+    if let Some(habitat) = habitat {
+        // What this machine has to say is told beside what is wrong with the text.
+        let facts = config.facts(&habitat, Purpose::Render, environment);
+        let found = match Plan::of(&habitat, &facts) {
+            Ok(plan) => plan.warnings,
+            Err(problems) => problems,
+        };
+        // Of what is wrong already nothing else has to be said.
+        let known: HashSet<Option<Span>> = problems.iter().map(|problem| problem.span).collect();
+        problems.extend(
+            found
+                .into_iter()
+                .filter(|problem| !known.contains(&problem.span)),
+        );
+        problems.sort_by_key(|problem| problem.span.map(|span| (span.start, span.end)));
     }
+    problems
 }

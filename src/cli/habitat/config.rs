@@ -9,7 +9,7 @@ use super::super::request;
 use crate::dockerfile::{Problem, Severity, Span};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::habitat::{
-    self, Facts, Habitat, LayerFacts, LayerKind, Layers, PathKind, Purpose, Wanted,
+    self, Facts, Habitat, LayerFacts, LayerKind, Layers, PathKind, Purpose, UnknownNames, Wanted,
 };
 
 /// What a habitat is called in its directory.
@@ -25,6 +25,8 @@ pub(super) struct Config {
     pub(super) directories: Vec<PathBuf>,
     /// ROOT, where there is one.
     pub(super) root: Option<PathBuf>,
+    /// What is done with names that are not known.
+    pub(super) unknown: UnknownNames,
     /// The habitat's own file, absolute.
     path: PathBuf,
 }
@@ -97,6 +99,11 @@ impl Config {
             layers,
             directories: directories.collect(),
             root,
+            unknown: if given.lenient {
+                UnknownNames::Leave
+            } else {
+                UnknownNames::Refuse
+            },
             path,
         })
     }
@@ -377,7 +384,9 @@ fn split_repo(given: &str) -> Option<(&str, &str, Option<&str>)> {
 }
 
 pub(super) fn in_directory(given: &Path) -> PathBuf {
-    if given.is_dir() {
+    if given == Path::new(".") {
+        PathBuf::from(FILE_NAME)
+    } else if given.is_dir() {
         given.join(FILE_NAME)
     } else {
         given.to_owned()

@@ -41,6 +41,7 @@ fn file(arguments: &HabitatDiffArguments, path: &Path) -> HabitatFile {
         templates: None,
         root: arguments.root.clone(),
         no_user_layer: arguments.no_user_layer,
+        lenient: false,
         repos: Vec::new(),
     }
 }

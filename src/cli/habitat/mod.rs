@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod diff;
 mod exec;
+mod export;
 mod instances;
 mod lock;
 mod migrate;
@@ -33,7 +34,7 @@ use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, 
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
     self, ContextKind, Facts, Field, Habitat, NamedContext, PhaseId, Plan, Purpose, Rendered,
-    SecretSource, Templates, UnknownNames,
+    SecretSource, Templates,
 };
 use crate::image::Name;
 
@@ -47,6 +48,7 @@ pub(super) fn run(
         HabitatCommand::Check(arguments) => check::run(&arguments, environment),
         HabitatCommand::Render(arguments) => render::run(&arguments, store, environment),
         HabitatCommand::Build(arguments) => build::run(*arguments, store, environment),
+        HabitatCommand::Export(arguments) => export::run(&arguments, &store, environment),
         HabitatCommand::Migrate(arguments) => migrate::run(&arguments, environment),
         HabitatCommand::Phases(arguments) => phases::run(&arguments, store, environment),
         HabitatCommand::Why(arguments) => why::run(arguments, &store, environment),
@@ -107,7 +109,7 @@ impl Ready {
                 .with_help("name a habitat: it gets this layer by lying in the same ROOT")
                 .into());
         }
-        let habitat = Habitat::of(&config.layers, UnknownNames::Refuse)
+        let habitat = Habitat::of(&config.layers, config.unknown)
             .map_err(|problems| config.stop(&problems))?;
         let facts = Facts {
             skipped,
@@ -189,6 +191,7 @@ impl Ready {
                     .map(|(said, span)| Item {
                         said: said.clone(),
                         place: span.map(|span| self.written_at(span)),
+                        layer: span.map(|span| self.config.layers.locate(span).0.name.clone()),
                     })
                     .collect(),
             })
@@ -211,17 +214,6 @@ impl Ready {
                 place: field.span.map(|span| self.written_at(span)),
             })
             .collect()
-    }
-
-    /// What this machine cannot do, as what stops a command.
-    fn unable(&self, problems: &[Problem]) -> Stop {
-        let failures = problems.iter().map(|problem| Failure {
-            kind: FailureKind::Machine,
-            is_warning: false,
-            ..self.config.failure(problem)
-        });
-        self.config
-            .with_texts(Stop::from(failures.collect::<Vec<_>>()))
     }
 
     /// Refuses to bake files of the host's home into an image, unless that is allowed.
@@ -262,6 +254,17 @@ impl Ready {
         };
         let declared = self.rendered.secrets.iter().filter(|known| known.id == *id);
         declared.map(|secret| self.secret(secret)).collect()
+    }
+
+    /// What this machine cannot do, as what stops a command.
+    fn unable(&self, problems: &[Problem]) -> Stop {
+        let failures = problems.iter().map(|problem| Failure {
+            kind: FailureKind::Machine,
+            is_warning: false,
+            ..self.config.failure(problem)
+        });
+        self.config
+            .with_texts(Stop::from(failures.collect::<Vec<_>>()))
     }
 
     /// A failure may point into the habitat, or into the Dockerfile that was made from it.

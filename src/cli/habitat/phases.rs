@@ -67,7 +67,7 @@ fn as_json(phase: &PhaseReport, how: How) -> Value {
     if how == How::InFull {
         let item = |item: &Item| {
             let (file, line) = item.place.clone().unzip();
-            json!({ "item": item.said, "file": file, "line": line })
+            json!({ "item": item.said, "layer": item.layer, "file": file, "line": line })
         };
         value["items"] = phase.items.iter().map(item).collect();
         value["causes"] = json!(phase.causes);

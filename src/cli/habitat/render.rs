@@ -7,7 +7,7 @@ use super::super::args::HabitatRenderArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::{Draft, print};
+use super::super::request::{self, Draft, print};
 use super::Ready;
 use crate::dockerfile::Severity;
 use crate::engine::failure::{Failure, FailureKind};
@@ -32,19 +32,25 @@ pub(super) fn run(
         let stop = ready.config.with_texts(Stop::from(failures));
         stop.tell(environment);
     }
-    let Some(out) = &arguments.out else {
-        print(&ready.rendered.dockerfile);
-        return Ok(Exit::Done);
-    };
-    let unwritable = |path: &Path, error: &std::io::Error| {
-        let message = format!("`{}` cannot be written", path.display());
-        Stop::from(Failure::caused(
-            FailureKind::Machine,
-            "cli::write",
-            message,
-            error,
-        ))
-    };
+    match &arguments.out {
+        Some(out) => write_all(&ready, out, &store, environment)?,
+        None => print(&ready.rendered.dockerfile),
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> Stop {
+    let message = format!("`{}` cannot be written", path.display());
+    Failure::caused(FailureKind::Machine, "cli::write", message, error).into()
+}
+
+/// Writes the Dockerfile and all its contexts to a directory.
+pub(super) fn write_all(
+    ready: &Ready,
+    out: &Path,
+    store: &Path,
+    environment: &Environment,
+) -> Result<(), Stop> {
     std::fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
     let dockerfile = out.join("Dockerfile");
     std::fs::write(&dockerfile, &ready.rendered.dockerfile)
@@ -53,12 +59,28 @@ pub(super) fn run(
     ready.read_lock(&mut pinned)?;
     for context in &ready.rendered.contexts {
         let place = ready.place(context, environment)?;
+        let place = without(place, &request::absolute(out)?);
         let mut draft = Draft::plain(environment)?;
         draft.work.secrets = ready.secrets_of(context)?;
         draft.work.lock.clone_from(&pinned.lock);
-        write_context(&context.name, place, draft, out, &store, environment)?;
+        write_context(&context.name, place, draft, out, store, environment)?;
     }
-    Ok(Exit::Done)
+    Ok(())
+}
+
+/// A directory without the one that is written to, which may lie in it.
+fn without(place: Place, out: &Path) -> Place {
+    match place {
+        Place::Directory { path, ignore: None } => {
+            let inside = out.strip_prefix(&path).ok();
+            let ignore = inside.map(|inside| Text {
+                file: "--out".to_owned(),
+                text: format!("/{}\n", inside.display()),
+            });
+            Place::Directory { path, ignore }
+        }
+        other => other,
+    }
 }
 
 /// Writes one context: an image as an OCI layout, anything else as a folder. Both are builds of their own.

@@ -20,10 +20,9 @@ use super::devices;
 use super::machine;
 use super::rlimit;
 use super::seccomp;
-use super::spec::{
-    Container, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
-};
+use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
+use super::visit;
 use crate::graph::Security;
 use crate::sys::mount::{self, Attributes, Tree};
 use crate::sys::process;
@@ -266,6 +265,35 @@ impl Setup<'_> {
 
 /// Waits for the spec, sets the sandbox up and becomes the command. Returns only if that fails.
 pub(super) fn run(socket: &Socket) -> ExitCode {
+    walk(STEPS, socket)
+}
+
+/// Waits for the first process of a container, as a pidfd, goes into that container, and gives back its root; then waits for
+/// the spec, and becomes the command. Nothing of the container is executed before that. Returns only if it fails.
+pub(super) fn run_as_guest(socket: &Socket) -> ExitCode {
+    let enter = || -> io::Result<()> {
+        let message = socket.receive()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let container = message.files.first().ok_or(io::ErrorKind::InvalidData)?;
+        visit::enter(container.as_fd())?;
+        let root = stub::open_host("/")?;
+        let payload = serde_json::to_vec(&Reply::Entered)?;
+        socket.send(&payload, &[root.as_fd()])
+    };
+    if let Err(error) = enter() {
+        let reply = Reply::Failed {
+            step: 0,
+            name: "go into the container".to_owned(),
+            what: String::new(),
+            errno: error.raw_os_error(),
+        };
+        // If nobody is left to tell, nobody waits.
+        drop(serde_json::to_vec(&reply).map(|payload| socket.send(&payload, &[])));
+        return ExitCode::FAILURE;
+    }
+    walk(ENTERED, socket)
+}
+
+fn walk(steps: &[Step], socket: &Socket) -> ExitCode {
     let failed = |reply: &Reply| {
         // If the engine is gone too, nobody is left to tell.
         drop(serde_json::to_vec(reply).map(|payload| socket.send(&payload, &[])));
@@ -294,10 +322,6 @@ pub(super) fn run(socket: &Socket) -> ExitCode {
         dev: None,
         null: None,
         stubs: Stubs::default(),
-    };
-    let steps = match spec.container {
-        Container::New => STEPS,
-        Container::Entered => ENTERED,
     };
     for (index, step) in steps.iter().enumerate() {
         if let Err(Fault { what, errno }) = (step.run)(&mut setup) {

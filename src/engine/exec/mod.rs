@@ -7,7 +7,8 @@
 //!          = the command  the first process of its pid namespace; in a user namespace of its own where `shift` asks for one
 //!
 //! shmocker-supervisor  (the plain user) stays when its parent ends; has an engine of its own, for a habitat that is up
-//! shmocker-visitor     (the plain user, then in a container's namespaces) runs one command more there
+//! shmocker-visitor     (the plain user, then in a container's user namespace) runs one command more there
+//!  └─ shmocker-guest    = the command
 //! ```
 //! Each is started from a sealed copy of the program in memory, has one socket to its parent, and dies with the process
 //! above it: the command because its pid namespace is inside the engine's, the engine because its socket closes.

@@ -36,15 +36,18 @@ pub enum Role {
     Supervisor,
     /// One that takes a command into a container that runs.
     Visitor,
+    /// One that becomes a command in a container that runs.
+    Guest,
 }
 
 impl Role {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Engine,
         Self::Step,
         Self::Probe,
         Self::Supervisor,
         Self::Visitor,
+        Self::Guest,
     ];
 
     /// The `argv[0]` that tells it.
@@ -56,6 +59,7 @@ impl Role {
             Self::Probe => "shmocker-probe",
             Self::Supervisor => "shmocker-supervisor",
             Self::Visitor => "shmocker-visitor",
+            Self::Guest => "shmocker-guest",
         }
     }
 }
@@ -91,7 +95,7 @@ impl Child {
         // A step does the same, as the first of its table.
         let private = match self.role {
             Role::Engine | Role::Probe => mount::make_all_private(),
-            Role::Step | Role::Supervisor | Role::Visitor => Ok(()),
+            Role::Step | Role::Guest | Role::Supervisor | Role::Visitor => Ok(()),
         };
         let greeted = match &private {
             Ok(()) => self.socket.send(GREETING, &[]),
@@ -103,6 +107,7 @@ impl Child {
         match self.role {
             role @ (Role::Engine | Role::Supervisor | Role::Visitor) => play(role, self.socket),
             Role::Step => super::child::run(&self.socket),
+            Role::Guest => super::child::run_as_guest(&self.socket),
             Role::Probe => super::probe::run(&self.socket),
         }
     }

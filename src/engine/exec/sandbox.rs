@@ -24,9 +24,7 @@ use super::ports::Port;
 use super::rlimit;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
-use super::spec::{
-    Container, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
-};
+use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
 use super::stub::Stubs;
 use super::users;
 use crate::event::Stream;
@@ -571,7 +569,6 @@ fn prepare(
     }
     let env = completed(&run.env, &identity.home);
     let spec = ExecSpec {
-        container: Container::New,
         argv: run.argv.clone(),
         env,
         workdir: rooted(&run.workdir),

@@ -12,8 +12,6 @@ pub(super) type FileIndex = usize;
 /// All that a step will ever know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ExecSpec {
-    /// Whether its container is to be made.
-    pub container: Container,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The whole environment.
@@ -44,15 +42,6 @@ pub(super) struct ExecSpec {
     pub mounts: Vec<MountSpec>,
     /// What becomes of its standard streams.
     pub streams: StreamsSpec,
-}
-
-/// Where the command runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Container {
-    /// In one of its own, which it sets up.
-    New,
-    /// In one that is there, whose namespaces it is in already.
-    Entered,
 }
 
 /// Which control groups it sees.
@@ -107,6 +96,8 @@ pub(super) enum StreamsSpec {
 /// What a step says. If it says nothing more and closes the socket, it has become the command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Reply {
+    /// A guest is in its container, whose root comes as an open file.
+    Entered,
     /// Mount points that were missing from the root and were made. The directories come as open files.
     Stubs {
         stubs: Vec<StubSpec>,

@@ -1,7 +1,10 @@
-//! One command more in a container that runs. A *visitor*, a process of the user's own, goes into the container's
-//! namespaces, which the kernel allows to the owner of its user namespace, and starts the command there as a step.
+//! One command more in a container that runs. A *visitor*, a process of the user's own, goes into the container's user
+//! namespace, which the kernel allows to its owner, and starts a *guest* in its pid namespace. The guest goes into the other
+//! namespaces, and becomes the command.
 //!
-//! The command is no child of the container's first process, but one of its pid namespace: it ends with the container.
+//! It is shmocker's own program until then, loaded from outside: nothing of the container's is executed with more power
+//! than the container has. The command is no child of the container's first process, but one of its pid namespace: it ends
+//! with the container.
 
 use std::fs::File;
 use std::io;
@@ -16,8 +19,7 @@ use super::cancel::Cancel;
 use super::error::{ExecError, doing};
 use super::role::{self, Role, argv};
 use super::sandbox::{Exit, Streams, Watch, completed, rooted};
-use super::spec::{Container, ExecSpec, GroupSpec, StreamsSpec};
-use super::stub::open_host;
+use super::spec::{ExecSpec, GroupSpec, Reply, StreamsSpec};
 use super::users;
 use crate::graph::Security;
 use crate::sys::memfd::{SealedSelf, sealed_self};
@@ -37,7 +39,7 @@ pub struct Visit {
     pub user: String,
 }
 
-/// A process that is in a container.
+/// A process among the users of a container.
 #[derive(Debug)]
 pub struct Visitor {
     container: OwnedFd,
@@ -46,16 +48,16 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    /// Goes into the namespaces of a container, whose first process is given as a pidfd. The calling process has one
+    /// Goes into the user namespace of a container, whose first process is given as a pidfd. The calling process has one
     /// thread, and stays there.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn enter(container: OwnedFd) -> Result<Self, ExecError> {
-        // Neither can be found from inside.
         let program = sealed_self().map_err(doing("copy shmocker's program into memory"))?;
         let null = role::null().map_err(doing("open /dev/null"))?;
-        enter(container.as_fd())?;
+        rustix::thread::move_into_thread_name_spaces(container.as_fd(), Kind::USER)
+            .map_err(doing("go among the container's users"))?;
         Ok(Self {
             container,
             program,
@@ -73,68 +75,20 @@ impl Visitor {
         streams: Streams<'_>,
         cancel: &Cancel,
     ) -> Result<Exit, ExecError> {
-        let root = open_host("/").map_err(doing("open the container's root"))?;
-        let identity = users::lookup(root.as_fd(), &visit.user)?;
-        let spec = ExecSpec {
-            container: Container::Entered,
-            argv: visit.argv.clone(),
-            env: completed(&visit.env, &identity.home),
-            workdir: rooted(&visit.workdir),
-            identity,
-            hostname: String::new(),
-            files_max: rustix::process::getrlimit(Resource::Nofile).current,
-            ulimits: Vec::new(),
-            security: Security::Sandbox,
-            shm_bytes: 0,
-            group: GroupSpec::Started,
-            root: 0,
-            network: None,
-            sys: None,
-            mounts: Vec::new(),
-            streams: match streams {
-                Streams::Terminal { rows, columns, .. } => StreamsSpec::Terminal { rows, columns },
-                Streams::Lines(_) | Streams::Given(_) => StreamsSpec::Given,
-            },
-        };
-        let payload = serde_json::to_vec(&spec)
-            .map_err(io::Error::from)
-            .map_err(doing("describe the command"))?;
         let (socket, childs) = Socket::pair().map_err(doing("make a socket"))?;
         let standard = match &streams {
             Streams::Given(given) => *given,
             Streams::Lines(_) | Streams::Terminal { .. } => [self.null.as_fd(); 3],
         };
-        let command = Command {
-            program: Program::Open(self.program.as_fd()),
-            argv: argv(Role::Step),
-            env: Vec::new(),
-            fds: standard.into_iter().chain([childs.as_fd()]).collect(),
-            namespaces: Namespaces::NONE,
-            when_parent_dies: WhenParentDies::Stays,
-        };
-        // The kernel gives a process's threads to no pid namespace but its own: one thread goes there, starts the command,
-        // and ends.
-        let started = std::thread::scope(|scope| {
-            let starter = scope.spawn(|| -> Result<spawn::Child, ExecError> {
-                rustix::thread::move_into_thread_name_spaces(
-                    self.container.as_fd(),
-                    Kind::PROCESS_ID,
-                )
-                .map_err(doing("go among the container's processes"))?;
-                // Whoever the caller is there, only root keeps its power through an execution.
-                let (uid, gid) = (Uid::ROOT, Gid::ROOT);
-                rustix::thread::set_thread_res_gid(gid, gid, gid)
-                    .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
-                    .map_err(doing("become the container's root"))?;
-                Ok(spawn::spawn(&command)?)
-            });
-            starter.join()
-        });
-        let child = started.map_err(|_| ExecError::NoGreeting)??;
-        drop(command);
-        drop(childs);
+        let child = self.guest(standard, childs)?;
         let session = child.pid();
         role::await_greeting(&socket).map_err(|_| ExecError::NoGreeting)?;
+        let sent = socket.send(b"enter", &[self.container.as_fd()]);
+        sent.map_err(doing("talk to the container"))?;
+        let spec = spec(visit, root_of(&socket)?.as_fd(), &streams)?;
+        let payload = serde_json::to_vec(&spec)
+            .map_err(io::Error::from)
+            .map_err(doing("describe the command"))?;
         // A child that has died already is seen below.
         drop(socket.send(&payload, &[]));
         let exit = Watch::of(child, socket, streams).to_its_end(cancel)?;
@@ -144,11 +98,94 @@ impl Visitor {
         }
         Ok(exit)
     }
+
+    /// Starts the process that becomes the command. The kernel gives a process's threads to no pid namespace but its own:
+    /// one thread goes there, starts it, and ends.
+    fn guest(
+        &self,
+        standard: [BorrowedFd<'_>; 3],
+        socket: Socket,
+    ) -> Result<spawn::Child, ExecError> {
+        let start = || -> Result<spawn::Child, ExecError> {
+            rustix::thread::move_into_thread_name_spaces(self.container.as_fd(), Kind::PROCESS_ID)
+                .map_err(doing("go among the container's processes"))?;
+            // Whoever the caller is there, only root keeps its power through an execution.
+            let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+            rustix::thread::set_thread_res_gid(gid, gid, gid)
+                .and_then(|()| rustix::thread::set_thread_res_uid(uid, uid, uid))
+                .map_err(doing("become the container's root"))?;
+            let command = Command {
+                program: Program::Open(self.program.as_fd()),
+                argv: argv(Role::Guest),
+                env: Vec::new(),
+                fds: standard.into_iter().chain([socket.as_fd()]).collect(),
+                namespaces: Namespaces::NONE,
+                when_parent_dies: WhenParentDies::Stays,
+            };
+            Ok(spawn::spawn(&command)?)
+        };
+        let started = std::thread::scope(|scope| scope.spawn(start).join());
+        started.map_err(|_| ExecError::NoGreeting)?
+    }
 }
 
-fn enter(container: BorrowedFd<'_>) -> Result<(), ExecError> {
-    let all = Kind::USER
-        | Kind::MOUNT
+/// The container's root, as its guest sees it.
+fn root_of(socket: &Socket) -> Result<OwnedFd, ExecError> {
+    let message = socket
+        .receive()
+        .map_err(doing("talk to the container"))?
+        .ok_or(ExecError::NoGreeting)?;
+    let reply = serde_json::from_slice(&message.payload).map_err(io::Error::from);
+    match reply.map_err(doing("understand the container"))? {
+        Reply::Failed {
+            step,
+            name,
+            what,
+            errno,
+        } => Err(ExecError::Setup {
+            step,
+            name,
+            what,
+            errno,
+        }),
+        _ => message
+            .files
+            .into_iter()
+            .next()
+            .ok_or(ExecError::NoGreeting),
+    }
+}
+
+fn spec(visit: &Visit, root: BorrowedFd<'_>, streams: &Streams<'_>) -> Result<ExecSpec, ExecError> {
+    let identity = users::lookup(root, &visit.user)?;
+    Ok(ExecSpec {
+        argv: visit.argv.clone(),
+        env: completed(&visit.env, &identity.home),
+        workdir: rooted(&visit.workdir),
+        identity,
+        hostname: String::new(),
+        files_max: rustix::process::getrlimit(Resource::Nofile).current,
+        ulimits: Vec::new(),
+        security: Security::Sandbox,
+        shm_bytes: 0,
+        group: GroupSpec::Started,
+        root: 0,
+        network: None,
+        sys: None,
+        mounts: Vec::new(),
+        streams: match streams {
+            Streams::Terminal { rows, columns, .. } => StreamsSpec::Terminal {
+                rows: *rows,
+                columns: *columns,
+            },
+            Streams::Lines(_) | Streams::Given(_) => StreamsSpec::Given,
+        },
+    })
+}
+
+/// Goes into the other namespaces of a container.
+pub(super) fn enter(container: BorrowedFd<'_>) -> io::Result<()> {
+    let all = Kind::MOUNT
         | Kind::INTER_PROCESS_COMMUNICATION
         | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
         | Kind::CONTROL_GROUP;
@@ -158,5 +195,5 @@ fn enter(container: BorrowedFd<'_>) -> Result<(), ExecError> {
         Err(Errno::PERM) => enter(all),
         entered => entered,
     }
-    .map_err(doing("go into the container"))
+    .map_err(io::Error::from)
 }

@@ -54,7 +54,7 @@ impl Survey {
                 .iter()
                 .map(|input| survey.made.get(input).cloned())
                 .collect();
-            match survey.look_at(session, planned, id, &inputs) {
+            match survey.look_at(session, planned, id, &inputs, thoroughness) {
                 Ok(true) => {}
                 Ok(false) if thoroughness == Thoroughness::UntilSomethingIsMissing => break,
                 Ok(false) => {}
@@ -96,6 +96,7 @@ impl Survey {
         planned: &Planned,
         id: NodeId,
         inputs: &[Option<Made>],
+        thoroughness: Thoroughness,
     ) -> Result<bool, Failure> {
         let node = planned.lowered.graph.node(id);
         let Some(origin) = &node.step else {
@@ -114,8 +115,13 @@ impl Survey {
             return Ok(there);
         };
         let forced = session.work.no_cache.forces(&origin.stage);
-        let own = session.own_fields(&node.op, inputs, None)?;
+        let mut listed = match thoroughness {
+            Thoroughness::Complete => Some(Vec::new()),
+            Thoroughness::UntilSomethingIsMissing => None,
+        };
+        let own = session.own_fields(&node.op, inputs, listed.as_mut())?;
         session.note_own(id, own.clone());
+        session.note_listed(id, listed.unwrap_or_default());
         let keys = match inputs.iter().all(Option::is_some) {
             true => Some(session.keys(own.clone(), &node.op, inputs, None)?),
             false => None,

@@ -12,6 +12,18 @@ pub(crate) struct Process {
     what: String,
 }
 
+impl Process {
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its command line.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+}
+
 struct Stat {
     parent: u32,
     started: u64,
