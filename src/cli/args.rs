@@ -259,6 +259,8 @@ pub(super) enum HabitatCommand {
     Upgrade(HabitatUpgradeArguments),
     /// Run the tests of a habitat, all of them, and say what each found
     Test(HabitatTestArguments),
+    /// Look into a phase of the habitat, or into what a failed build has left
+    Shell(HabitatShellArguments),
     /// Start the habitat in the background, built before if need be, with its volumes and services
     Up(HabitatUpArguments),
     /// Run a command in a habitat that is up
@@ -517,15 +519,47 @@ pub(super) struct HabitatTestArguments {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct HabitatShellArguments {
+    #[command(flatten)]
+    pub(super) habitat: HabitatFile,
+    /// The phase (name or number), built before if need be; what is written there is dropped
+    #[arg(
+        value_name = "PHASE",
+        default_value = "final",
+        conflicts_with = "failed"
+    )]
+    pub(super) phase: String,
+    /// In what the step that failed last has left. `retry` runs its command again; after `continue` its state counts as its
+    /// result, and the build goes on when the shell ends
+    #[arg(long)]
+    pub(super) failed: bool,
+    /// Run this line, as a script's commands are run, instead of a shell
+    #[arg(short, long, value_name = "LINE")]
+    pub(super) command: Option<String>,
+    /// How the build's progress is shown [default: $BUILDKIT_PROGRESS, else auto]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) progress: Option<Progress>,
+    /// Make a secret known: id=NAME[,type=file|env][,src=PATH|env=VARIABLE]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(super) secrets: Vec<String>,
+    /// Allow what is refused otherwise: network.host, security.insecure, home
+    #[arg(long = "allow", value_name = "WHAT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct HabitatUpArguments {
     #[command(flatten)]
     pub(super) habitat: HabitatFile,
     /// Publish a port: [[IP:]HOST:]PORT[/tcp|/udp]
     #[arg(short, long = "publish", value_name = "SPEC")]
     pub(super) publish: Vec<String>,
-    /// default, none or host
-    #[arg(long, default_value = "default")]
-    pub(super) network: String,
+    /// default, none or host [default: what the habitat's `entry` says, else default]
+    #[arg(long, value_name = "NETWORK")]
+    pub(super) network: Option<String>,
+    /// Do not hold it to the `limits` of its `entry`
+    #[arg(long)]
+    pub(super) no_limits: bool,
     /// Take the image that is there, whatever the habitat says now
     #[arg(long)]
     pub(super) no_build: bool,
@@ -660,9 +694,12 @@ pub(super) struct RunArguments {
     /// Program (and arguments, split as a shell splits words) in place of the image's entrypoint
     #[arg(long, value_name = "COMMAND")]
     pub(super) entrypoint: Option<String>,
-    /// default, none or host
-    #[arg(long, default_value = "default")]
-    pub(super) network: String,
+    /// default, none or host [default: none where the image says so, else default]
+    #[arg(long, value_name = "NETWORK")]
+    pub(super) network: Option<String>,
+    /// Do not hold it to the limits on memory, processors and processes that the image of a habitat names
+    #[arg(long)]
+    pub(super) no_limits: bool,
     /// What the command writes to the image's files is always dropped at its end; accepted for scripts that ask for it
     #[arg(long)]
     pub(super) rm: bool,

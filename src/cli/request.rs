@@ -127,6 +127,7 @@ impl Draft {
             resources: Resources::default(),
             log_limits: environment.log_limits,
             no_cache: NoCache::Nothing,
+            accepts_failed: false,
             on_failure: if arguments.keep_going {
                 OnFailure::GoOn
             } else {
@@ -212,6 +213,11 @@ impl Draft {
             write_file(path, &outcome.config_digest.to_string())?;
         }
         Ok(outcome)
+    }
+
+    /// Nobody shows what is only looked up again.
+    pub(super) fn quiet_events(&self) -> Box<dyn EventSink> {
+        Box::new(Silent)
     }
 
     /// Who shows the build.

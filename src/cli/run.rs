@@ -28,8 +28,8 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
 }
 
 fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
-    let network = network(&arguments.network)?;
-    let ports = ports(&arguments.publish, network)?;
+    let network = arguments.network.as_deref().map(network).transpose()?;
+    let ports = ports(&arguments.publish, network.unwrap_or_default())?;
     let terminal = terminal_size(arguments.tty)?;
     let entrypoint = match &arguments.entrypoint {
         None => None,
@@ -58,6 +58,8 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
         ports,
         terminal,
         instance: None,
+        limited: !arguments.no_limits,
+        groups: None,
     };
     let status = with_streams(arguments.interactive, arguments.tty, |streams| {
         Embedded.launch(launch, streams)

@@ -102,6 +102,7 @@ impl StepArguments {
             cpu_quota_us: self.cpu_quota,
             cpuset_cpus: list("--cpuset-cpus", self.cpuset_cpus)?,
             cpuset_mems: list("--cpuset-mems", self.cpuset_mems)?,
+            pids_max: None,
         };
         let Resources {
             memory_bytes,

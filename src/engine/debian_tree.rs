@@ -10,7 +10,7 @@ use super::exec::{Cancel, Exit, Run, Sandbox, Streams};
 use super::failure::{Failure, FailureKind};
 use super::lock::DebianPin;
 use super::snapshot;
-use super::solve::{DebianAnswer, Session, Workshop, of_source, store_failure};
+use super::solve::{DebianAnswer, Reach, Session, Workshop, of_source, store_failure};
 use super::source::debian::{
     self, Cache, Command, Keyring, Mirrors, Output, Progress, Request, Resolution, Runner,
     RunnerError, Selection, Surroundings, base, packages,
@@ -24,7 +24,7 @@ use crate::store::Answer;
 use crate::sys::mount::Tree;
 
 /// Whose signatures count.
-pub(in crate::engine) fn keyring(work: &Work) -> Result<Keyring, Failure> {
+fn keyring(work: &Work) -> Result<Keyring, Failure> {
     match &work.debian.keyring {
         None => Keyring::debian(),
         Some(path) => {
@@ -49,10 +49,65 @@ pub(in crate::engine) struct DebianTree<'a> {
 }
 
 /// Where packages come from, and what is known of how to get them.
-struct Archive {
+pub(in crate::engine) struct Archive {
     mirrors: Mirrors,
     keyring: Keyring,
     cache: Cache,
+}
+
+impl Archive {
+    /// That of a base.
+    pub(in crate::engine) fn of(
+        session: &Session<'_>,
+        reach: &Reach,
+        source: &DebianSource,
+    ) -> Result<Self, Failure> {
+        let work = session.work;
+        Ok(Self {
+            keyring: keyring(work)?,
+            mirrors: Mirrors::choose(
+                &source.suite,
+                source.mirror.as_deref(),
+                work.debian.mirror.as_deref(),
+                &debian::host_sources(Path::new("/etc/apt")),
+            ),
+            cache: Cache::new(session.store.path().join("http"), reach.scratch.path()),
+        })
+    }
+
+    /// What work with it needs.
+    pub(in crate::engine) fn surroundings<'a>(
+        &'a self,
+        session: &Session<'_>,
+        reach: &'a Reach,
+        progress: &'a (dyn Fn(Progress) + Sync),
+    ) -> Surroundings<'a> {
+        Surroundings {
+            client: &reach.client,
+            cache: &self.cache,
+            keyring: &self.keyring,
+            now_s: session.clock.now().as_secs(),
+            progress,
+        }
+    }
+
+    /// Asks what a base is made of now. No package is fetched.
+    pub(in crate::engine) fn resolve(
+        &self,
+        source: &DebianSource,
+        with: &Surroundings<'_>,
+    ) -> Result<Resolution, Failure> {
+        base::resolve(&request(source), &self.mirrors, with)
+            .map_err(|error| of_source(error.fault(), &error))
+    }
+}
+
+fn request(source: &DebianSource) -> Request<'_> {
+    Request {
+        suite: &source.suite,
+        arch: &source.arch,
+        packages: &source.packages,
+    }
 }
 
 impl DebianAnswer {
@@ -122,34 +177,13 @@ impl DebianTree<'_> {
     ) -> Result<BTreeMap<String, String>, Failure> {
         let archive = self.archive()?;
         self.with(&archive, |with, _| {
-            base::offered(&self.request(), names, &archive.mirrors, with)
+            base::offered(&request(self.source), names, &archive.mirrors, with)
                 .map_err(|error| of_source(error.fault(), &error))
         })
     }
 
-    fn request(&self) -> Request<'_> {
-        Request {
-            suite: &self.source.suite,
-            arch: &self.source.arch,
-            packages: &self.source.packages,
-        }
-    }
-
     fn archive(&self) -> Result<Archive, Failure> {
-        let work = self.session.work;
-        Ok(Archive {
-            keyring: keyring(work)?,
-            mirrors: Mirrors::choose(
-                &self.source.suite,
-                self.source.mirror.as_deref(),
-                work.debian.mirror.as_deref(),
-                &debian::host_sources(Path::new("/etc/apt")),
-            ),
-            cache: Cache::new(
-                self.session.store.path().join("http"),
-                self.workshop.scratch.path(),
-            ),
-        })
+        Archive::of(self.session, &self.workshop.reach, self.source)
     }
 
     fn with<T>(
@@ -157,14 +191,8 @@ impl DebianTree<'_> {
         archive: &Archive,
         work: impl FnOnce(&Surroundings<'_>, &dyn Runner) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let progress = |progress: Progress| self.show(progress);
-        let with = Surroundings {
-            client: &self.workshop.client,
-            cache: &archive.cache,
-            keyring: &archive.keyring,
-            now_s: self.session.clock.now().as_secs(),
-            progress: &progress,
-        };
+        let progress = |progress: Progress| show(self.session, self.name, progress);
+        let with = archive.surroundings(self.session, &self.workshop.reach, &progress);
         let runner = SandboxRunner {
             sandbox: &self.workshop.sandbox,
             cancel: &self.workshop.cancel,
@@ -175,8 +203,7 @@ impl DebianTree<'_> {
     fn resolve(&self, archive: &Archive, with: &Surroundings<'_>) -> Result<Resolution, Failure> {
         match self.pin {
             Some(pin) => Ok(pin.resolution(self.source, |suite| archive.mirrors.archive(suite))),
-            None => base::resolve(&self.request(), &archive.mirrors, with)
-                .map_err(|error| of_source(error.fault(), &error)),
+            None => archive.resolve(self.source, with),
         }
     }
 
@@ -280,31 +307,32 @@ impl DebianTree<'_> {
         self.workshop.snapshots.commit(active.settle()?, made)?;
         Ok(())
     }
+}
 
-    fn show(&self, progress: Progress) {
-        let source = self.name.to_owned();
-        match progress {
-            Progress::Bytes { done, total } => {
-                self.session.events.emit(BuildEvent::SourceProgress {
-                    source,
-                    bytes: done,
-                    total,
-                });
-            }
-            // What is being done is seen by what takes long: the bytes.
-            Progress::Doing(_) => {}
-            Progress::Warning(message) => self.session.events.emit(BuildEvent::Warning {
-                code: "DebianArchive".to_owned(),
-                message,
-                file: None,
-                line: None,
-            }),
+/// Says how the work on a base goes.
+fn show(session: &Session<'_>, name: &str, progress: Progress) {
+    let source = name.to_owned();
+    match progress {
+        Progress::Bytes { done, total } => {
+            session.events.emit(BuildEvent::SourceProgress {
+                source,
+                bytes: done,
+                total,
+            });
         }
+        // What is being done is seen by what takes long: the bytes.
+        Progress::Doing(_) => {}
+        Progress::Warning(message) => session.events.emit(BuildEvent::Warning {
+            code: "DebianArchive".to_owned(),
+            message,
+            file: None,
+            line: None,
+        }),
     }
 }
 
 /// The day of a time, as people write it.
-pub(in crate::engine) fn day(seconds: u64) -> String {
+fn day(seconds: u64) -> String {
     let time = crate::image::Timestamp::from_seconds(seconds as i64).to_string();
     time.split('T').next().unwrap_or_default().to_owned()
 }

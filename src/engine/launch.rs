@@ -4,6 +4,7 @@
 //! An image that names services (`io.shmocker.habitat.services`) gets them: its launcher becomes the first process, starts
 //! them as its own root, and then the command as its user.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::exec::cgroup::Group;
 use super::exec::{
     Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Started, Streams, users,
 };
@@ -18,6 +20,7 @@ use super::failure::{Failure, FailureKind};
 use super::images;
 use super::plan::read_image;
 use super::snapshot::{Choice, SnapshotStore};
+use super::work::Resources;
 use crate::digest::Key;
 use crate::graph::Network;
 use crate::store::{Instance, Store, StoreError, TmpDir};
@@ -43,18 +46,57 @@ pub struct Launch {
     pub user: Option<String>,
     /// Directories and files of this machine.
     pub volumes: Vec<Volume>,
-    /// Which network it sees.
-    pub network: Network,
+    /// Which network it sees; `None`: what the image says, else its own.
+    pub network: Option<Network>,
     /// Ports to publish, of a network of its own.
     pub ports: Vec<Port>,
     /// Its terminal, if it gets one.
     pub terminal: Option<TerminalSize>,
     /// Where what it writes is kept; `None`: nowhere.
     pub instance: Option<String>,
+    /// Whether it is held to the limits that the image names.
+    pub limited: bool,
+    /// Where a control group for it is made, if it is limited; known only to its parent.
+    pub groups: Option<PathBuf>,
+}
+
+impl Launch {
+    /// How much it may take, as its image says.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn resources(&self) -> Result<Resources, Failure> {
+        if !self.limited {
+            return Ok(Resources::default());
+        }
+        let store = Store::open(&self.store).map_err(of_store)?;
+        // One that is not there, or damaged, is told when it is to be run.
+        let image = images::find(&store, &self.image).map_err(of_store)?;
+        let config = image.and_then(|image| read_image(&image.digest, &store).ok());
+        let labels = config.and_then(|(_, config)| config.config.labels);
+        Ok(labels.map(|labels| limits(&labels)).unwrap_or_default())
+    }
+}
+
+/// The limits that labels name.
+fn limits(labels: &BTreeMap<String, String>) -> Resources {
+    const PERIOD_US: u64 = 100_000;
+    let of = |name: &str| labels.get(&format!("io.shmocker.habitat.limits.{name}"));
+    let cpus = of("cpus").and_then(|cpus| cpus.parse::<f64>().ok());
+    Resources {
+        memory_bytes: of("memory").and_then(|bytes| bytes.parse().ok()),
+        cpu_period_us: cpus.map(|_| PERIOD_US),
+        cpu_quota_us: cpus.map(|cpus| ((cpus * PERIOD_US as f64) as u64).max(1000)),
+        pids_max: of("pids").and_then(|count| count.parse().ok()),
+        ..Resources::default()
+    }
 }
 
 /// Names the services of a habitat's image.
 pub const SERVICES_LABEL: &str = "io.shmocker.habitat.services";
+/// Names the network of a habitat's image. An image can only take the network away: with this machine's own it could reach
+/// what its user did not mean to show.
+const NETWORK_LABEL: &str = "io.shmocker.habitat.network";
 /// What starts them.
 const LAUNCHER: &str = "/etc/habitat/launch";
 /// Where a habitat that is up says that it is in order.
@@ -83,7 +125,7 @@ pub struct TerminalSize {
 }
 
 /// Runs it, in the engine child. `files` are its standard input, output and errors; with `resizes` its terminal follows the
-/// size of the one that is its input. `started` gets its first process, as a pidfd. Returns its status, as docker has it: 125
+/// size of the one that is its input. `started` gets its first process, as a pidfd, and its control group if it has one. Returns its status, as docker has it: 125
 /// to 127 where it could not be run.
 ///
 /// # Errors
@@ -93,7 +135,7 @@ pub fn run(
     files: Vec<OwnedFd>,
     resizes: Option<Resizes>,
     cancel: &Cancel,
-    started: impl FnOnce(BorrowedFd<'_>) + Send + 'static,
+    started: impl FnOnce(BorrowedFd<'_>, Option<PathBuf>) + Send + 'static,
 ) -> Result<i32, Failure> {
     let store = Store::open(&launch.store).map_err(of_store)?;
     store.sweep_tmp().map_err(of_store)?;
@@ -114,6 +156,21 @@ pub fn run(
         .and_then(|labels| labels.get(SERVICES_LABEL))
         .filter(|_| launch.entrypoint.is_none())
         .cloned();
+    let said = config
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(NETWORK_LABEL));
+    let network = launch.network.unwrap_or(match said.map(String::as_str) {
+        Some("none") => Network::None,
+        _ => Network::Default,
+    });
+    let group = match &launch.groups {
+        None => None,
+        Some(below) => {
+            let resources = config.labels.as_ref().map(limits).unwrap_or_default();
+            Some(Group::make(below, &resources).map_err(super::exec::ExecError::from)?)
+        }
+    };
     let mut argv = argv(launch, config.entrypoint, config.cmd)?;
     let user = launch.user.clone().unwrap_or(config.user);
     let mut env: Vec<(String, String)> = config
@@ -175,18 +232,20 @@ pub fn run(
             "root".to_owned()
         }
     };
+    let place = group.as_ref().map(|group| group.path().to_owned());
     let mut run = Run {
         argv,
         env,
         workdir,
         user: first,
         hostname: image.digest.hex().chars().take(12).collect(),
-        network: launch.network,
+        network,
         mounts,
         ports: launch.ports.clone(),
         shift,
+        group,
         grace_ms: instance.as_ref().map(|_| INSTANCE_GRACE_MS),
-        started: Some(Started(Box::new(started))),
+        started: Some(Started(Box::new(move |process| started(process, place)))),
         ..Run::default()
     };
     let scratch = store.tmp_dir().map_err(of_store)?;

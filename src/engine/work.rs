@@ -143,6 +143,9 @@ pub struct Work {
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
     pub no_cache: NoCache,
+    /// Whether what the last failed step has left counts as its result, for this build alone.
+    #[serde(default)]
+    pub accepts_failed: bool,
     /// What becomes of the other steps when one fails.
     pub on_failure: OnFailure,
     /// When moving references are asked again.
@@ -347,6 +350,8 @@ pub struct Resources {
     pub cpuset_cpus: Option<String>,
     /// Memory nodes.
     pub cpuset_mems: Option<String>,
+    /// Processes at a time.
+    pub pids_max: Option<u64>,
 }
 
 /// How much of what one RUN writes to one of its streams is shown. `None`: all.

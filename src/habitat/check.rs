@@ -1,10 +1,11 @@
 //! From text to a [`Habitat`]: read, expanded and found sound, or everything that is wrong with it.
 
 use super::base::{Base, DebianBase, is_architecture};
-use super::document::{Document, FileItem, Mount, Script, Words};
+use super::document::{Document, FileItem, Script, Words};
 use super::env::{Environment, Scope, UnknownNames};
 use super::keys::{Key, OneOrMore, Text};
 use super::layer::Layers;
+use super::mount::Mount;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::services::Service;
@@ -111,6 +112,7 @@ impl Habitat {
         check.verify_and_tests();
         check.services();
         check.volumes();
+        check.limits();
         check.secrets_and_labels();
         check.timeouts();
         let habitat = Self {

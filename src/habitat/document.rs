@@ -8,6 +8,8 @@ use super::env::{EnvBlock, Scope};
 use super::fields::{Field, below};
 use super::keys::{Command, Count, Duration, Flag, Key, List, Mode, OneOrMore, Scalar, Text, keys};
 use super::layer::{LayerKind, Layers};
+use super::limits::Limits;
+use super::mount::Mount;
 use super::node::{Node, Value};
 use super::phase::{PHASES, PhaseId};
 use super::quote;
@@ -269,6 +271,10 @@ keys! {
         startup_delay: Option<Count> = "startup_delay",
         /// Whether it wants a terminal.
         tty: Option<Flag> = "tty",
+        /// What network it has when it runs: `none`, `default` or `host`.
+        network: Option<Network> = "network",
+        /// How much of the machine it may take when it runs, where this user may make control groups.
+        limits: Option<Limits> = "limits",
         /// Whether the layers' own content stays out of the image. Only a habitat that lies in a ROOT (a directory with
         /// `habitats/` and `system/` or `shared/`) has any: its directory is copied to LOCAL_PATH, but for its tests and
         /// repositories. What its items name, and the file itself, are put there after the scripts.
@@ -603,103 +609,6 @@ macro_rules! text_or_list {
 }
 text_or_list!(Words, "Words");
 text_or_list!(Shell, "Shell");
-
-/// What is mounted while a script runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mount {
-    /// A path beside the configuration.
-    Bind {
-        /// The path.
-        source: Text,
-        /// Where.
-        target: String,
-        /// Whether it can be written to; what is written is dropped.
-        writable: bool,
-    },
-    /// A directory in memory.
-    Tmpfs {
-        /// Where.
-        target: Text,
-    },
-}
-
-impl Key for Mount {
-    fn read(node: &Node, report: &mut Report) -> Option<Self> {
-        let text = Text::read(node, report)?;
-        let parts: Vec<&str> = text.value.split(':').collect();
-        let at = |value: &str| Text {
-            value: value.to_owned(),
-            span: text.span,
-        };
-        match parts.as_slice() {
-            ["tmpfs", target] => Some(Self::Tmpfs { target: at(target) }),
-            [source, target] | [source, target, "ro"] => Some(Self::Bind {
-                source: at(source),
-                target: (*target).to_owned(),
-                writable: false,
-            }),
-            [source, target, "rw"] => Some(Self::Bind {
-                source: at(source),
-                target: (*target).to_owned(),
-                writable: true,
-            }),
-            _ => {
-                report
-                    .error(
-                        "habitat::bad_mount",
-                        node.span,
-                        format!("`{}` is no mount", text.value),
-                    )
-                    .label("SRC:DEST, SRC:DEST:rw or tmpfs:DEST");
-                None
-            }
-        }
-    }
-
-    fn expand(&mut self, scope: &Scope<'_>, report: &mut Report) {
-        match self {
-            Self::Tmpfs { target } => target.expand(scope, report),
-            Self::Bind { source, target, .. } => {
-                let mut at = Text {
-                    value: std::mem::take(target),
-                    span: source.span,
-                };
-                at.expand(scope, report);
-                *target = at.value;
-                source.expand(scope, report);
-            }
-        }
-    }
-
-    fn fields(&self, name: &str, fields: &mut Vec<Field>) {
-        let (value, span) = match self {
-            Self::Tmpfs { target } => (format!("tmpfs:{}", target.value), target.span),
-            Self::Bind {
-                source,
-                target,
-                writable,
-            } => {
-                let rw = if *writable { ":rw" } else { "" };
-                (format!("{}:{target}{rw}", source.value), source.span)
-            }
-        };
-        fields.push(Field::of(name, value, span));
-    }
-}
-
-impl JsonSchema for Mount {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Mount".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[^:]+:[^:]+(:(ro|rw))?$" })
-    }
-}
 
 /// How long steps may take, by phase.
 #[derive(Debug, Clone, Default)]

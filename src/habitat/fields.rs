@@ -39,6 +39,9 @@ const MEANT: &[&str] = &[
     "LOCAL_PATH",
 ];
 
+/// Keys that matter only when the image runs, and are no part of it.
+const AT_RUN_TIME: &[&str] = &["volumes"];
+
 /// Lists in which the order of items is no part of what they say.
 pub const UNORDERED: &[&str] = &[
     "base.packages",
@@ -214,18 +217,37 @@ pub(super) fn by_phase(fields: &[Field]) -> Vec<(PhaseId, OfPhase)> {
     PhaseId::all().map(of_phase).collect()
 }
 
-/// The phases before or after which items run, by item.
+/// The phases before or after which items run, by item; of services, those of the items that need them.
 type Hooks<'f> = HashMap<&'f str, Vec<&'f str>>;
 
 fn hooks(fields: &[Field]) -> Hooks<'_> {
     let mut hooks: Hooks<'_> = HashMap::new();
+    let mut needs = Vec::new();
     for field in fields {
-        if let Some(item) = field.item()
-            && let rest = &field.name[item.len()..]
-            && (rest.starts_with(".before[") || rest.starts_with(".after["))
-        {
+        let Some(item) = field.item() else {
+            continue;
+        };
+        let rest = &field.name[item.len()..];
+        if rest.starts_with(".before[") || rest.starts_with(".after[") {
             hooks.entry(item).or_default().push(&field.value);
+        } else if rest.starts_with(".needs[") {
+            needs.push((item, field));
         }
+    }
+    for (item, needed) in needs {
+        let is_needed = |field: &&Field| field.key() == "services" && field.value == needed.value;
+        let service = fields
+            .iter()
+            .filter(|field| field.item() == Some(&*field.name));
+        let Some(service) = service.into_iter().find(is_needed) else {
+            continue;
+        };
+        let rows = || PHASES.iter().filter(|row| row.keys.contains(&needed.key()));
+        let phases = match hooks.get(item) {
+            Some(phases) => phases.clone(),
+            None => rows().map(|row| row.name).collect(),
+        };
+        hooks.entry(&service.name).or_default().extend(phases);
     }
     hooks
 }
@@ -245,13 +267,19 @@ fn belongs(field: &Field, hooks: &Hooks<'_>, phase: PhaseId) -> Option<bool> {
     if matches!(field.key(), "entry" | "name") {
         return Some(phase == PhaseId::FINAL);
     }
-    if let Some(hooks) = field.item().and_then(|item| hooks.get(item)) {
-        return Some(hooks.contains(&phase.name()));
+    if AT_RUN_TIME.contains(&field.key()) {
+        return Some(false);
     }
     let mut rows = PHASES
         .iter()
         .filter(|row| row.keys.contains(&field.key()))
         .peekable();
+    if let Some(hooks) = field.item().and_then(|item| hooks.get(item)) {
+        // Services run where they are needed, and in the image too.
+        let is_service = field.key() == "services";
+        let has_row = is_service && rows.any(|row| row.name == phase.name());
+        return Some(has_row || hooks.contains(&phase.name()));
+    }
     rows.peek()?;
     Some(rows.any(|row| row.name == phase.name()))
 }

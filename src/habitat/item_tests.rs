@@ -2,7 +2,7 @@
 
 use super::keys::Key as _;
 use super::report::Report;
-use super::tests::{check, render, told};
+use super::tests::{check, render};
 use super::*;
 
 #[test]

@@ -142,7 +142,7 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
     ("type: file", "contains: text", &["verify"]),
     (
         "type: file",
-        "sha256: '1111111111111111111111111111111111111111111111111111111111111111'",
+        "sha256: b111111111111111111111111111111111111111111111111111111111111111",
         &["verify"],
     ),
     ("type: file", "absent: true", &["verify"]),
@@ -171,14 +171,11 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
         "USER=dev",
         "USER=eve",
         &[
-            "users", "env", "workdir", "habitat", "repos", "scripts", "test", "final",
+            "users", "env", "workdir", "habitat", "repos", "scripts", "final",
         ],
     ),
-    (
-        "SIZE=1",
-        "WORKDIR=/srv",
-        &["env", "workdir", "scripts", "test", "final"],
-    ),
+    // Later phases go on where this one ends: they say nothing of it, but stand on it.
+    ("SIZE=1", "WORKDIR=/srv", &["env", "workdir"]),
     ("SIZE=1", "HOME=/srv/dev", &["users", "env"]),
     ("SIZE=1", "UID=1234", &["users", "env"]),
     ("SIZE=1", "LOCAL_PATH=/srv/local", &["env", "habitat"]),
@@ -210,6 +207,7 @@ fn phases(text: &str) -> BTreeMap<&'static str, String> {
 #[test]
 fn a_changed_key_changes_the_phases_that_it_belongs_to_and_no_other() {
     let before = phases(HABITAT);
+    let mut wrong = Vec::new();
     for (from, to, expected) in CHANGES {
         assert_eq!(HABITAT.matches(from).count(), 1, "`{from}` is ambiguous");
         let text = HABITAT
@@ -222,8 +220,13 @@ fn a_changed_key_changes_the_phases_that_it_belongs_to_and_no_other() {
             .map(|row| row.name)
             .filter(|name| before[name] != after[name])
             .collect();
-        assert_eq!(changed, *expected, "`{from}` became `{to}`");
+        if changed != *expected {
+            wrong.push(format!(
+                "`{from}` became `{to}`: {changed:?}, not {expected:?}"
+            ));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// A key that is added to the format has a row above.

@@ -21,7 +21,9 @@ mod facts;
 mod fields;
 mod keys;
 mod layer;
+mod limits;
 mod migrate;
+mod mount;
 mod node;
 mod phase;
 mod plan;
@@ -47,6 +49,7 @@ pub use migrate::{Migration, migrate};
 pub use phase::{PHASES, PhaseId, PhaseRow};
 pub use plan::{ContextKind, NamedContext, Place, Plan, PlannedTest, Runtime, SecretSource};
 pub use render::{Origin, PhasePlan, Rendered, TemplateError, Templates};
+pub use steps::default_shell;
 pub use tools::{Checksum, Download, Tool, ToolsConfig, ToolsFile};
 pub use volumes::Volume;
 

@@ -20,11 +20,12 @@ use serde_json::{Value, json};
 
 use super::base::Base;
 use super::check::{Habitat, is_remote};
-use super::document::Mount;
+use super::document::Network;
 use super::facts::{Facts, PathKind, Wanted, clean};
 use super::fields::Field;
 use super::keys::{Duration, OneOrMore};
 use super::layer::Layers;
+use super::mount::Mount;
 use super::phase::PhaseId;
 use super::report::Report;
 use super::steps::{default_shell, marker, test_stage};
@@ -166,6 +167,8 @@ pub struct Runtime {
     pub workdir: String,
     /// Whether a repository lies there.
     pub has_repository: bool,
+    /// What network it has: `none`, `default` or `host`.
+    pub network: Option<&'static str>,
     /// Its services.
     pub services: Vec<String>,
     /// What is mounted.
@@ -417,6 +420,12 @@ impl Plan {
                     let path = habitat.at_home(&repo.path.value);
                     std::path::Path::new(&path).starts_with(&habitat.workdir)
                 }),
+                network: habitat
+                    .document
+                    .entry
+                    .as_ref()
+                    .and_then(|entry| entry.network)
+                    .map(Network::word),
                 services: habitat
                     .services()
                     .map(|service| service.name.value.clone())

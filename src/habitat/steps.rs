@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 
 use super::caches::Caches;
 use super::check::{Habitat, is_remote};
-use super::document::{FileItem, Mount, Network, Script, TestItem};
+use super::document::{FileItem, Network, Script, TestItem};
 use super::facts::{PathKind, Purpose, clean, exclude_patterns};
 use super::keys::Text;
+use super::limits::Limits;
+use super::mount::Mount;
 use super::phase::PhaseId;
 use super::plan::{ContextKind, Place, PlannedTest, Planner, SecretSource, Stage, State, Step};
 use super::quote;
@@ -696,6 +698,16 @@ impl<'h> Planner<'h> {
         let tty = entry
             .and_then(|entry| entry.tty)
             .map(|flag| ("io.shmocker.habitat.tty".to_owned(), flag.value.to_string()));
+        let network = entry.and_then(|entry| entry.network).map(|network| {
+            (
+                "io.shmocker.habitat.network".to_owned(),
+                network.word().to_owned(),
+            )
+        });
+        let limits = entry.and_then(|entry| entry.limits.as_ref());
+        let runtime = network
+            .into_iter()
+            .chain(limits.map(Limits::labels).unwrap_or_default());
         let own = [
             (
                 "io.shmocker.habitat.name".to_owned(),
@@ -726,6 +738,7 @@ impl<'h> Planner<'h> {
             .into_iter()
             .chain(tty)
             .chain(services)
+            .chain(runtime)
             .chain(given)
             .collect();
         let labels: Vec<String> = labels
@@ -808,7 +821,8 @@ pub(super) fn marker(stage: &str, source: &str) -> Value {
 }
 
 /// What every RUN is run by: the environment first, then bash where there is one.
-pub(super) fn default_shell() -> Vec<String> {
+#[must_use]
+pub fn default_shell() -> Vec<String> {
     let script = format!(
         "{LOAD}; if command -v bash >/dev/null; then exec bash -eo pipefail -c \"$0\"; fi; exec sh -e -c \"$0\""
     );

@@ -8,6 +8,7 @@
 //! images/<name>.json     name -> manifest
 //! git/ http/ caches/     of engine and net
 //! habitats/<id>/         habitats that run or have run
+//! failed/                what the last failed step of each project has left
 //! locks/ tmp/            flocks; what is being made
 //! empty/                 directories in which nothing ever is, for mounts
 //! ```
@@ -20,6 +21,7 @@
 
 mod blob;
 mod error;
+mod failed;
 mod image;
 mod index;
 mod instance;
@@ -35,6 +37,8 @@ use std::sync::{Arc, OnceLock};
 pub use blob::{BlobReader, BlobWriter};
 pub(crate) use error::Doing;
 pub use error::StoreError;
+pub use failed::FailedStep;
+pub(crate) use failed::accept;
 pub use image::StoredImage;
 pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use instance::{Hold, Instance, InstanceRecord, LastState};
@@ -58,6 +62,7 @@ const DIRECTORIES: &[&str] = &[
     "http",
     "caches",
     "habitats",
+    "failed",
     "empty",
     "locks",
     "tmp",

@@ -42,6 +42,7 @@ mod repos;
 mod running;
 mod scripts;
 mod services;
+mod shell;
 mod ssh;
 mod steps;
 mod taps;

@@ -144,15 +144,27 @@ fn carry_out(
         }
         Order::Launch(launch) => {
             let up = launch.instance.as_ref().map(|_| Arc::clone(socket));
-            let started = move |process: BorrowedFd<'_>| {
+            let started = move |process: BorrowedFd<'_>, group| {
                 if let Some(supervisor) = up {
                     // One that is gone takes this process with it.
-                    drop(protocol::send(&supervisor, &Report::Started, &[process]));
+                    let report = Report::Started { group };
+                    drop(protocol::send(&supervisor, &report, &[process]));
                 }
             };
             launch::run(&launch, files, resizes, &cancel, started)
                 .map(|status| Report::Ended { status })
                 .map_err(|failure| vec![failure])
+        }
+        Order::Shell { store, work, shell } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let warn = sink.clone().warnings();
+            let with = (files.as_slice(), resizes);
+            finish::shell(&work, &store, &shell, with, &sink, surroundings, warn)
+                .map(Report::ShellEnded)
         }
         Order::RemoveInstance { store, id } => remove_instance(&store, &id),
         Order::Command {

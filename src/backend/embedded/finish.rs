@@ -19,7 +19,7 @@ use crate::engine::lock::{self, Entry, Outdated};
 use crate::engine::phases::{self, PhaseReport, StepReport};
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
-use crate::engine::solve::{self, Made, Session, Surroundings, Workshop};
+use crate::engine::solve::{self, Made, Session, Shell, ShellEnd, Surroundings, Workshop};
 use crate::engine::work::{Freshness, Work};
 use crate::event::{BuildEvent, EventSink};
 use crate::graph::{NodeId, Op};
@@ -27,6 +27,7 @@ use crate::image::{
     self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
 };
 use crate::store::{Store, StoreError, StoredImage};
+use crate::sys::signal::Resizes;
 
 /// The build, if all of its results are there and nothing has to be written but names.
 ///
@@ -233,7 +234,7 @@ fn foresee<T>(
     let planned = Planned::of(&remembering, &store, &contexts, &silent)?;
     let clock = Clock::system();
     let asking = Session::new(work, &store, &contexts, clock, &silent);
-    asking.ask(&planned)?;
+    asking.ask(&planned).map_err(|failure| vec![failure])?;
     let session = Session::new(&remembering, &store, &contexts, clock, &silent);
     let survey = Survey::of(
         &session,
@@ -262,6 +263,12 @@ pub(super) fn build(
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
+    if !request.work.accepts_failed {
+        let now_ms = session.clock.now().as_millis() as u64;
+        store
+            .forget_failed(&request.work.project, now_ms)
+            .map_err(store_failures)?;
+    }
     let target = planned.lowered.target;
     let made = solve::solve(&session, &workshop, &planned, &[target])?;
     let tree = made.get(&target).and_then(Made::tree).cloned();
@@ -284,7 +291,9 @@ pub(super) fn build(
     };
     let assembled = assemble(&session, &planned, parts)?;
     let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
-    remember(&session, &planned)?;
+    if !request.work.accepts_failed {
+        remember(&session, &planned)?;
+    }
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
     let epoch = planned
         .lowered
@@ -300,6 +309,28 @@ pub(super) fn build(
         store.sweep_tmp().map_err(store_failures)?;
     }
     Ok(outcome)
+}
+
+/// A command where a build stands, in the engine child.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn shell(
+    work: &Work,
+    store: &Path,
+    shell: &Shell,
+    (files, resizes): (&[OwnedFd], Option<Resizes>),
+    events: &dyn EventSink,
+    surroundings: Surroundings,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
+) -> Result<ShellEnd, Vec<Failure>> {
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let planned = allowed(work, &store, &contexts, events)?;
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
+    raise_open_files();
+    session.shell(&workshop, &planned, shell, files, resizes)
 }
 
 /// The parts of an image.

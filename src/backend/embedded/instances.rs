@@ -151,8 +151,13 @@ impl Embedded {
                 error,
             )]
         };
-        let container = ask(&instance, &Question::Enter)?
-            .and_then(|(_, files)| files.into_iter().next())
+        let (answer, files) = ask(&instance, &Question::Enter)?.unzip();
+        let group = match answer {
+            Some(Answer::Process { group }) => group,
+            _ => None,
+        };
+        let container = files
+            .and_then(|files| files.into_iter().next())
             .ok_or_else(|| {
                 let message = format!("the habitat `{id}` is not up");
                 vec![
@@ -166,8 +171,16 @@ impl Embedded {
             .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?;
         let [input, output, errors] = streams.fds;
         let files = [container.as_fd(), input, output, errors];
-        protocol::send(&socket, &Errand { visit, terminal }, &files)
-            .map_err(|error| machine("the visitor went away", &error))?;
+        protocol::send(
+            &socket,
+            &Errand {
+                visit,
+                terminal,
+                group,
+            },
+            &files,
+        )
+        .map_err(|error| machine("the visitor went away", &error))?;
         match socket.receive() {
             Ok(Some(message)) => match protocol::read(&message).map_err(|failure| vec![failure])? {
                 Report::Ended { status } => Ok(status),

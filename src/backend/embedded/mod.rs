@@ -29,6 +29,7 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::lock::{Entry, Outdated};
 use crate::engine::phases::{PhaseReport, StepReport};
+use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::sys::memfd::sealed_self;
@@ -211,7 +212,36 @@ impl Embedded {
     /// # Errors
     /// If it could not be started.
     pub fn launch(self, launch: Launch, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {
+        // Taken apart when the engine child is gone.
+        let groups = groups(&launch)?;
+        let launch = Launch {
+            groups: groups.as_ref().map(|groups| groups.path().to_owned()),
+            ..launch
+        };
         command(&Order::Launch(Box::new(launch)), streams)
+    }
+
+    /// Runs a command where a build stands: in the tree of its target, or in what its last failed step has left.
+    ///
+    /// # Errors
+    /// If that place cannot be had, or the command not be run.
+    pub fn shell(
+        self,
+        work: &Work,
+        store: &Path,
+        shell: Shell,
+        streams: Streams<'_>,
+        events: &dyn EventSink,
+    ) -> Result<ShellEnd, Vec<Failure>> {
+        let order = Order::Shell {
+            store: store.to_owned(),
+            work: Box::new(work.clone()),
+            shell,
+        };
+        match listen(&order, &streams.fds, events)? {
+            Report::ShellEnded(end) => Ok(end),
+            other => Err(vec![unexpected(&other)]),
+        }
     }
 
     /// Runs a command beside the engine, with its ids: it sees what the store holds as the engine does.
@@ -403,6 +433,25 @@ fn await_message(engine: &Engine, endings: &Endings) -> Result<(), Failure> {
         return Err(Failure::new(kind, "engine::cancelled", message)
             .with_help("what was finished is kept: the next build goes on from there"));
     }
+}
+
+/// Where a control group for a command is made, if it is limited.
+fn groups(launch: &Launch) -> Result<Option<Delegated>, Vec<Failure>> {
+    let resources = launch.resources().map_err(|failure| vec![failure])?;
+    if resources.is_unlimited() {
+        return Ok(None);
+    }
+    Delegated::make(&resources, None)
+        .map(Some)
+        .map_err(|error| {
+            let mut failure = Failure::from_diagnostic(FailureKind::Machine, &error);
+            let more = "or run it without what the habitat limits: `--no-limits`";
+            failure.help = Some(match failure.help {
+                Some(help) => format!("{help}; {more}"),
+                None => more.to_owned(),
+            });
+            vec![failure]
+        })
 }
 
 fn command(order: &Order, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {

@@ -10,6 +10,7 @@ use super::super::{BuildRequest, Outcome};
 use super::finish::{Locked, Wanted};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
+use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::sys::socket::{Message, Socket};
@@ -42,6 +43,15 @@ pub(super) enum Order {
     },
     /// Run a command in an image. Comes with the three standard streams.
     Launch(Box<Launch>),
+    /// Run a command where a build stands. Comes with the three standard streams.
+    Shell {
+        /// The store's directory.
+        store: PathBuf,
+        /// The build.
+        work: Box<Work>,
+        /// The command.
+        shell: Shell,
+    },
     /// Run a command beside the engine, with its ids. Comes with the three standard streams.
     Command {
         /// Program and arguments.
@@ -80,12 +90,17 @@ pub(super) enum Report {
     /// The build is done.
     Built(Box<Outcome>),
     /// The first process of a habitat is there, and comes along as a pidfd.
-    Started,
+    Started {
+        /// Its control group, if it has one.
+        group: Option<PathBuf>,
+    },
     /// The command has ended with this status (128 and the signal's number where a signal ended it).
     Ended {
         /// The status.
         status: i32,
     },
+    /// The command where a build stands has ended.
+    ShellEnded(ShellEnd),
     /// What was to be deleted is gone.
     Deleted,
     /// It could not be done.

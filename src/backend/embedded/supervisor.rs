@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::{self, Order, Report};
 use crate::engine::exec::Engine;
+use crate::engine::exec::cgroup::Delegated;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::store::{Instance, InstanceRecord, LastState, Store};
@@ -74,7 +76,10 @@ pub(super) enum Question {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// The first process, as a pidfd that comes along.
-    Process,
+    Process {
+        /// The control group that it is in, if it has one of its own.
+        group: Option<PathBuf>,
+    },
     /// It is not in order yet.
     NotYet,
     /// It has ended.
@@ -148,6 +153,9 @@ struct Supervisor {
     /// `None` when it has ended.
     engine: Option<Engine>,
     process: Option<OwnedFd>,
+    group: Option<PathBuf>,
+    /// Taken apart when the engine is gone.
+    groups: Option<Delegated>,
     is_up: bool,
     /// When the habitat is killed that was asked to end.
     killed_at: Option<Instant>,
@@ -183,7 +191,12 @@ impl Supervisor {
         };
         let (null, log) =
             streams().map_err(|error| failed("the habitat has no streams", &error))?;
-        let order = Order::Launch(Box::new(launch.clone()));
+        let groups = super::groups(launch)?;
+        let launch = Launch {
+            groups: groups.as_ref().map(|groups| groups.path().to_owned()),
+            ..launch.clone()
+        };
+        let order = Order::Launch(Box::new(launch));
         let engine = super::start(&order, &[null.as_fd(), log.as_fd(), log.as_fd()])?;
         Ok(Self {
             instance,
@@ -191,6 +204,8 @@ impl Supervisor {
             endings,
             engine: Some(engine),
             process: None,
+            group: None,
+            groups,
             is_up: false,
             killed_at: None,
             waiting: Vec::new(),
@@ -259,8 +274,9 @@ impl Supervisor {
             return Some(Word::Ended { status: None });
         };
         match protocol::read::<Report>(&message) {
-            Ok(Report::Started) => {
+            Ok(Report::Started { group }) => {
                 self.process = message.files.into_iter().next();
+                self.group = group;
                 None
             }
             Ok(Report::Ended { status }) => Some(Word::Ended {
@@ -287,7 +303,8 @@ impl Supervisor {
         match protocol::read(&message) {
             Ok(Question::Enter) => drop(match (&self.process, self.is_up) {
                 (Some(process), true) => {
-                    protocol::send(&socket, &Answer::Process, &[process.as_fd()])
+                    let group = self.group.clone();
+                    protocol::send(&socket, &Answer::Process { group }, &[process.as_fd()])
                 }
                 _ => protocol::send(&socket, &Answer::NotYet, &[]),
             }),
@@ -313,6 +330,7 @@ impl Supervisor {
     /// When the lock is free, nothing of the habitat runs any more.
     fn let_go(&mut self) {
         self.engine = None;
+        self.groups = None;
         drop(self.instance.dir().remove_file(SOCKET));
     }
 

@@ -2,6 +2,7 @@
 //! that the command end.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub(super) struct Errand {
     pub(super) visit: Visit,
     /// Its terminal, if it gets one.
     pub(super) terminal: Option<TerminalSize>,
+    /// The control group that it is put into.
+    pub(super) group: Option<PathBuf>,
 }
 
 /// Plays the visitor to its end.
@@ -71,7 +74,7 @@ fn run(
     });
     let files: Vec<OwnedFd> = files.collect();
     let exit = with_streams(errand.terminal, &files, resizes, |streams| {
-        visitor.run(&errand.visit, streams, &cancel)
+        visitor.run(&errand.visit, errand.group.as_deref(), streams, &cancel)
     })?;
     match exit {
         Exit::NotExecuted { status, why } => {

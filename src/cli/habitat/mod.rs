@@ -11,6 +11,7 @@ mod lock;
 mod migrate;
 mod phases;
 mod render;
+mod shell;
 mod steering;
 mod test;
 mod under;
@@ -57,6 +58,7 @@ pub(super) fn run(
         HabitatCommand::Outdated(arguments) => lock::outdated(arguments, store, environment),
         HabitatCommand::Upgrade(arguments) => lock::upgrade(arguments, store, environment),
         HabitatCommand::Test(arguments) => test::run(arguments, store, environment),
+        HabitatCommand::Shell(arguments) => shell::run(arguments, store, environment),
         HabitatCommand::Up(arguments) => up::run(arguments, store, environment),
         HabitatCommand::Exec(arguments) => exec::run(arguments, &store),
         HabitatCommand::Stop(arguments) => instances::stop(&arguments, &store),

@@ -59,10 +59,10 @@ pub(super) fn write_all(
     ready.read_lock(&mut pinned)?;
     for context in &ready.rendered.contexts {
         let place = ready.place(context, environment)?;
-        let place = without(place, &request::absolute(out)?);
         let mut draft = Draft::plain(environment)?;
         draft.work.secrets = ready.secrets_of(context)?;
         draft.work.lock.clone_from(&pinned.lock);
+        let place = without(place, &request::absolute(out)?);
         write_context(&context.name, place, draft, out, store, environment)?;
     }
     Ok(())

@@ -27,9 +27,10 @@ pub(super) fn run(
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let network = run::network(&arguments.network)?;
-    let ports = run::ports(&arguments.publish, network)?;
     let ready = Ready::read(&arguments.habitat, Purpose::Build, environment)?;
+    let network = arguments.network.as_deref().or(ready.plan.runtime.network);
+    let network = run::network(network.unwrap_or("default"))?;
+    let ports = run::ports(&arguments.publish, network)?;
     let volumes = ready
         .plan
         .runtime
@@ -110,10 +111,12 @@ pub(super) fn run(
         workdir: None,
         user: None,
         volumes,
-        network,
+        network: Some(network),
         ports,
         terminal: None,
         instance: Some(record.id.clone()),
+        limited: !arguments.no_limits,
+        groups: None,
     };
     Embedded.up(launch, record.clone()).map_err(Stop::from)?;
     show(&record, State::Running, arguments.format);

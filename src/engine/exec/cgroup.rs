@@ -125,6 +125,7 @@ impl Resources {
             ("cpu", "--cpu-quota", self.cpu_quota_us.is_some()),
             ("cpuset", "--cpuset-cpus", self.cpuset_cpus.is_some()),
             ("cpuset", "--cpuset-mems", self.cpuset_mems.is_some()),
+            ("pids", "limits: {pids}", self.pids_max.is_some()),
         ];
         let mut controllers: Vec<(&str, &str)> = Vec::new();
         for (controller, option, wanted) in wanted {
@@ -166,6 +167,9 @@ impl Resources {
         }
         if let Some(nodes) = &self.cpuset_mems {
             settings.push(("cpuset.mems", nodes.clone()));
+        }
+        if let Some(count) = self.pids_max {
+            settings.push(("pids.max", count.to_string()));
         }
         settings
     }
@@ -318,6 +322,12 @@ impl Group {
         Ok(group)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Puts a process into it, with all that it starts.
     pub(super) fn add(&self, pid: Pid) -> Result<(), GroupError> {
         write(&self.path, PROCESSES, &pid.as_raw_nonzero().to_string())
@@ -339,6 +349,11 @@ impl Drop for Group {
     fn drop(&mut self) {
         remove(&self.path);
     }
+}
+
+/// Puts a process into the group of a container that runs, with all that it will start.
+pub(super) fn join(group: &Path, pid: Pid) -> Result<(), GroupError> {
+    write(group, PROCESSES, &pid.as_raw_nonzero().to_string())
 }
 
 fn oom_kills(events: &str) -> u64 {

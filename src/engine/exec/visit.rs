@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Signal, Uid};
@@ -16,6 +17,7 @@ use rustix::thread::ThreadNameSpaceType as Kind;
 use serde::{Deserialize, Serialize};
 
 use super::cancel::Cancel;
+use super::cgroup;
 use super::error::{ExecError, doing};
 use super::role::{self, Role, argv};
 use super::sandbox::{Exit, Streams, Watch, completed, rooted};
@@ -65,13 +67,14 @@ impl Visitor {
         })
     }
 
-    /// Runs a command there.
+    /// Runs a command there, in the container's control group if it has one of its own.
     ///
     /// # Errors
     /// If it could not be started. That it failed is an [`Exit`].
     pub fn run(
         &self,
         visit: &Visit,
+        group: Option<&Path>,
         streams: Streams<'_>,
         cancel: &Cancel,
     ) -> Result<Exit, ExecError> {
@@ -83,6 +86,9 @@ impl Visitor {
         let child = self.guest(standard, childs)?;
         let session = child.pid();
         role::await_greeting(&socket).map_err(|_| ExecError::NoGreeting)?;
+        if let Some(group) = group {
+            cgroup::join(group, child.pid())?;
+        }
         let sent = socket.send(b"enter", &[self.container.as_fd()]);
         sent.map_err(doing("talk to the container"))?;
         let spec = spec(visit, root_of(&socket)?.as_fd(), &streams)?;

@@ -237,6 +237,22 @@ impl Active {
         })
     }
 
+    /// Closes the tree and keeps it as it is, to be opened again by [`SnapshotStore::prepare_in`]. `None`: it cannot be kept,
+    /// because it is a copy.
+    pub fn keep(mut self) -> Option<TmpDir> {
+        if let Some(attached) = self.attached.take() {
+            detach(&attached).ok()?;
+        }
+        drop(self.mounted.take());
+        if !matches!(self.changes, Changes::InUpper) {
+            return None;
+        }
+        for name in [WORK, ROOT] {
+            self.scratch.dir().remove_tree(name).ok()?;
+        }
+        Some(self.scratch)
+    }
+
     /// Forgets it.
     pub fn discard(self) {
         if let Some(attached) = &self.attached {

@@ -1,19 +1,19 @@
 //! Asks what sources mean now, and fetches as little as that takes: for those who want to know what a build would do.
 //! Answers are remembered as a build remembers them, so that the build that follows finds them.
 
-use std::path::Path;
-
 use super::inputs::Made;
-use super::session::{Session, client_of, git_of, store_failure};
-use super::sources::{DebianAnswer, GitAnswer, of_source, reference};
+use super::pins::ASKED_AT_ONCE;
+use super::reach::Reach;
+use super::session::Session;
+use super::sources::{DebianAnswer, reference};
 use crate::digest::Key;
-use crate::engine::debian_tree::{day, keyring};
+use crate::engine::debian_tree::Archive;
 use crate::engine::failure::Failure;
 use crate::engine::plan::Planned;
-use crate::engine::source::debian::{self, Cache, Mirrors, Request, Surroundings, base};
 use crate::engine::source::git;
 use crate::engine::work::Freshness;
-use crate::graph::{DebianSource, GitSource, Op, Source};
+use crate::graph::{DebianSource, Op, Source};
+use crate::net;
 
 impl Session<'_> {
     /// Looks at the repositories of this machine; and, where the work says that everything is to be asked now, asks
@@ -21,104 +21,76 @@ impl Session<'_> {
     ///
     /// # Errors
     /// If a server cannot be asked.
-    pub fn ask(&self, planned: &Planned) -> Result<(), Vec<Failure>> {
-        let is_asked = self.work.freshness == Freshness::Now;
-        let mut failures = Vec::new();
+    pub fn ask(&self, planned: &Planned) -> Result<(), Failure> {
+        let mut asked = Vec::new();
         for (_, node) in planned.lowered.graph.iter() {
-            let Op::Source(source) = &node.op else {
-                continue;
-            };
-            if self.work.pin(source).is_some() {
-                continue;
+            if let Op::Source(source) = &node.op
+                && self.work.pin(source).is_none()
+                && self.is_asked(source)?
+            {
+                asked.push(source);
             }
-            let asked = match source {
-                Source::Git(git_source) if git_source.url.starts_with('/') => {
-                    // What is wrong with it is said by the build.
-                    drop(self.look_at_repository(git_source, source));
-                    Ok(())
-                }
-                Source::Git(git_source) if is_asked && !git::is_pinned(git_source) => {
-                    self.ask_repository(git_source, source)
-                }
-                Source::Debian(debian) if is_asked => self.ask_archive(debian, source),
-                _ => Ok(()),
-            };
-            failures.extend(asked.err());
         }
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(failures)
+        if asked.is_empty() {
+            return Ok(());
         }
+        let reach = Reach::open(self)?;
+        net::fetch_all(&asked, ASKED_AT_ONCE, |source| match source {
+            Source::Git(git_source) => {
+                let answer = self.ask_git(&reach, git_source, source);
+                match git_source.url.starts_with('/') {
+                    // What is wrong with a repository of this machine is said by the build.
+                    true => Ok(()),
+                    false => answer.map(drop),
+                }
+            }
+            Source::Http(http_source) => self.ask_download(&reach, http_source, source).map(drop),
+            Source::Debian(debian) => self.ask_archive(&reach, debian, source),
+            Source::StoredImage { .. } | Source::OciLayout(_) | Source::Local { .. } => Ok(()),
+        })
+        .map(drop)
     }
 
-    /// A repository of this machine is asked only if it is not what it was.
-    fn look_at_repository(&self, git_source: &GitSource, source: &Source) -> Result<(), Failure> {
-        match self.recall_source(source, None, &|_| {})? {
-            Some(Made::Tree(_)) => Ok(()),
-            _ if self.known_git(git_source, source)?.is_some() => Ok(()),
-            _ => self.ask_repository(git_source, source),
-        }
-    }
-
-    fn ask_repository(&self, git_source: &GitSource, source: &Source) -> Result<(), Failure> {
-        let failure = |error: git::Error| of_source(error.fault(), &error);
-        let scratch = self.store.tmp_dir().map_err(store_failure)?;
-        let (git, _door) = git_of(self, &scratch)?;
-        let fingerprint = git::local_fingerprint(&git_source.url).ok().flatten();
-        let resolved = git.resolve(git_source).map_err(failure)?;
-        self.remember(
-            &reference(source),
-            &GitAnswer {
-                resolved,
-                fingerprint,
-            },
-        )
+    /// Whether a source has to be asked. A repository of this machine has if it is not what it was.
+    fn is_asked(&self, source: &Source) -> Result<bool, Failure> {
+        let is_now = self.work.freshness == Freshness::Now;
+        Ok(match source {
+            Source::Git(git_source) if git_source.url.starts_with('/') => {
+                let recalled = self.recall_source(source, None, &|_| {});
+                !matches!(recalled, Ok(Some(Made::Tree(_))))
+                    && !matches!(self.known_git(git_source, source), Ok(Some(_)))
+            }
+            Source::Git(git_source) => is_now && !git::is_pinned(git_source),
+            Source::Http(http_source) => is_now && http_source.checksum.is_none(),
+            Source::Debian(_) => is_now,
+            Source::StoredImage { .. } | Source::OciLayout(_) | Source::Local { .. } => false,
+        })
     }
 
     /// The archive's own signature and lists are fetched; no package is.
-    fn ask_archive(&self, debian: &DebianSource, source: &Source) -> Result<(), Failure> {
-        let failure = |error: debian::Error| of_source(error.fault(), &error);
+    fn ask_archive(
+        &self,
+        reach: &Reach,
+        debian: &DebianSource,
+        source: &Source,
+    ) -> Result<(), Failure> {
         let reference = reference(source);
         let known = self.answer::<DebianAnswer>(&reference)?;
-        let scratch = self.store.tmp_dir().map_err(store_failure)?;
-        let cache = Cache::new(self.store.path().join("http"), scratch.path());
-        let (client, _) = client_of(self.work);
-        let keyring = keyring(self.work)?;
-        let with = Surroundings {
-            client: &client,
-            cache: &cache,
-            keyring: &keyring,
-            now_s: self.clock.now().as_secs(),
-            progress: &|_| {},
-        };
-        let mirrors = Mirrors::choose(
-            &debian.suite,
-            debian.mirror.as_deref(),
-            self.work.debian.mirror.as_deref(),
-            &debian::host_sources(Path::new("/etc/apt")),
-        );
-        let request = Request {
-            suite: &debian.suite,
-            arch: &debian.arch,
-            packages: &debian.packages,
-        };
-        let resolution = base::resolve(&request, &mirrors, &with).map_err(failure)?;
-        let bottom = resolution.key();
-        if let Some(known) = known
-            && known.answer.layers.first() == Some(&bottom)
-        {
+        let archive = Archive::of(self, reach, debian)?;
+        let with = archive.surroundings(self, reach, &|_| {});
+        let mut answer = DebianAnswer::bottom(&archive.resolve(debian, &with)?);
+        match known {
             // The same release: so are all of its packages.
-            return self.remember(&reference, &known.answer);
+            Some(known) if known.answer.layers.first() == Some(&answer.key) => {
+                answer = known.answer;
+            }
+            // What the named packages come to is known when they are installed: until then nothing is found under this.
+            _ if !debian.packages.is_empty() => {
+                answer.key = Key::of(format!("{} and packages", answer.key).as_bytes());
+                answer.layers.push(answer.key);
+            }
+            _ => {}
         }
-        // What the named packages come to is known when they are installed: until then nothing is found under this.
-        let unknown = Key::of(format!("{bottom} and packages").as_bytes());
-        let top = (!debian.packages.is_empty()).then_some(unknown);
-        let answer = DebianAnswer {
-            layers: std::iter::once(bottom).chain(top).collect(),
-            resolved: format!("{} of {}", resolution.suite, day(resolution.release_date_s)),
-            key: top.unwrap_or(bottom),
-        };
         self.remember(&reference, &answer)
     }
 }

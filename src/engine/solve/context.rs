@@ -435,6 +435,7 @@ impl Session<'_> {
                     return Ok(None);
                 };
                 let time = workshop
+                    .reach
                     .git
                     .commit_time_s(git, &resolved)
                     .map_err(|error| of_source(error.fault(), &error))?;

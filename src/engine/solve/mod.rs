@@ -6,13 +6,14 @@
 //! context.rs   what has to be fetched before the Dockerfile is known
 //! inputs.rs    what a node turns out to be: a tree, a directory, a download
 //! look.rs      the keys of a node, from its own fields and what its inputs are; hit or miss
+//! reach.rs     what servers are reached with
 //! session.rs   what one build has at hand
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
 //! pins.rs      what a lock says of them
 //! missing.rs   where a file is that a COPY does not find
 //! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; log.rs what is shown of its output; tap.rs how a
-//!              test is judged
+//!              test is judged; shell.rs a command where the build stands
 //! ```
 //!
 //! A step runs on a thread of its own; a RUN that only waits takes no core, so their number is not bound. What
@@ -26,7 +27,9 @@ pub mod look;
 mod missing;
 mod mounts;
 mod pins;
+mod reach;
 mod session;
+mod shell;
 mod sources;
 mod steps;
 pub mod survey;
@@ -41,8 +44,10 @@ use super::work::OnFailure;
 use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
+pub use reach::Reach;
 pub(in crate::engine) use session::store_failure;
 pub use session::{Session, Surroundings, Workshop};
+pub use shell::{Shell, ShellEnd, ShellPlace};
 pub(in crate::engine) use sources::{DebianAnswer, of_source, shown};
 
 /// Makes the results `wanted` and all that they need.

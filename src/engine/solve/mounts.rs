@@ -244,7 +244,7 @@ impl Session<'_> {
                 .map_err(store_failure)?;
             if self.work.no_cache == NoCache::Everything && self.is_first_use(&name) {
                 // Such a build must not see what earlier ones left. Those that still run keep what they have open.
-                let aside = workshop.scratch.path().join(format!("cache-{name}"));
+                let aside = workshop.reach.scratch.path().join(format!("cache-{name}"));
                 match std::fs::rename(&directory, &aside) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                         return Err(cannot(&error));
@@ -334,7 +334,7 @@ impl Session<'_> {
             Failure::caused(FailureKind::Machine, "exec::ssh", message, error)
         };
         let number = self.doors.fetch_add(1, Ordering::Relaxed);
-        let place = workshop.scratch.path().join(format!("ssh-{number}"));
+        let place = workshop.reach.scratch.path().join(format!("ssh-{number}"));
         let door = Door::open(&place, &agent.who, ssh.mode, (ssh.uid, ssh.gid))
             .map_err(|error| cannot(&error))?;
         let socket = door.socket().map_err(|error| cannot(&error))?;

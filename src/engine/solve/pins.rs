@@ -15,7 +15,7 @@ use crate::graph::{DebianSource, GitSource, HttpSource, Source};
 use crate::net;
 
 /// How many sources are asked at once.
-const ASKED_AT_ONCE: usize = 8;
+pub(super) const ASKED_AT_ONCE: usize = 8;
 
 impl DebianAnswer {
     /// What a pinned base is.
@@ -273,11 +273,11 @@ impl Session<'_> {
             .pin()
             .map(Pin::Debian),
             Source::Git(git_source) => {
-                let resolved = self.ask_git(workshop, git_source, source)?;
+                let resolved = self.ask_git(&workshop.reach, git_source, source)?;
                 Ok(Pin::Git(GitPin::of(resolved)))
             }
             Source::Http(http_source) => {
-                let (remembered, _) = self.ask_download(workshop, http_source, source)?;
+                let (remembered, _) = self.ask_download(&workshop.reach, http_source, source)?;
                 Ok(Pin::Http(HttpPin::of(&remembered)))
             }
             Source::Local { .. } => {

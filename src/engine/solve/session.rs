@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
+use super::reach::Reach;
 use crate::digest::{Fields, Key};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
@@ -19,16 +20,13 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::plan::{BaseImage, BaseLayer, Blobs};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
-use crate::engine::source::git::{self, Git};
 use crate::engine::source::oci_layout;
-use crate::engine::ssh::Door;
 use crate::engine::tree::{self, hash};
-use crate::engine::work::{AgentKind, Ssh, Work};
+use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
 use crate::image::layer::Limits;
-use crate::net::{Authorization, Client, Proxies, Settings};
-use crate::store::{Index, OpRecord, Store, StoreError, TmpDir};
+use crate::store::{Index, OpRecord, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
 
@@ -77,20 +75,14 @@ pub struct Workshop {
     pub snapshots: SnapshotStore,
     /// Processes.
     pub sandbox: Sandbox,
-    /// The network.
-    pub client: Client,
-    /// Repositories.
-    pub git: Git,
+    /// What servers are reached with.
+    pub reach: Reach,
     /// The wish that it end.
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
-    /// A directory for what lives as long as this: names of the sandbox, unfinished downloads.
-    pub scratch: TmpDir,
     /// Where control groups for steps are made, for builds that limit them.
     pub groups: Option<PathBuf>,
-    /// Leads git to the keys that `--ssh default` names.
-    _door: Option<Door>,
 }
 
 /// What the engine child is given by its parent.
@@ -308,57 +300,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The secrets that a source may name as its own.
-fn git_tokens(work: &Work) -> Vec<(String, Authorization)> {
-    let secrets = work.secrets.iter();
-    secrets
-        .filter_map(|secret| {
-            let token = std::str::from_utf8(secret.expose()).ok()?.trim();
-            let authorization = Authorization::basic("x-access-token", token);
-            Some((secret.id.clone(), authorization))
-        })
-        .collect()
-}
-
 /// Where what a test said is remembered: with the snapshot that it left.
 fn test_name(record: &OpRecord) -> String {
     let left = record.layers.last().map(Key::to_string);
     format!("test {}", left.unwrap_or_default())
-}
-
-/// The secrets that are for git servers: `GIT_AUTH_HEADER` and `GIT_AUTH_TOKEN`, of one host with its name behind a dot.
-fn git_credentials(work: &Work) -> Vec<git::Credential> {
-    let named = |prefix: &'static str, of_host: bool| {
-        work.secrets.iter().filter_map(move |secret| {
-            let rest = secret.id.strip_prefix(prefix)?;
-            let host = rest.strip_prefix('.').filter(|host| !host.is_empty());
-            let fits = if of_host {
-                host.is_some()
-            } else {
-                rest.is_empty()
-            };
-            let value = std::str::from_utf8(secret.expose()).ok()?.trim();
-            fits.then(|| (host.map(str::to_owned), value.to_owned()))
-        })
-    };
-    let mut credentials = Vec::new();
-    for of_host in [true, false] {
-        for (host, header) in named("GIT_AUTH_HEADER", of_host) {
-            let authorization = Authorization::header(header);
-            credentials.push(git::Credential {
-                host,
-                authorization,
-            });
-        }
-        for (host, token) in named("GIT_AUTH_TOKEN", of_host) {
-            let authorization = Authorization::basic("x-access-token", &token);
-            credentials.push(git::Credential {
-                host,
-                authorization,
-            });
-        }
-    }
-    credentials
 }
 
 impl Workshop {
@@ -371,7 +316,6 @@ impl Workshop {
         surroundings: Surroundings,
         warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {
-        let work = session.work;
         let snapshots = SnapshotStore::open(session.store, Choice::Best)?;
         if let Some(reason) = snapshots.fallback() {
             warn(
@@ -381,21 +325,18 @@ impl Workshop {
                 ),
             );
         }
-        let scratch = session.store.tmp_dir().map_err(store_failure)?;
-        let sandbox = Sandbox::new(&scratch.path(), move |message| warn("HostNetwork", message))?;
-        let (client, _) = client_of(work);
-        let (git, door) = git_of(session, &scratch)?;
+        let reach = Reach::open(session)?;
+        let sandbox = Sandbox::new(&reach.scratch.path(), move |message| {
+            warn("HostNetwork", message)
+        })?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {
             snapshots,
             sandbox,
-            client,
-            git,
+            reach,
             cancel: surroundings.cancel,
             cores,
-            scratch,
             groups: surroundings.groups,
-            _door: door,
         })
     }
 
@@ -477,72 +418,6 @@ impl ReadableTree {
             )
         })
     }
-}
-
-/// How servers are reached, and by way of which proxies.
-pub(super) fn client_of(work: &Work) -> (Client, Proxies) {
-    let proxy = |name: &str| {
-        let set = work
-            .proxies
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name));
-        set.map(|(_, value)| value.clone())
-    };
-    let proxies = Proxies {
-        http: proxy("http_proxy"),
-        https: proxy("https_proxy"),
-        no_proxy: proxy("no_proxy"),
-    };
-    let client = Client::new(Settings {
-        proxies: proxies.clone(),
-        ca_files: work.ca_file.iter().cloned().collect(),
-        ..Settings::default()
-    });
-    (client, proxies)
-}
-
-/// git, and what leads it to the keys that `--ssh default` names, as long as it lives.
-pub(super) fn git_of(
-    session: &Session<'_>,
-    scratch: &TmpDir,
-) -> Result<(Git, Option<Door>), Failure> {
-    let work = session.work;
-    let (_, proxies) = client_of(work);
-    let (ssh, door) = git_agent(work, scratch)?;
-    let git = Git::new(git::Settings {
-        program: PathBuf::from("/usr/bin/git"),
-        mirrors: session.store.path().join("git"),
-        proxies,
-        ca_file: work.ca_file.clone(),
-        ssh,
-        credentials: git_credentials(work),
-        tokens: git_tokens(work),
-    });
-    Ok((git, door))
-}
-
-/// Whom git asks for keys: as in BuildKit the agent that `--ssh default` names, else the caller's own.
-fn git_agent(work: &Work, scratch: &TmpDir) -> Result<(Ssh, Option<Door>), Failure> {
-    let mut ssh = work.ssh.clone();
-    let Some(agent) = work.agents.iter().find(|agent| agent.id == "default") else {
-        return Ok((ssh, None));
-    };
-    let door = match &agent.who {
-        AgentKind::Forwarded(socket) | AgentKind::Raw(socket) => {
-            ssh.agent = Some(socket.clone());
-            None
-        }
-        keys @ AgentKind::Keys(_) => {
-            let opened = Door::open(&scratch.path().join("ssh-git"), keys, 0o600, (0, 0));
-            let door = opened.map_err(|error| {
-                let message = "the keys of `--ssh default` cannot be offered to git";
-                Failure::caused(FailureKind::Machine, "solve::ssh", message, &error)
-            })?;
-            ssh.agent = Some(door.path());
-            Some(door)
-        }
-    };
-    Ok((ssh, door))
 }
 
 /// What the store says, as a failure of a build.

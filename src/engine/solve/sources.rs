@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::inputs::{Made, Tree};
+use super::reach::Reach;
 use super::session::{Session, Workshop, store_failure};
 use crate::digest::{Digest, Fields, Key};
 use crate::engine::contexts::Context;
@@ -290,7 +291,7 @@ impl Session<'_> {
         let pinned = self.pinned_git(git_source, source)?;
         let resolved = match &pinned {
             Some(resolved) => resolved.clone(),
-            None => self.ask_git(workshop, git_source, source)?,
+            None => self.ask_git(&workshop.reach, git_source, source)?,
         };
         let by_commit = GitSource {
             fetch_by_commit: git_source.fetch_by_commit || pinned.is_some(),
@@ -303,6 +304,7 @@ impl Session<'_> {
             let settled = workshop.snapshots.prepare_layer(&[])?;
             let started = Instant::now();
             workshop
+                .reach
                 .git
                 .checkout(&by_commit, &resolved, &settled.upper_path())
                 .map_err(failure)
@@ -328,13 +330,13 @@ impl Session<'_> {
     /// Asks what a reference means now, and remembers it.
     pub(super) fn ask_git(
         &self,
-        workshop: &Workshop,
+        reach: &Reach,
         git_source: &GitSource,
         source: &Source,
     ) -> Result<git::Resolved, Failure> {
         let fingerprint = git::local_fingerprint(&git_source.url)
             .map_err(|error| unreadable_repository(git_source, &error))?;
-        let resolved = workshop
+        let resolved = reach
             .git
             .resolve(git_source)
             .map_err(|error| of_source(error.fault(), &error))?;
@@ -356,7 +358,7 @@ impl Session<'_> {
         let name = shown(source);
         let (remembered, bytes) = match self.pinned_download(http_source, source)? {
             Some(pinned) => self.fetch_pinned(workshop, http_source, source, pinned)?,
-            None => self.ask_download(workshop, http_source, source)?,
+            None => self.ask_download(&workshop.reach, http_source, source)?,
         };
         note(remembered.fields());
         let resolved = remembered.digest.to_string();
@@ -375,7 +377,7 @@ impl Session<'_> {
     /// Asks what is at an address now, and remembers it; with the number of bytes that had to be fetched.
     pub(super) fn ask_download(
         &self,
-        workshop: &Workshop,
+        reach: &Reach,
         http_source: &HttpSource,
         source: &Source,
     ) -> Result<(http::Remembered, u64), Failure> {
@@ -383,7 +385,7 @@ impl Session<'_> {
         let known = self.answer::<http::Remembered>(&reference)?;
         let known = known.as_ref().map(|known| &known.answer);
         let fetched = self
-            .fetch(workshop, http_source, source, known)
+            .fetch(reach, http_source, source, known)
             .map_err(|error| of_source(error.fault(), &error))?;
         self.remember(&reference, &fetched.0)?;
         Ok(fetched)
@@ -401,7 +403,7 @@ impl Session<'_> {
             checksum: Some(pinned.digest.to_string()),
             ..http_source.clone()
         };
-        match self.fetch(workshop, &wanted, source, Some(&pinned)) {
+        match self.fetch(&workshop.reach, &wanted, source, Some(&pinned)) {
             Ok((_, bytes)) => Ok((pinned, bytes)),
             Err(http::Error::Fetch(net::Error::WrongDigest {
                 expected, actual, ..
@@ -412,7 +414,7 @@ impl Session<'_> {
 
     fn fetch(
         &self,
-        workshop: &Workshop,
+        reach: &Reach,
         http_source: &HttpSource,
         source: &Source,
         known: Option<&http::Remembered>,
@@ -428,8 +430,8 @@ impl Session<'_> {
             http_source,
             known,
             self.authorization(&http_source.url).as_ref(),
-            &self.shelf(workshop),
-            &workshop.client,
+            &self.shelf(reach),
+            &reach.client,
             &progress,
         )?;
         Ok(match answer {
@@ -451,8 +453,12 @@ impl Session<'_> {
         let id = remembered.tree_key();
         if !workshop.snapshots.has(&id) {
             let settled = workshop.snapshots.prepare_layer(&[])?;
-            http::place(remembered, &self.shelf(workshop), &settled.upper_path())
-                .map_err(|error| of_source(error.fault(), &error))?;
+            http::place(
+                remembered,
+                &self.shelf(&workshop.reach),
+                &settled.upper_path(),
+            )
+            .map_err(|error| of_source(error.fault(), &error))?;
             let made = snapshot::Made {
                 id,
                 key: None,
@@ -491,10 +497,10 @@ impl Session<'_> {
 
     /// Where downloads are put. What is unfinished lies in the workshop's own directory, which no other process sweeps
     /// while this one lives.
-    fn shelf(&self, workshop: &Workshop) -> http::Shelf {
+    fn shelf(&self, reach: &Reach) -> http::Shelf {
         http::Shelf {
             directory: self.store.path().join("http"),
-            tmp: workshop.scratch.path(),
+            tmp: reach.scratch.path(),
         }
     }
 

@@ -92,6 +92,14 @@ impl Session<'_> {
         if !forced && let Some(made) = self.found(id, op, origin, &keys)? {
             return Ok(made);
         }
+        if self.work.accepts_failed
+            && let Some(tree) = inputs.first().and_then(Made::tree)
+            && let Some(made) =
+                self.accepted(workshop, &keys.definition.key(), tree, &origin.name)?
+        {
+            self.step_done(origin, true, 0);
+            return Ok(made);
+        }
         // Of several that would do the same work, the first does it, and the others find it here.
         let lease = match forced {
             true => None,
@@ -118,6 +126,7 @@ impl Session<'_> {
             origin,
             &root,
             inputs.get(1..).unwrap_or_default(),
+            keys.definition.key(),
         );
         let duration_ms = started.elapsed().as_millis() as u64;
         let (settled, test) = match ran {
@@ -237,10 +246,19 @@ impl Session<'_> {
         origin: &StepOrigin,
         root: &Tree,
         inputs: &[Made],
+        key: Key,
     ) -> Result<(Active, Option<TestReport>), Failure> {
-        let active = workshop.snapshots.prepare(root.layers())?;
+        let mut active = workshop.snapshots.prepare(root.layers())?;
         match op {
-            Op::Exec(exec) => self.run(workshop, active, exec, origin, inputs),
+            Op::Exec(exec) => match self.run(workshop, &mut active, exec, origin, inputs) {
+                Ok(test) => Ok((active, test)),
+                Err(failure) => {
+                    if failure.kind == FailureKind::Step {
+                        self.keep_failed(active, &origin.step.to_string(), key);
+                    }
+                    Err(failure)
+                }
+            },
             Op::Copy(copy) => {
                 let _core = workshop.cores.take();
                 let remarks = self.copy(workshop, &active, copy, inputs)?;
@@ -339,11 +357,11 @@ impl Session<'_> {
     fn run(
         &self,
         workshop: &Workshop,
-        mut active: Active,
+        active: &mut Active,
         exec: &Exec,
         origin: &StepOrigin,
         inputs: &[Made],
-    ) -> Result<(Active, Option<TestReport>), Failure> {
+    ) -> Result<Option<TestReport>, Failure> {
         let mut held = Held::default();
         let mut env = exec.env.clone();
         env.extend(exec.env_unkeyed.iter().cloned());
@@ -441,13 +459,13 @@ impl Session<'_> {
             };
             let report = tap.report(reason.clone());
             let Some(reason) = reason else {
-                return Ok((active, Some(report)));
+                return Ok(Some(report));
             };
             self.test_done(origin, false, report);
             return Err(failed(format!("the test failed: {reason}"), None));
         }
         match &exit {
-            Exit::Status(0) => Ok((active, None)),
+            Exit::Status(0) => Ok(None),
             Exit::Status(status) => Err(failed(
                 format!("process \"{shown}\" did not complete successfully: exit code: {status}"),
                 // A shell says so of a process that was killed.
