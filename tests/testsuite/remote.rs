@@ -432,18 +432,27 @@ fn a_token_opens_a_repository_and_is_told_to_no_other_server() {
         .shmocker("build --secret id=GIT_AUTH_TOKEN.example.com,src=key .")
         .expect(5, &["without a password"]);
 
-    // A way to another host is taken without a token, and not with one.
-    let away = site.url(&format!("away/{}/git/one/.git", other.port()));
-    bench.file("Dockerfile", format!("FROM scratch\nADD {away} /\n"));
-    bench
-        .shmocker("build --secret id=GIT_AUTH_TOKEN,src=key .")
-        .expect(5, &["git"]);
-    bench.ok("build .");
-    let asked = other.asked();
-    assert!(
-        asked.iter().all(|asked| asked.authorization.is_none()),
-        "{asked:?}"
+    // A repository that has moved on the same server is told the token there, one on another server is not.
+    bench.file(
+        "Dockerfile",
+        format!(
+            "FROM scratch\nADD {} /\n",
+            site.url("moved/private/git/one/.git")
+        ),
     );
+    bench.ok("build --secret id=GIT_AUTH_TOKEN,src=key .");
+    let away = site.url(&format!("away/{}/git/one/.git", other.port()));
+    for secret in ["", "--secret id=GIT_AUTH_TOKEN,src=key"] {
+        let fresh = Bench::new(bench.user(), "git-token-away");
+        fresh.file("Dockerfile", format!("FROM scratch\nADD {away} /\n"));
+        fresh.tree(&bench.path("key"), "key");
+        fresh.ok(&format!("build {secret} ."));
+        let asked = other.asked();
+        assert!(
+            !asked.is_empty() && asked.iter().all(|asked| asked.authorization.is_none()),
+            "{asked:?}"
+        );
+    }
 }
 
 #[test]

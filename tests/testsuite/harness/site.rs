@@ -22,6 +22,7 @@ pub(crate) const DATED_S: i64 = 1_783_764_997;
 /// /private/…          the same for those who have the key
 /// /git/REPOSITORY     git's own protocol
 /// /away/PORT/…        leads to that port of `localhost`
+/// /moved/…            leads to the rest of the path here
 /// ```
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -158,6 +159,14 @@ fn answer(request: &Request, root: &Path) -> Vec<u8> {
         };
         let to = format!("Location: http://localhost:{port}/{rest}{query}");
         return plain("302 Found", &[&to], b"");
+    }
+    if let Some(rest) = path.strip_prefix("moved/") {
+        let query = match request.query.as_str() {
+            "" => String::new(),
+            query => format!("?{query}"),
+        };
+        let to = format!("Location: /{rest}{query}");
+        return plain("301 Moved Permanently", &[&to], b"");
     }
     if let Some(rest) = path.strip_prefix("private/") {
         if !request.has_the_key() {

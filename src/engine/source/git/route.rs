@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::program::Reach;
 use super::{Settings, reference};
 use crate::graph::GitSource;
-use crate::net::{Authorization, Client, Download, Outcome};
+use crate::net::{Authorization, Client, Download, Outcome, redacted};
 
 /// What git asks first of a repository, below its address.
 const FIRST_QUESTION: &str = "/info/refs?service=git-upload-pack";
@@ -74,7 +74,8 @@ impl Routes {
             _ => None,
         };
         let end = match end {
-            Some(end) if end != url.trim_end_matches('/') => end,
+            // What is shown of an address has no password in it.
+            Some(end) if end != redacted(url.trim_end_matches('/')) => end,
             _ => url.to_owned(),
         };
         known.insert(url.to_owned(), end.clone());
