@@ -90,10 +90,8 @@ fn compare(
     }
     for (name, value) in old.iter() {
         match in_list(name) {
-            Some((list, _, _)) => {
-                if done.insert(list) {
-                    lists(prefix, list, &old_lists[list], &[], unordered, changes);
-                }
+            Some((list, _, _)) if done.insert(list) => {
+                lists(prefix, list, &old_lists[list], &[], unordered, changes);
             }
             None if !new_plain.contains_key(name) => changes.push(Change {
                 name: format!("{prefix}{name}"),
@@ -101,7 +99,7 @@ fn compare(
                 new: None,
                 kind: ChangeKind::Value,
             }),
-            None => {}
+            _ => {}
         }
     }
 }

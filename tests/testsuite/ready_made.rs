@@ -5,9 +5,6 @@ use crate::harness::bench::Bench;
 use crate::harness::machine::{self, Lack, need};
 use crate::tidy::repository;
 
-/// Those that have no tests of their own beside this one.
-const HABITATS: [&str; 5] = ["base", "go", "node", "python", "rust"];
-
 fn habitats() -> Result<Bench, Lack> {
     machine::debian_archive()?;
     let bench = Bench::new(&machine::plain_user()?, "ready-made");
@@ -15,18 +12,51 @@ fn habitats() -> Result<Bench, Lack> {
     Ok(bench)
 }
 
+/// All of them but the quick start, which has tests of its own.
+fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(repository().join("habitats")).expect("it is there");
+    let names = entries.map(|entry| entry.expect("it can be listed").file_name());
+    let mut names: Vec<String> = names
+        .map(|name| name.to_string_lossy().into_owned())
+        .filter(|name| name != "quickstart")
+        .collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn every_ready_made_habitat_is_built_and_passes_its_tests() {
     let bench = need!(habitats());
-    for habitat in HABITATS {
+    let names = names();
+    assert!(names.len() >= 7, "{names:?}");
+    for habitat in names {
         let build = bench.built(&format!("habitat build habitats/{habitat}"));
         let tests = build
             .stages_executed()
             .into_iter()
             .filter(|stage| stage.starts_with("test-"));
         assert!(tests.count() > 0, "{habitat} has no test");
-        let line = format!("run --rm localhost/habitat/{habitat}:latest id -un");
-        let said = bench.ok(&line);
-        assert_eq!(said.out(), "dev\n", "{habitat}");
+        let image = bench
+            .ok(&format!("inspect localhost/habitat/{habitat}:latest"))
+            .json();
+        let user = if habitat == "agent" { "agent" } else { "dev" };
+        assert_eq!(image["config"]["User"], user, "{habitat}");
     }
+}
+
+#[test]
+fn the_sandbox_of_an_agent_says_that_it_is_one() {
+    let bench = need!(habitats());
+    let dockerfile = bench.ok("habitat render habitats/agent").out();
+    for label in [
+        "io.shmocker.habitat.network=\"none\"",
+        "io.shmocker.habitat.limits.memory=\"4294967296\"",
+        "io.shmocker.habitat.limits.pids=\"2000\"",
+    ] {
+        assert!(dockerfile.contains(label), "no `{label}` in\n{dockerfile}");
+    }
+    assert!(
+        !dockerfile.contains("--from=home"),
+        "nothing of the host's home is taken"
+    );
 }

@@ -254,6 +254,33 @@ fn the_documents_are_there_and_name_what_is_there() {
     }
 }
 
+/// Whoever looks for a command in the page on habitats finds it, with the codes that it ends with.
+#[test]
+fn every_command_on_habitats_is_in_the_table_of_the_documents() {
+    let page = read("docs/habitat.md");
+    let rows: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    let mut found = BTreeSet::new();
+    flags(&["habitat"], &mut found);
+    let commands: BTreeSet<&str> = found
+        .iter()
+        .filter_map(|(words, _)| words.strip_prefix("habitat "))
+        .collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    let is_there = |command: &str| {
+        rows.iter().any(|row| {
+            let first = row.split('|').nth(1).unwrap_or_default();
+            first
+                .split('`')
+                .any(|code| code.split(' ').next() == Some(command))
+        })
+    };
+    let missing = commands.into_iter().filter(|command| !is_there(command));
+    assert_none(&missing.map(str::to_owned).collect::<Vec<_>>());
+}
+
 /// The commands below `words`, and the names of each flag (`-t --tag`), as `--help` lists them.
 fn flags(words: &[&str], found: &mut BTreeSet<(String, String)>) {
     let help = Command::new(env!("CARGO_BIN_EXE_shmocker"))
