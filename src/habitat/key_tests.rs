@@ -193,7 +193,7 @@ const CHANGES: &[(&str, &str, &[&str])] = &[
         "USER=dev",
         "USER=eve",
         &[
-            "users", "env", "workdir", "habitat", "repos", "scripts", "final",
+            "users", "env", "workdir", "habitat", "repos", "scripts", "test", "final",
         ],
     ),
     // Later phases go on where this one ends: they say nothing of it, but stand on it.

@@ -296,7 +296,10 @@ fn services_are_started_awaited_and_stopped_in_order() {
             said.err
         );
         let log = std::fs::read_to_string(scratch.0.join("log")).expect("they have ended");
-        assert_eq!(log, "two ends\none ends\n", "{shell:?}");
+        // The whole group is told: a child that has the trap for the moment between fork and exec may say it as well.
+        let mut ends: Vec<&str> = log.lines().collect();
+        ends.dedup();
+        assert_eq!(ends, ["two ends", "one ends"], "{shell:?}");
 
         let said = run(&shell, &launch, &["--forward", &me, "three", "true"], &[]);
         assert_ne!(said.status, 0, "{shell:?}");

@@ -391,7 +391,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Waits for its end, or for the wish that it stop.
-    pub(super) fn wait(mut self, cancel: &Cancel) -> Result<Exit, ExecError> {
+    pub(super) fn ending(mut self, cancel: &Cancel) -> Result<Exit, ExecError> {
         let why = self.until_end(None, cancel)?;
         self.exit(why, None, None)
     }

@@ -97,7 +97,7 @@ impl Visitor {
             .map_err(doing("describe the command"))?;
         // A child that has died already is seen below.
         drop(socket.send(&payload, &[]));
-        let exit = Watch::of(child, socket, streams).wait(cancel)?;
+        let exit = Watch::of(child, socket, streams).ending(cancel)?;
         if exit == Exit::Cancelled {
             // What it had started in its session; there may be nothing left.
             rustix::process::kill_process_group(session, Signal::KILL).ok();
