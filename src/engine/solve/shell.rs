@@ -115,7 +115,7 @@ impl Session<'_> {
         step: &FailedStep,
     ) -> Result<(Exec, Vec<Made>), Vec<Failure>> {
         let graph = &planned.lowered.graph;
-        let same = |origin: &crate::event::StepOrigin| origin.step.to_string() == step.step;
+        let same = |origin: &crate::event::StepOrigin| origin.step == step.step;
         let found = graph
             .nodes()
             .iter()
