@@ -259,6 +259,36 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// Passwords in addresses are no part of what is remembered.
+#[must_use]
+pub fn without_passwords(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after
+            .find(|letter: char| letter == '/' || letter.is_whitespace() || "'\"".contains(letter))
+            .unwrap_or(after.len());
+        let host = &after[..end];
+        match host.rsplit_once('@') {
+            Some((user, host)) => {
+                let user = user.split(':').next().unwrap_or_default();
+                let is_ssh = before.ends_with("ssh://");
+                if is_ssh {
+                    out.push_str(user);
+                    out.push('@');
+                }
+                out.push_str(host);
+            }
+            None => out.push_str(host),
+        }
+        rest = &after[end..];
+    }
+    out.push_str(rest);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

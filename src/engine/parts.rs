@@ -13,7 +13,7 @@ use super::plan::Planned;
 use super::solve::look::CONTENT_OF;
 use super::solve::{Session, shown, store_failure};
 use super::work::{Named, PhaseStages, Place};
-use crate::digest::{Fields, Key};
+use crate::digest::{Fields, Key, without_passwords};
 use crate::frontend::Stage;
 use crate::graph::{NodeId, Op, Source};
 use crate::image::ImageConfig;
@@ -164,7 +164,9 @@ fn part<'a>(
                 (_, Some(origin)) => {
                     part.steps.push(id);
                     part.makings.steps.push(StepMakings {
-                        name: bounded(origin.name.lines().next().unwrap_or_default()),
+                        name: bounded(&without_passwords(
+                            origin.name.lines().next().unwrap_or_default(),
+                        )),
                         own: session.own(id).unwrap_or_else(|| node.op.fields()),
                     });
                 }

@@ -80,7 +80,9 @@ fn published_habitats_render() {
         let dockerfile = bench
             .ok(&format!("habitat render habitats/{habitat}"))
             .out();
-        let shown = skeleton(&dockerfile).replace(program(), "program");
+        let shown = skeleton(&dockerfile)
+            .replace(program(), "program")
+            .replace(&program().to_uppercase(), "PROGRAM");
         insta::assert_snapshot!(
             format!("published {}", habitat.replace(program(), "own")),
             shown

@@ -2,7 +2,7 @@
 //! user, all on one store.
 
 use crate::harness::bench::Bench;
-use crate::harness::machine::{self, Lack, need};
+use crate::harness::machine::{self, Capability, Lack, need};
 use crate::tidy::repository;
 
 fn habitats() -> Result<Bench, Lack> {
@@ -24,11 +24,29 @@ fn names() -> Vec<String> {
     names
 }
 
+/// Those with hundreds of megabytes of packages.
+const LARGE: [&str; 3] = ["go", "node", "rust"];
+
 #[test]
 fn every_ready_made_habitat_is_built_and_passes_its_tests() {
-    let bench = need!(habitats());
     let names = names();
     assert!(names.len() >= 7, "{names:?}");
+    build(names.iter().filter(|name| !LARGE.contains(&name.as_str())));
+}
+
+#[test]
+fn the_large_ready_made_habitats_are_built_and_pass_their_tests() {
+    if std::env::var_os("SHMOCKER_TEST_LONG").is_none() {
+        return Capability::Patience
+            .lack("go, node and rust take minutes; SHMOCKER_TEST_LONG=1 builds them")
+            .skip();
+    }
+    let names = names();
+    build(names.iter().filter(|name| LARGE.contains(&name.as_str())));
+}
+
+fn build<'a>(names: impl Iterator<Item = &'a String>) {
+    let bench = need!(habitats());
     for habitat in names {
         let build = bench.built(&format!("habitat build habitats/{habitat}"));
         let tests = build

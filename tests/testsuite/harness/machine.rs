@@ -27,6 +27,8 @@ pub(crate) enum Capability {
     Fixtures,
     Tun,
     Cgroup,
+    /// Minutes for what says little more than its neighbours: SHMOCKER_TEST_LONG is set.
+    Patience,
 }
 
 impl Capability {
@@ -47,6 +49,7 @@ impl Capability {
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
             Self::Cgroup => "cgroup",
+            Self::Patience => "patience",
         }
     }
 

@@ -53,7 +53,7 @@ scripts.env | LEVEL: 1 | LEVEL: 2 | scripts | scripts[0].env.LEVEL | 1 | 2
 scripts.mounts | data/input:/mnt/input | data/input:/mnt/in | scripts | scripts[0].mounts[0] | data/input:/mnt/input | data/input:/mnt/in
 scripts.cache | [/var/cache/one] | [/var/cache/two] | scripts | scripts[0].cache[0] | /var/cache/one | /var/cache/two
 scripts.secrets | env: WORD | env: TERM | scripts | scripts[0].secrets[0].env | WORD | TERM
-scripts.needs | needs: [db]\n    commands | needs: [other]\n    commands | scripts | scripts[1].needs[0] | db | other
+scripts.needs | needs: [db]\n    commands | needs: [other]\n    commands | scripts test final | scripts[1].needs[0] | db | other
 scripts.when | when: 'true' | when: 'false' | users | scripts[2].when | true | false
 services.name | name: other | name: another | final | services[1] | - | another
 services.command | command: sleep 300 | command: sleep 400 | scripts test final | services[0].command | sleep 300 | sleep 400
@@ -74,8 +74,7 @@ tests.path | - tests/two.sh | - tests/three.sh | test | tests[1] | - | tests/thr
 tests.run_as | run_as: dev\n    timeout | run_as: root\n    timeout | test | tests[0].run_as | dev | root
 tests.timeout | timeout: 60s | timeout: 70s | test | tests[0].timeout | 1m | 70s
 tests.needs | timeout: 60s\n    needs: [db] | timeout: 60s\n    needs: [other] | test | tests[0].needs[0] | db | other
-entry.command | command: cat /etc/motd | command: cat /etc/passwd | final | tests.needs | timeout: 60s\n    needs: [db] | timeout: 60s\n    needs: [other] | test | tests[0].needs[0] | db | other
-entry.command | cat /etc/motd | cat /etc/passwd
+entry.command | command: cat /etc/motd | command: cat /etc/passwd | final | entry.command | cat /etc/motd | cat /etc/passwd
 entry.init_command | init_command: 'true' | init_command: 'false' | final | entry.init_command | true | false
 entry.startup_delay | startup_delay: 1 | startup_delay: 2 | final | entry.startup_delay | 1 | 2
 entry.tty | tty: true | tty: false | final | entry.tty | true | false
@@ -134,6 +133,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "a_list_of_requirements_is_compared_item_by_item",
     ),
     ("secrets.id", "its scripts name it: scripts.secrets"),
+    ("entry.network", "the_entry_says_what_network_it_has"),
+    ("entry.limits", "the_entry_says_how_much_it_may_take"),
     ("secrets.env", "as secrets.file"),
     ("secrets", "as secrets.file"),
     ("files", "as its keys"),

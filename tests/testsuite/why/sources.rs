@@ -157,11 +157,6 @@ fn a_tool_is_told_by_its_keys() {
         ("hi-1/bin/hi", "hi-1/bin/ho", "tools[0].extract_path"),
         ("dest: /usr/bin", "dest: /opt", "tools[0].dest"),
         ("binary: hi", "binary: hello", "tools[0].binary"),
-        (
-            "    dest:",
-            "    sha256: 0000000000000000000000000000000000000000000000000000000000000000\n    dest:",
-            "tools[0].sha256",
-        ),
         ("    dest:", "    direct_binary: false\n    dest:", ""),
         ("greets", "says hi", ""),
     ] {
