@@ -7,15 +7,54 @@ use super::node::{self, Node, Value};
 use super::report::Report;
 use crate::dockerfile::{Problem, Span};
 
-/// Keys of the older program at the top of a habitat, and what took their place.
-const LEGACY: &[(&str, &str)] = &[
-    ("environment", "env"),
-    ("repositories", "repos"),
-    ("setup", "scripts"),
-    ("container", "env and entry"),
-    ("claude", "entry"),
-    ("git", "files and repos"),
+/// A key of the older program at the top of a habitat.
+struct Legacy {
+    key: &'static str,
+    /// What took its place.
+    now: &'static str,
+    how: How,
+}
+
+/// How a key is rewritten.
+enum How {
+    /// Its value means the same.
+    Rename,
+    /// Its value is a map, of which each part is put where it belongs.
+    Parts(Place),
+}
+
+/// Puts a part of a map where it belongs, and says what became of it; `None`: nothing means the same.
+type Place = fn(&mut Editor<'_>, part: &str, &Node) -> Option<String>;
+
+/// The program's own name is one of its keys.
+const LEGACY: &[Legacy] = &[
+    legacy("environment", "env", How::Rename),
+    legacy("repositories", "repos", How::Rename),
+    legacy(
+        "setup",
+        "scripts",
+        How::Parts(|editor, part, value| editor.setup(part, value)),
+    ),
+    legacy(
+        "container",
+        "env and entry",
+        How::Parts(|editor, part, value| editor.container(part, value)),
+    ),
+    legacy(
+        "claude",
+        "entry",
+        How::Parts(|editor, part, value| editor.program(part, value)),
+    ),
+    legacy("git", "files and repos", How::Parts(|_, _, _| None)),
 ];
+
+const fn legacy(key: &'static str, now: &'static str, how: How) -> Legacy {
+    Legacy { key, now, how }
+}
+
+fn find(key: &str) -> Option<&'static Legacy> {
+    LEGACY.iter().find(|legacy| legacy.key == key)
+}
 
 /// Placeholders of the older program, and what took their place.
 const PLACEHOLDERS: &[(&str, &str)] = &[
@@ -26,10 +65,7 @@ const PLACEHOLDERS: &[(&str, &str)] = &[
 
 /// What took the place of a key of the older program.
 pub(super) fn successor(key: &str) -> Option<&'static str> {
-    LEGACY
-        .iter()
-        .find(|(legacy, _)| *legacy == key)
-        .map(|(_, now)| *now)
+    find(key).map(|legacy| legacy.now)
 }
 
 /// A habitat in today's spelling.
@@ -95,15 +131,20 @@ struct Editor<'t> {
 
 impl Editor<'_> {
     fn key(&mut self, key: &Node, value: &Node) {
-        match key.as_scalar() {
-            Some("environment") => self.rename(key, "env"),
-            Some("repositories") => self.rename(key, "repos"),
-            Some("setup") => self.parts(key, value, Self::setup),
-            Some("container") => self.parts(key, value, Self::container),
-            Some("claude") => self.parts(key, value, Self::program),
-            Some("git") => self.parts(key, value, Self::nothing),
-            Some("image") => self.image(key, value),
-            _ => {}
+        let name = key.as_scalar().unwrap_or_default();
+        match find(name) {
+            Some(Legacy {
+                now,
+                how: How::Rename,
+                ..
+            }) => self.rename(key, now),
+            Some(Legacy {
+                how: How::Parts(place),
+                ..
+            }) => self.parts(key, value, *place),
+            // A key of today as well.
+            None if name == "image" => self.image(key, value),
+            None => {}
         }
     }
 
@@ -131,12 +172,7 @@ impl Editor<'_> {
     }
 
     /// Takes a map apart: what each part becomes is said by `place`; what it cannot place stays as a comment.
-    fn parts(
-        &mut self,
-        key: &Node,
-        value: &Node,
-        place: fn(&mut Self, &str, &Node) -> Option<String>,
-    ) {
+    fn parts(&mut self, key: &Node, value: &Node, place: Place) {
         let name = key.as_scalar().unwrap_or_default().to_owned();
         let mut kept = String::new();
         match &value.value {
@@ -271,11 +307,6 @@ impl Editor<'_> {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "one of several ways to place a part")]
-    fn nothing(&mut self, _: &str, _: &Node) -> Option<String> {
-        None
-    }
-
     fn put_env(&mut self, name: &str, value: &str) -> Option<String> {
         self.env.push((name.to_owned(), value.to_owned()));
         Some(format!("`env` {name}"))
@@ -341,7 +372,7 @@ impl Editor<'_> {
         }
         let there = self.entries.iter().find(|(name, _)| {
             let name = name.as_scalar();
-            name == Some(key) || name.and_then(renamed) == Some(key)
+            name.map(today) == Some(key)
         });
         let indented = |indent: usize| -> String {
             let all = lines.concat();
@@ -397,7 +428,7 @@ impl Editor<'_> {
 
     fn finish(mut self) -> Migration {
         let env_is_map = self.entries.iter().any(|(key, value)| {
-            matches!(key.as_scalar(), Some("env" | "environment"))
+            key.as_scalar().map(today) == Some("env")
                 && matches!(&value.value, Value::Mapping(entries) if !entries.is_empty())
         });
         let env: Vec<String> = std::mem::take(&mut self.env)
@@ -478,11 +509,15 @@ impl Editor<'_> {
     }
 }
 
-fn renamed(key: &str) -> Option<&'static str> {
-    match key {
-        "environment" => Some("env"),
-        "repositories" => Some("repos"),
-        _ => None,
+/// What a key is called once it is renamed.
+fn today(key: &str) -> &str {
+    match find(key) {
+        Some(Legacy {
+            now,
+            how: How::Rename,
+            ..
+        }) => now,
+        _ => key,
     }
 }
 
@@ -538,11 +573,12 @@ mod tests {
 
     #[test]
     fn what_the_program_is_started_by_is_the_entry() {
-        let old = concat!(
-            "name: old\nentry:\n  tty: true\n",
-            "claude:\n  command: tool --fast\n  tty: false\n"
+        let key = LEGACY.iter().find(|legacy| legacy.now == "entry");
+        let key = key.expect("it has one").key;
+        let old = format!(
+            "name: old\nentry:\n  tty: true\n{key}:\n  command: tool --fast\n  tty: false\n"
         );
-        let migrated = migrate(old).expect("it can be read");
+        let migrated = migrate(&old).expect("it can be read");
         assert_eq!(
             migrated.text,
             "name: old\nentry:\n  command: tool --fast\n  tty: true\n"
