@@ -107,11 +107,13 @@ pub(super) fn parts<'a>(session: &'a Session<'_>, planned: &'a Planned) -> Vec<P
                 .flat_map(|stage| &stage.nodes)
                 .flat_map(|id| planned.lowered.graph.node(*id).op.inputs())
                 .collect();
-            let taken = stages.iter().filter(apart);
-            let stages = taken
-                .filter(|stage| used.contains(&stage.result))
-                .chain(own)
+            let mut taken: Vec<&Stage> = stages
+                .iter()
+                .filter(|stage| apart(stage) && used.contains(&stage.result))
                 .collect();
+            // Their order in the file is no part of what any of them is.
+            taken.sort_by(|one, another| one.name.cmp(&another.name));
+            let stages = taken.into_iter().chain(own).collect();
             let mut part = part(session, planned, &phase.name, Some(phase), stages);
             let mut fields = part.makings.keyed();
             fields.put("phase", phase.name.clone());

@@ -259,6 +259,17 @@ impl Step {
         }
     }
 
+    /// Whether it copies from a stage, or mounts a part of it.
+    pub(super) fn takes_from(&self, stage: &str) -> bool {
+        let flags = self.values["flags"].as_array().into_iter().flatten();
+        let options = flags
+            .filter_map(Value::as_str)
+            .flat_map(|flag| flag.trim_start_matches("--mount=").split(','));
+        let mut from =
+            options.filter_map(|option| option.trim_start_matches("--").strip_prefix("from="));
+        from.any(|from| from == stage)
+    }
+
     pub(super) fn at(self, span: Span) -> Self {
         Self {
             at: Some(span),
@@ -289,6 +300,11 @@ impl Stage {
             steps: Vec::new(),
             state,
         }
+    }
+
+    /// Whether it begins with nothing: other stages only take from it.
+    pub(super) fn is_apart(&self) -> bool {
+        self.from == "scratch"
     }
 
     /// Adds a step; what it needs and is so already is not said again.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::fields::{self, Field, OfPhase};
 use super::layer::Layers;
 use super::phase::{PhaseId, PhaseRow};
-use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Step};
+use super::plan::{ContextKind, NamedContext, Phase, Place, Plan, SecretSource, Stage, Step};
 use super::quote;
 use super::tools::Download;
 use crate::digest::Key;
@@ -245,7 +245,7 @@ impl Plan {
         let mut phases: Vec<PhasePlan> = self
             .phases
             .iter()
-            .map(|phase| phase_plan(phase, &mut values, templates))
+            .map(|phase| phase_plan(phase, &self.phases, &mut values, templates))
             .collect();
         // The stages of a Dockerfile that is the base are a part of that phase; they go by the name of the context.
         let under = self
@@ -354,8 +354,30 @@ fn step_values(step: &Step) -> Value {
     Value::Object(values)
 }
 
+/// The templates that a phase is written with. What stands apart, with nothing below it (a tool, a service), belongs to
+/// every phase that takes from it, wherever the first of them has put it.
+fn templates_of<'p>(phase: &Phase, phases: &'p [Phase]) -> BTreeSet<&'p str> {
+    let all = || phases.iter().flat_map(|phase| &phase.stages);
+    let own = || {
+        let stages = phases.iter().filter(|known| known.id == phase.id);
+        stages
+            .flat_map(|phase| &phase.stages)
+            .filter(|stage| !stage.is_apart())
+    };
+    let is_taken = |stage: &&Stage| {
+        let mut steps = own().flat_map(|stage| &stage.steps);
+        stage.is_apart() && steps.any(|step| step.takes_from(&stage.name))
+    };
+    own()
+        .chain(all().filter(is_taken))
+        .flat_map(|stage| &stage.steps)
+        .filter_map(|step| step.template)
+        .collect()
+}
+
 fn phase_plan(
     phase: &Phase,
+    phases: &[Phase],
     values: &mut HashMap<PhaseId, OfPhase>,
     templates: &Templates,
 ) -> PhasePlan {
@@ -365,7 +387,7 @@ fn phase_plan(
         own: mut fields,
         unclaimed,
     } = values.remove(&phase.id).unwrap_or_default();
-    let mut used: BTreeSet<&str> = steps().filter_map(|step| step.template).collect();
+    let mut used = templates_of(phase, phases);
     if !used.is_empty() {
         used.insert("Dockerfile.j2");
     }

@@ -53,6 +53,7 @@ scripts.env | LEVEL: 1 | LEVEL: 2 | scripts | scripts[0].env.LEVEL | 1 | 2
 scripts.mounts | data/input:/mnt/input | data/input:/mnt/in | scripts | scripts[0].mounts[0] | data/input:/mnt/input | data/input:/mnt/in
 scripts.cache | [/var/cache/one] | [/var/cache/two] | scripts | scripts[0].cache[0] | /var/cache/one | /var/cache/two
 scripts.secrets | env: WORD | env: TERM | scripts | scripts[0].secrets[0].env | WORD | TERM
+scripts.needs | needs: [db]\n    commands | needs: [other]\n    commands | scripts | scripts[1].needs[0] | db | other
 scripts.when | when: 'true' | when: 'false' | users | scripts[2].when | true | false
 services.name | name: other | name: another | final | services[1].name | other | another
 services.command | command: sleep 300 | command: sleep 400 | scripts test final | services[0].command | sleep 300 | sleep 400
@@ -132,10 +133,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "a_list_of_requirements_is_compared_item_by_item",
     ),
     ("secrets.id", "its scripts name it: scripts.secrets"),
-    (
-        "scripts.needs",
-        "as tests.needs; a phase that a service's stage moves to or from says so by the template",
-    ),
     ("entry.network", "the_entry_says_what_network_it_has"),
     ("entry.limits", "the_entry_says_how_much_it_may_take"),
     ("secrets.env", "as secrets.file"),

@@ -151,12 +151,20 @@ fn a_tool_is_told_by_its_keys() {
     config(&before);
     bench.built("habitat build config.yaml");
     assert_eq!(why(&bench)["would_rebuild"], false);
+    // What the first build pinned would speak against another digest.
+    bench.sh("rm config.lock");
+    assert_eq!(why(&bench)["would_rebuild"], false);
     for (from, to, field) in [
         ("version: 1", "version: 2", "tools[0].version"),
         ("/hi-{version}", "/other-{version}", "tools[0].url"),
         ("hi-1/bin/hi", "hi-1/bin/ho", "tools[0].extract_path"),
         ("dest: /usr/bin", "dest: /opt", "tools[0].dest"),
         ("binary: hi", "binary: hello", "tools[0].binary"),
+        (
+            "    dest:",
+            "    sha256: 0000000000000000000000000000000000000000000000000000000000000000\n    dest:",
+            "tools[0].sha256",
+        ),
         ("    dest:", "    direct_binary: false\n    dest:", ""),
         ("greets", "says hi", ""),
     ] {
