@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::args::{Progress, SharedBuildArguments};
+use super::args::{MeansArguments, Progress, SharedBuildArguments};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::render::{JsonLines, Plain, Silent, Tty, tty::Color};
@@ -38,18 +38,58 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Reads the flags that every build has. The Dockerfile, the context and the project are still to be filled in.
+    /// Reads the flags of a build that ends in an image. The Dockerfile, the context and the project are still to be
+    /// filled in.
     pub(super) fn new(
         arguments: SharedBuildArguments,
         environment: &Environment,
     ) -> Result<Self, Stop> {
-        let progress = match arguments.progress {
+        let mut draft = Self::with(arguments.means, environment)?;
+        for spec in &arguments.outputs {
+            let output = Output::parse(spec).map_err(|error| {
+                let failure = Failure::from_diagnostic(FailureKind::Input, &error);
+                Stop {
+                    exit: Exit::Usage,
+                    ..Stop::from(failure)
+                }
+            })?;
+            draft.outputs.push(output);
+        }
+        for label in &arguments.labels {
+            let (name, value) = label.split_once('=').unwrap_or((label, ""));
+            draft.work.labels.push((name.to_owned(), value.to_owned()));
+        }
+        if arguments.pull {
+            draft.work.freshness = Freshness::Now;
+        } else if let (Some(ms), Freshness::After { .. }) =
+            (arguments.refresh, &draft.work.freshness)
+        {
+            draft.work.freshness = Freshness::After { ms };
+        }
+        if arguments.keep_going {
+            draft.work.on_failure = OnFailure::GoOn;
+        }
+        draft.tags = arguments.tags;
+        draft.quiet = arguments.quiet;
+        draft.metadata_file = arguments.metadata_file;
+        draft.iidfile = arguments.iidfile;
+        Ok(draft)
+    }
+
+    /// A build with no flags at all.
+    pub(super) fn plain(environment: &Environment) -> Result<Self, Stop> {
+        Self::with(MeansArguments::default(), environment)
+    }
+
+    /// A build of which is only said what it gets.
+    pub(super) fn with(means: MeansArguments, environment: &Environment) -> Result<Self, Stop> {
+        let progress = match means.watch.progress {
             Some(progress) => progress,
             None => progress_of_environment(environment)?,
         };
         let mut allow = Vec::new();
         let mut home_allowed = false;
-        for what in &arguments.allow {
+        for what in &means.allow {
             match what.as_str() {
                 "network.host" => allow.push(Entitlement::NetworkHost),
                 "security.insecure" => allow.push(Entitlement::SecurityInsecure),
@@ -62,37 +102,12 @@ impl Draft {
                 }
             }
         }
-        let outputs = arguments
-            .outputs
-            .iter()
-            .map(|spec| {
-                Output::parse(spec).map_err(|error| {
-                    let failure = Failure::from_diagnostic(FailureKind::Input, &error);
-                    Stop {
-                        exit: Exit::Usage,
-                        ..Stop::from(failure)
-                    }
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        let freshness = match (arguments.pull, arguments.offline) {
-            (true, _) => Freshness::Now,
-            (_, true) => Freshness::Never,
-            _ => Freshness::After {
-                ms: arguments.refresh,
-            },
-        };
         let mut secrets: Vec<Secret> = Vec::new();
-        for spec in &arguments.secrets {
+        for spec in &means.watch.secrets {
             let secret = secret(spec)?;
             // One that is given again takes the place of the one before.
             secrets.retain(|known| known.id != secret.id);
             secrets.push(secret);
-        }
-        let mut labels = Vec::new();
-        for label in &arguments.labels {
-            let (name, value) = label.split_once('=').unwrap_or((label, ""));
-            labels.push((name.to_owned(), value.to_owned()));
         }
         let work = Work {
             project: String::new(),
@@ -106,7 +121,7 @@ impl Draft {
             contexts: Vec::new(),
             target: None,
             build_args: epoch_by_name(environment),
-            labels,
+            labels: Vec::new(),
             platform: platform(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
@@ -128,12 +143,13 @@ impl Draft {
             log_limits: environment.log_limits,
             no_cache: NoCache::Nothing,
             accepts_failed: false,
-            on_failure: if arguments.keep_going {
-                OnFailure::GoOn
-            } else {
-                OnFailure::CallOff
+            on_failure: OnFailure::CallOff,
+            freshness: match means.offline {
+                true => Freshness::Never,
+                false => Freshness::After {
+                    ms: DEFAULT_REFRESH_MS,
+                },
             },
-            freshness,
             debian: DebianMirrors {
                 mirror: environment.debian_mirror.clone(),
                 keyring: environment.debian_keyring.clone(),
@@ -145,23 +161,14 @@ impl Draft {
         };
         Ok(Self {
             work,
-            tags: arguments.tags,
+            tags: Vec::new(),
             home_allowed,
-            outputs,
+            outputs: Vec::new(),
             progress,
-            quiet: arguments.quiet,
-            metadata_file: arguments.metadata_file,
-            iidfile: arguments.iidfile,
+            quiet: false,
+            metadata_file: None,
+            iidfile: None,
         })
-    }
-
-    /// A build with no flags at all.
-    pub(super) fn plain(environment: &Environment) -> Result<Self, Stop> {
-        let arguments = SharedBuildArguments {
-            refresh: DEFAULT_REFRESH_MS,
-            ..SharedBuildArguments::default()
-        };
-        Self::new(arguments, environment)
     }
 
     /// Builds and writes what was asked for, and prints the image's digest where that is wanted.

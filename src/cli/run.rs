@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::args::{RunArguments, UnshareArguments};
+use super::args::{OutwardArguments, RunArguments, UnshareArguments};
 use super::environment::{Environment, all_variables, variable};
 use super::exit::Exit;
 use super::report::Stop;
@@ -28,9 +28,14 @@ pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop>
 }
 
 fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
-    let network = arguments.network.as_deref().map(network).transpose()?;
-    let ports = ports(&arguments.publish, network.unwrap_or_default())?;
-    let terminal = terminal_size(arguments.tty)?;
+    let OutwardArguments {
+        publish,
+        network,
+        no_limits,
+    } = arguments.outward;
+    let process = arguments.process;
+    let ports = ports(&publish, network.unwrap_or_default())?;
+    let terminal = terminal_size(process.tty)?;
     let entrypoint = match &arguments.entrypoint {
         None => None,
         Some(text) => Some(crate::dockerfile::shell_words(text).map_err(|reason| {
@@ -40,15 +45,14 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
             )
         })?),
     };
-    let env = env(&arguments.env);
     let launch = Launch {
         store,
         image: arguments.image,
         entrypoint,
         command: arguments.command,
-        env,
-        workdir: arguments.workdir,
-        user: arguments.user,
+        env: env(&process.env),
+        workdir: process.workdir,
+        user: process.user,
         volumes: arguments
             .volumes
             .iter()
@@ -58,26 +62,13 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
         ports,
         terminal,
         instance: None,
-        limited: !arguments.no_limits,
+        limited: !no_limits,
         groups: None,
     };
-    let status = with_streams(arguments.interactive, arguments.tty, |streams| {
+    let status = with_streams(process.interactive, process.tty, |streams| {
         Embedded.launch(launch, streams)
     })?;
     Ok(Exit::Command(status.clamp(0, 255) as u8))
-}
-
-/// Which network is meant.
-pub(super) fn network(word: &str) -> Result<Network, Stop> {
-    match word {
-        "default" => Ok(Network::Default),
-        "none" => Ok(Network::None),
-        "host" => Ok(Network::Host),
-        other => Err(Stop::usage(
-            format!("`--network {other}` is not known"),
-            "it is default, none or host",
-        )),
-    }
 }
 
 /// `NAME=VALUE`, or `NAME` with the value that this environment has for it, if it has one.

@@ -28,7 +28,7 @@ pub(super) struct StepArguments {
     hosts: Vec<String>,
     /// The network of steps that name none: default, none or host
     #[arg(long, value_name = "NETWORK")]
-    network: Option<String>,
+    network: Option<Network>,
     /// The size of /dev/shm, as 128m [default: 64m]
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
@@ -74,7 +74,7 @@ impl StepArguments {
             }
             work.agents.push(agent);
         }
-        let network = self.network.as_deref().map(network).transpose()?;
+        let network = self.network;
         if network == Some(Network::Host) && !work.allow.contains(&Entitlement::NetworkHost) {
             // Who asks for it here allows it, as with buildx.
             work.allow.push(Entitlement::NetworkHost);
@@ -221,18 +221,6 @@ fn private_key(path: &Path) -> Result<Secret, Stop> {
     Key::parse(&bytes, &name)
         .map_err(|error| Failure::from_diagnostic(FailureKind::Input, &error))?;
     Ok(Secret::new(name, bytes))
-}
-
-fn network(name: &str) -> Result<Network, Stop> {
-    match name {
-        "default" => Ok(Network::Default),
-        "none" => Ok(Network::None),
-        "host" => Ok(Network::Host),
-        other => Err(Stop::usage(
-            format!("`--network {other}` is not known"),
-            "it is default, none or host",
-        )),
-    }
 }
 
 /// `NAME=IP`, `NAME:IP` or `NAME=host-gateway`.

@@ -161,6 +161,7 @@ pub fn run(
         .as_ref()
         .and_then(|labels| labels.get(NETWORK_LABEL));
     let network = launch.network.unwrap_or(match said.map(String::as_str) {
+        // An image may keep its commands from the network, and not give them this machine's.
         Some("none") => Network::None,
         _ => Network::Default,
     });

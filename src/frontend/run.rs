@@ -94,24 +94,19 @@ impl Lowerer<'_> {
     }
 
     fn network(&mut self, work: &Work<'_>, run: &Run) -> Network {
-        match run.network.as_ref().map(|word| word.text.as_str()) {
-            Some("none") => Network::None,
-            Some("host") => Network::Host,
-            // The default is the build's, which may be another one.
-            None | Some("default") => self.options.run.network.unwrap_or(Network::Default),
-            Some(other) => {
-                let message = format!("`{other}` is not a network");
-                let span = run
-                    .network
-                    .as_ref()
-                    .map(|word| word.span)
-                    .unwrap_or_default();
-                self.fail(
-                    work,
-                    Problem::error("frontend::network", message, span)
-                        .help("`default`, `none` or `host`"),
-                );
-                Network::Default
+        // The default is the build's, which may be another one.
+        let default = self.options.run.network.unwrap_or_default();
+        let Some(written) = &run.network else {
+            return default;
+        };
+        match written.text.parse() {
+            Ok(Network::Default) => default,
+            Ok(network) => network,
+            Err(_) => {
+                let message = format!("`{}` is not a network", written.text);
+                let problem = Problem::error("frontend::network", message, written.span);
+                self.fail(work, problem.help("`default`, `none` or `host`"));
+                default
             }
         }
     }

@@ -177,6 +177,19 @@ pub enum Network {
     Host,
 }
 
+impl std::str::FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "default" => Ok(Self::Default),
+            "none" => Ok(Self::None),
+            "host" => Ok(Self::Host),
+            _ => Err("it is default, none or host"),
+        }
+    }
+}
+
 /// What every RUN of a build gets from the person who builds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunDefaults {

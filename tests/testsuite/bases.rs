@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use crate::conformance::same_image;
-use crate::harness::bench::{Bench, Run};
+use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::events::Events;
 use crate::harness::layout::Layout;
@@ -53,23 +53,9 @@ fn stored_busybox(bench: &Bench) -> Result<(), Lack> {
 }
 
 fn inside(bench: &Bench, script: &str) -> String {
-    let mut command = bench.shmocker_command("run --rm localhost/habitat/based:latest sh -c");
-    let run = bench.finish(command.arg(script));
-    assert_eq!(run.status, 0, "{script}\n{}", run.both());
-    run.out()
-}
-
-#[track_caller]
-fn says(run: &Run, status: i32, parts: &[&str]) {
-    let flat = |text: &str| text.split_whitespace().collect::<String>();
-    assert_eq!(run.status, status, "{}", run.both());
-    for part in parts {
-        assert!(
-            flat(&run.stderr).contains(&flat(part)),
-            "no `{part}` in\n{}",
-            run.both()
-        );
-    }
+    bench
+        .ok_with("run --rm localhost/habitat/based:latest sh -c", script)
+        .out()
 }
 
 fn phase(bench: &Bench, name: &str) -> serde_json::Value {
@@ -146,8 +132,7 @@ fn a_stage_of_a_dockerfile_is_a_base() {
 fn a_dockerfile_is_a_base_by_lying_beside_the_habitat() {
     let bench = need!(place("base-beside", ""));
     let check = bench.shmocker("habitat check config.yaml");
-    says(
-        &check,
+    check.tells(
         1,
         &["the habitat has no base", "a Dockerfile beside this file"],
     );
@@ -177,14 +162,10 @@ fn a_dockerfile_is_a_base_by_lying_beside_the_habitat() {
     // And a base of another kind beside it is one too many.
     bench.sh("sed -i 's/^image:.*/base_image: busybox/' config.yaml");
     let run = bench.shmocker("habitat check config.yaml");
-    says(
-        &run,
-        1,
-        &["config.yaml:2", "several bases", "lies a Dockerfile"],
-    );
+    run.tells(1, &["config.yaml:2", "several bases", "lies a Dockerfile"]);
     bench.sh("sed -i '2a image: {dockerfile: other/Other}' config.yaml");
     let run = bench.shmocker("habitat check config.yaml");
-    says(&run, 1, &["config.yaml:3", "several bases"]);
+    run.tells(1, &["config.yaml:3", "several bases"]);
 }
 
 #[test]
@@ -194,14 +175,13 @@ fn mistakes_in_a_base_dockerfile_are_shown_in_it() {
         "base: {dockerfile: docker/Dockerfile}\n"
     ));
     let run = bench.shmocker("habitat build config.yaml");
-    says(&run, 3, &["docker/Dockerfile:12", "/bin/false"]);
+    run.tells(3, &["docker/Dockerfile:12", "/bin/false"]);
     bench.file(
         "docker/Dockerfile",
         "FROM busybox\nCOPY nothing /\nRUNN x\n",
     );
     let run = bench.shmocker("habitat build config.yaml");
-    says(
-        &run,
+    run.tells(
         1,
         &[
             "docker/Dockerfile:2",
@@ -211,18 +191,18 @@ fn mistakes_in_a_base_dockerfile_are_shown_in_it() {
         ],
     );
     let run = bench.shmocker("habitat phases config.yaml");
-    says(&run, 1, &["docker/Dockerfile:2", "RUNN x"]);
+    run.tells(1, &["docker/Dockerfile:2", "RUNN x"]);
     bench.sh("sed -i 's/docker.Dockerfile/docker\\/None/' config.yaml");
     let run = bench.shmocker("habitat check config.yaml");
-    says(&run, 1, &["config.yaml:2", "`docker/None` does not exist"]);
+    run.tells(1, &["config.yaml:2", "`docker/None` does not exist"]);
     bench.sh("sed -i 's/docker.None/..\\/None/' config.yaml");
     let run = bench.shmocker("habitat check config.yaml");
-    says(&run, 1, &["config.yaml:2", "`..` is not possible here"]);
+    run.tells(1, &["config.yaml:2", "`..` is not possible here"]);
     bench.sh(
         "rm docker/Dockerfile; sed -i 's/dockerfile:.*/dockerfile: docker, targt: x}/' config.yaml",
     );
     let run = bench.shmocker("habitat check config.yaml");
-    says(&run, 1, &["unknown key `targt`", "target"]);
+    run.tells(1, &["unknown key `targt`", "target"]);
 }
 
 #[test]
@@ -273,8 +253,7 @@ fn platforms_that_this_machine_cannot_build_are_refused_by_name() {
     bench.built("habitat build config.yaml");
     config(&oci, &format!("[{own}, linux/s390x]"));
     let run = bench.shmocker("habitat build config.yaml");
-    says(
-        &run,
+    run.tells(
         4,
         &[
             "config.yaml:3",
@@ -284,20 +263,15 @@ fn platforms_that_this_machine_cannot_build_are_refused_by_name() {
         ],
     );
     // What it says can be looked at anywhere.
-    says(
-        &bench.shmocker("habitat check config.yaml"),
-        0,
-        &["`linux/s390x` cannot be built"],
-    );
+    bench
+        .shmocker("habitat check config.yaml")
+        .tells(0, &["`linux/s390x` cannot be built"]);
     config(&oci, "[here]");
-    says(
-        &bench.shmocker("habitat check config.yaml"),
-        1,
-        &["config.yaml:3", "`here` is not a platform"],
-    );
+    bench
+        .shmocker("habitat check config.yaml")
+        .tells(1, &["config.yaml:3", "`here` is not a platform"]);
     config("debian: bookworm, arch: s390x", &format!("[{own}]"));
-    says(
-        &bench.shmocker("habitat check config.yaml"),
+    bench.shmocker("habitat check config.yaml").tells(
         1,
         &[
             "config.yaml:2",

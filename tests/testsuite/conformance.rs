@@ -9,7 +9,7 @@ use crate::harness::busybox;
 use crate::harness::layout::Layout;
 use crate::harness::listing::{self, assert_same, with_links_resolved, without};
 use crate::harness::machine::{self, User, need};
-use crate::peers::buildkit::{Request, buildkit};
+use crate::peers::buildkit::buildkit;
 use crate::peers::pairs::{Case, Listed, build, judge};
 use crate::tidy::repository;
 
@@ -110,14 +110,7 @@ fn busybox_is_the_same_on_buildkit() {
     fill(&bench, BUSYBOX);
     bench.built(&format!("build {context} -o type=oci,dest=out.tar ."));
     let ours = Layout::read(&bench.path("out.tar"));
-    let theirs = buildkit
-        .build(&Request {
-            context: &bench.project(),
-            dockerfile: "Dockerfile",
-            contexts: vec![("base", need!(busybox::layout()).to_owned())],
-            options: Vec::new(),
-        })
-        .unwrap_or_else(|log| panic!("{log}"));
+    let theirs = buildkit.build_on(need!(busybox::layout()), &bench.project());
     same_image(&ours, &theirs, &[]);
 }
 
@@ -135,14 +128,7 @@ fn debian_is_the_same_by_a_plain_user_by_root_and_on_buildkit() {
         Ok(buildkit) => {
             let bench = Bench::new(&user, "debian-buildkit");
             fill(&bench, DEBIAN);
-            let theirs = buildkit
-                .build(&Request {
-                    context: &bench.project(),
-                    dockerfile: "Dockerfile",
-                    contexts: vec![("base", base.to_owned())],
-                    options: Vec::new(),
-                })
-                .unwrap_or_else(|log| panic!("{log}"));
+            let theirs = buildkit.build_on(base, &bench.project());
             same_image(&by_user, &theirs, &BY_CHANCE);
         }
         Err(lack) => lack.skip(),

@@ -16,10 +16,9 @@ fn bench(name: &str, more: &str) -> Result<Bench, Lack> {
 }
 
 fn inside(bench: &Bench, script: &str) -> String {
-    let mut command = bench.shmocker_command("run -u root localhost/habitat/filed:latest sh -c");
-    let run = bench.finish(command.arg(script));
-    assert_eq!(run.status, 0, "{script}\n{}", run.both());
-    run.out()
+    bench
+        .ok_with("run -u root localhost/habitat/filed:latest sh -c", script)
+        .out()
 }
 
 #[test]

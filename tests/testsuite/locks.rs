@@ -85,24 +85,9 @@ impl Place {
 
 /// What a file of the image says.
 fn inside(bench: &Bench, script: &str) -> String {
-    let mut command = bench.shmocker_command("run --rm localhost/habitat/locked:latest sh -c");
-    let run = bench.finish(command.arg(script));
-    assert_eq!(run.status, 0, "{script}\n{}", run.both());
-    run.out()
-}
-
-/// As [`Run::expect`], wherever lines were broken to fit the terminal.
-#[track_caller]
-fn expect(run: &Run, status: i32, parts: &[&str]) {
-    let flat = |text: &str| text.split_whitespace().collect::<String>();
-    assert_eq!(run.status, status, "{}", run.both());
-    for part in parts {
-        assert!(
-            flat(&run.stderr).contains(&flat(part)),
-            "no `{part}` in\n{}",
-            run.both()
-        );
-    }
+    bench
+        .ok_with("run --rm localhost/habitat/locked:latest sh -c", script)
+        .out()
 }
 
 #[track_caller]
@@ -234,8 +219,7 @@ fn a_package_that_the_mirror_has_no_more_is_said_to_be_in_the_archive_of_all_sta
     bench.ok("habitat lock config.yaml");
     place.move_on();
     let empty = place.elsewhere("empty");
-    expect(
-        &in_store(bench, &empty, "habitat build config.yaml --frozen"),
+    in_store(bench, &empty, "habitat build config.yaml --frozen").tells(
         5,
         &[
             "tool_1.0_amd64.deb",
@@ -399,8 +383,7 @@ fn an_image_of_this_machine_is_pinned_by_its_digest() {
         "habitat build config.yaml --frozen",
         "habitat build config.yaml",
     ] {
-        expect(
-            &bench.shmocker(line),
+        bench.shmocker(line).tells(
             6,
             &[
                 "is not what config.lock pins it to",
@@ -467,8 +450,7 @@ fn a_tool_that_says_no_hash_is_pinned_by_the_first_build() {
         &format!("--store {} ", bench.path("other").display()),
         "habitat build config.yaml",
     );
-    expect(
-        &run,
+    run.tells(
         6,
         &[
             "is not what config.lock pins it to",

@@ -31,10 +31,9 @@ fn habitat(bench: &Bench, more: &str) {
 }
 
 fn inside(bench: &Bench, script: &str) -> String {
-    let mut command = bench.shmocker_command("run localhost/habitat/cloned:latest sh -c");
-    let run = bench.finish(command.arg(script));
-    assert_eq!(run.status, 0, "{script}\n{}", run.both());
-    run.out()
+    bench
+        .ok_with("run localhost/habitat/cloned:latest sh -c", script)
+        .out()
 }
 
 /// Nothing below a directory holds the words.

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use crate::conformance::same_image;
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
-use crate::harness::layout::Layout;
 use crate::harness::machine::{self, Lack, User, need};
 use crate::harness::processes;
-use crate::peers::buildkit::{Request, buildkit};
-use crate::rendered::contexts;
+use crate::peers::buildkit::buildkit;
+use crate::rendered::both;
 use crate::running::Up;
 
 /// Says who runs it, leaves a pid file, takes a moment until it can be used, and says goodbye.
@@ -46,12 +45,12 @@ const PLACE: &str = "  - name: place\n    run_as: root\n    commands: mkdir -p /
 
 /// What the image holds, asked from inside.
 fn inside(bench: &Bench, script: &str) -> String {
-    let mut command = bench.shmocker_command(
-        "run --rm --entrypoint sh --user root localhost/habitat/served:latest -c",
-    );
-    let run = bench.finish(command.arg(script));
-    assert_eq!(run.status, 0, "{script}\n{}", run.both());
-    run.out()
+    bench
+        .ok_with(
+            "run --rm --entrypoint sh --user root localhost/habitat/served:latest -c",
+            script,
+        )
+        .out()
 }
 
 #[test]
@@ -198,23 +197,8 @@ fn it_is_the_same_on_buildkit() {
         "t.sh",
         "#!/bin/sh\necho 1..1\ngrep -q 12:00 /srv/clock/time && echo ok 1\n",
     );
-    bench.built("habitat build config.yaml -o type=oci,dest=ours.tar");
-    bench.ok("habitat render config.yaml --out rendered");
-    let rendered = bench.path("rendered");
-    let text = std::fs::read_to_string(rendered.join("Dockerfile")).expect("a Dockerfile");
-    let contexts = contexts(&text, &rendered);
-    let theirs = buildkit
-        .build(&Request {
-            context: &rendered,
-            dockerfile: "Dockerfile",
-            contexts: contexts
-                .iter()
-                .map(|(name, place)| (name.as_str(), place.clone()))
-                .collect(),
-            options: vec!["build-arg:SOURCE_DATE_EPOCH=1700000000".to_owned()],
-        })
-        .unwrap_or_else(|log| panic!("{log}"));
-    same_image(&Layout::read(&bench.path("ours.tar")), &theirs, &[]);
+    let (ours, theirs) = both(&bench, buildkit, ".");
+    same_image(&ours, &theirs, &[]);
 }
 
 /// A habitat with PostgreSQL and Redis of Debian's packages, built once.

@@ -11,7 +11,7 @@ use crate::harness::busybox;
 use crate::harness::layout::Layout;
 use crate::harness::machine::{self, Capability, need};
 use crate::harness::processes::wait_until;
-use crate::peers::buildkit::{Request, buildkit};
+use crate::peers::buildkit::buildkit;
 
 #[test]
 fn hosts_limits_and_shared_memory_are_given_to_every_step() {
@@ -355,14 +355,7 @@ fn a_step_sees_what_it_sees_on_buildkit() {
     bench.file(".dockerignore", "out.tar\n");
     bench.built(&format!("build {base} -o type=oci,dest=out.tar ."));
     let ours = Layout::read(&bench.path("out.tar"));
-    let theirs = buildkit
-        .build(&Request {
-            context: &bench.project(),
-            dockerfile: "Dockerfile",
-            contexts: vec![("base", need!(busybox::layout()).to_owned())],
-            options: Vec::new(),
-        })
-        .unwrap_or_else(|log| panic!("{log}"));
+    let theirs = buildkit.build_on(need!(busybox::layout()), &bench.project());
     let (ours, theirs) = (contents(&ours), contents(&theirs));
     let mut different = Vec::new();
     let mut compared = 0;

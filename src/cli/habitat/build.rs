@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::args::HabitatBuildArguments;
+use super::super::args::habitat::BuildArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
@@ -15,7 +15,7 @@ use crate::engine::work::NoCache;
 use crate::habitat::Purpose;
 
 pub(super) fn run(
-    arguments: HabitatBuildArguments,
+    arguments: BuildArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
@@ -51,9 +51,7 @@ pub(super) fn run(
     }
     ready.refuse_home(&draft)?;
     if draft.tags.is_empty() && draft.work.target.is_none() {
-        draft
-            .tags
-            .push(format!("localhost/habitat/{}:latest", ready.plan.name()));
+        draft.tags.push(ready.tag());
     }
     let verdicts = Verdicts::default();
     let built = draft.build_heard(store, environment, &|event| verdicts.hear(event));

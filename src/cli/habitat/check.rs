@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::super::args::{CheckFormat, HabitatCheckArguments};
+use super::super::args::CheckFormat;
+use super::super::args::habitat::CheckArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::found::Found;
@@ -12,10 +13,7 @@ use super::config::Config;
 use crate::dockerfile::{Problem, Severity, Span};
 use crate::habitat::{Habitat, Plan, Purpose};
 
-pub(super) fn run(
-    arguments: &HabitatCheckArguments,
-    environment: &Environment,
-) -> Result<Exit, Stop> {
+pub(super) fn run(arguments: &CheckArguments, environment: &Environment) -> Result<Exit, Stop> {
     let config = Config::read(&arguments.habitat, environment)?;
     let problems = problems(&config, environment);
     let wrong = problems

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::args::HabitatFile;
+use super::super::args::habitat::HabitatFile;
 use super::super::environment::Environment;
 use super::super::report::Stop;
 use super::super::request;
@@ -36,7 +36,7 @@ impl Config {
     pub(super) fn read(given: &HabitatFile, environment: &Environment) -> Result<Self, Stop> {
         let shown = in_directory(&given.file);
         let path = request::absolute(&shown)?;
-        let root = match &given.root {
+        let root = match &given.layers.root {
             Some(root) if root.is_dir() => Some(request::absolute(root)?),
             Some(root) => {
                 let message = format!("`--root {}` is no directory", root.display());
@@ -75,7 +75,7 @@ impl Config {
         }
         found.add(kind, &path, &shown.display().to_string(), None)?;
         if let Some(own) = environment.user_layer()
-            && !given.no_user_layer
+            && !given.layers.no_user_layer
             && kind == LayerKind::Local
             && own.is_file()
         {

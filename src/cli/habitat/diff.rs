@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::args::{Format, HabitatDiffArguments, HabitatFile};
+use super::super::args::Format;
+use super::super::args::habitat::{DiffArguments, HabitatFile};
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
@@ -15,10 +16,7 @@ use crate::digest::compare::{Change, ChangeKind, changes};
 use crate::engine::causes::Cause;
 use crate::habitat::{Field, Habitat, PhaseId, Purpose, UNORDERED, UnknownNames, is_remark};
 
-pub(super) fn run(
-    arguments: &HabitatDiffArguments,
-    environment: &Environment,
-) -> Result<Exit, Stop> {
+pub(super) fn run(arguments: &DiffArguments, environment: &Environment) -> Result<Exit, Stop> {
     let phase = arguments.phase.as_deref();
     let phase = phase
         .map(|phase| steering::phase(phase, "--phase"))
@@ -35,12 +33,11 @@ pub(super) fn run(
     })
 }
 
-fn file(arguments: &HabitatDiffArguments, path: &Path) -> HabitatFile {
+fn file(arguments: &DiffArguments, path: &Path) -> HabitatFile {
     HabitatFile {
         file: path.to_owned(),
         templates: None,
-        root: arguments.root.clone(),
-        no_user_layer: arguments.no_user_layer,
+        layers: arguments.layers.clone(),
         lenient: false,
         repos: Vec::new(),
     }
@@ -48,7 +45,7 @@ fn file(arguments: &HabitatDiffArguments, path: &Path) -> HabitatFile {
 
 /// Compares two habitats by what they say.
 fn values(
-    arguments: &HabitatDiffArguments,
+    arguments: &DiffArguments,
     phase: Option<PhaseId>,
     environment: &Environment,
 ) -> Result<bool, Stop> {
@@ -123,7 +120,7 @@ fn as_json(change: &Cause) -> Value {
 
 /// Compares two habitats by the Dockerfiles that they stand for.
 fn dockerfiles(
-    arguments: &HabitatDiffArguments,
+    arguments: &DiffArguments,
     phase: Option<PhaseId>,
     environment: &Environment,
 ) -> Result<bool, Stop> {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::super::args::HabitatExecArguments;
+use super::super::args::habitat::ExecArguments;
 use super::super::exit::Exit;
 use super::super::report::Stop;
 use super::super::run::{self, NOT_TRIED};
@@ -17,22 +17,22 @@ const ENTER: &str = "if [ -r /etc/profile.d/habitat-env.sh ]; then . /etc/profil
     for pair; do shift; [ \"$pair\" != -- ] || break; export \"$pair\"; done; \
     if [ $# -eq 0 ]; then if command -v bash >/dev/null; then set -- bash -l; else set -- sh -l; fi; fi; exec \"$@\"";
 
-pub(super) fn run(arguments: HabitatExecArguments, store: &Path) -> Result<Exit, Stop> {
+pub(super) fn run(arguments: ExecArguments, store: &Path) -> Result<Exit, Stop> {
     enter(arguments, store).map_err(|stop| Stop {
         exit: Exit::Command(NOT_TRIED),
         ..stop
     })
 }
 
-fn enter(arguments: HabitatExecArguments, store: &Path) -> Result<Exit, Stop> {
+fn enter(arguments: ExecArguments, store: &Path) -> Result<Exit, Stop> {
     let Some(Known { record, .. }) = Known::find(store, &arguments.habitat)? else {
         let message = format!("the habitat `{}` is not up", arguments.habitat.display());
         return Err(Failure::new(FailureKind::Input, "habitat::not_up", message)
             .with_help("start it: `shmocker habitat up FILE`")
             .into());
     };
-    let terminal = run::terminal_size(arguments.tty)?;
-    let given = run::env(&arguments.env);
+    let terminal = run::terminal_size(arguments.process.tty)?;
+    let given = run::env(&arguments.process.env);
     let mut env = record.env;
     if terminal.is_some() && !env.iter().any(|(name, _)| name == "TERM") {
         env.push(("TERM".to_owned(), "xterm".to_owned()));
@@ -48,11 +48,13 @@ fn enter(arguments: HabitatExecArguments, store: &Path) -> Result<Exit, Stop> {
     let visit = Visit {
         argv,
         env,
-        workdir: arguments.workdir.unwrap_or(record.workdir),
-        user: arguments.user.unwrap_or(record.user),
+        workdir: arguments.process.workdir.unwrap_or(record.workdir),
+        user: arguments.process.user.unwrap_or(record.user),
     };
-    let status = run::with_streams(arguments.interactive, arguments.tty, |streams| {
-        Embedded.enter(store, &record.id, visit, terminal, streams)
-    })?;
+    let status = run::with_streams(
+        arguments.process.interactive,
+        arguments.process.tty,
+        |streams| Embedded.enter(store, &record.id, visit, terminal, streams),
+    )?;
     Ok(Exit::Command(status.clamp(0, 255) as u8))
 }

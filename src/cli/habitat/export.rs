@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::super::args::{ExportKind, HabitatExportArguments};
+use super::super::args::habitat::{ExportArguments, ExportKind};
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
@@ -12,7 +12,7 @@ use super::render::{unwritable, write_all};
 use crate::habitat::Purpose;
 
 pub(super) fn run(
-    arguments: &HabitatExportArguments,
+    arguments: &ExportArguments,
     store: &Path,
     environment: &Environment,
 ) -> Result<Exit, Stop> {

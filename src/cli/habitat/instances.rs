@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::args::{Format, HabitatPsArguments, HabitatStopArguments};
+use super::super::args::Format;
+use super::super::args::habitat::{PsArguments, StopArguments};
 use super::super::exit::Exit;
 use super::super::report::Stop;
 use super::super::request::{absolute, print};
@@ -117,7 +118,7 @@ pub(super) fn show(record: &InstanceRecord, state: State, format: Format) {
 }
 
 /// `ps`
-pub(super) fn list(arguments: &HabitatPsArguments, store: &Path) -> Result<Exit, Stop> {
+pub(super) fn list(arguments: &PsArguments, store: &Path) -> Result<Exit, Stop> {
     let known = all(store)?;
     if arguments.quiet {
         known
@@ -162,7 +163,7 @@ fn table(all: &[Known]) -> String {
 }
 
 /// `stop`: one that is not up is as it should be.
-pub(super) fn stop(arguments: &HabitatStopArguments, store: &Path) -> Result<Exit, Stop> {
+pub(super) fn stop(arguments: &StopArguments, store: &Path) -> Result<Exit, Stop> {
     let Some(known) = Known::find(store, &arguments.habitat)? else {
         return Ok(Exit::Done);
     };
@@ -177,7 +178,7 @@ pub(super) fn stop(arguments: &HabitatStopArguments, store: &Path) -> Result<Exi
 }
 
 /// `down`: one that is not there is as it should be.
-pub(super) fn down(arguments: &HabitatStopArguments, store: &Path) -> Result<Exit, Stop> {
+pub(super) fn down(arguments: &StopArguments, store: &Path) -> Result<Exit, Stop> {
     let Some(known) = Known::find(store, &arguments.habitat)? else {
         return Ok(Exit::Done);
     };

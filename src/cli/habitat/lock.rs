@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::super::args::{
-    AskArguments, Format, HabitatLockArguments, HabitatOutdatedArguments, HabitatUpgradeArguments,
-    SharedBuildArguments,
+use super::super::args::habitat::{
+    AskArguments, LockArguments, OutdatedArguments, UpgradeArguments,
 };
+use super::super::args::{Format, MeansArguments};
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
@@ -18,14 +18,14 @@ use crate::backend::embedded::Embedded;
 use crate::dockerfile::suggest::nearest;
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::lock::{self, Entry, FileError, Lock, Mode, Outdated};
-use crate::engine::work::{self, Work};
+use crate::engine::work::{self, Freshness, Work};
 use crate::graph::Source;
 use crate::habitat::Purpose;
 use crate::net::redacted;
 
 /// `habitat lock`: what is pinned and still asked for stays, what is not pinned is, what is not asked for goes.
 pub(super) fn pin(
-    arguments: HabitatLockArguments,
+    arguments: LockArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
@@ -35,7 +35,7 @@ pub(super) fn pin(
 
 /// `habitat upgrade`.
 pub(super) fn upgrade(
-    arguments: HabitatUpgradeArguments,
+    arguments: UpgradeArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
@@ -57,7 +57,7 @@ pub(super) fn upgrade(
 
 /// `habitat outdated`.
 pub(super) fn outdated(
-    arguments: HabitatOutdatedArguments,
+    arguments: OutdatedArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
@@ -174,13 +174,12 @@ struct Asked {
 impl Asked {
     fn of(arguments: AskArguments, environment: &Environment) -> Result<Self, Stop> {
         let ready = Ready::read(&arguments.habitat, Purpose::Build, environment)?;
-        let shared = SharedBuildArguments {
-            secrets: arguments.secrets,
-            progress: arguments.progress,
-            pull: true,
-            ..SharedBuildArguments::default()
+        let means = MeansArguments {
+            watch: arguments.watch,
+            ..MeansArguments::default()
         };
-        let mut draft = Draft::new(shared, environment)?;
+        let mut draft = Draft::with(means, environment)?;
+        draft.work.freshness = Freshness::Now;
         ready.fill(&mut draft.work, environment)?;
         Ok(Self { ready, draft })
     }

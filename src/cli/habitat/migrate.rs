@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::super::args::{Format, HabitatMigrateArguments};
+use super::super::args::Format;
+use super::super::args::habitat::MigrateArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::found::Found;
@@ -13,10 +14,7 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::plan;
 use crate::habitat;
 
-pub(super) fn run(
-    arguments: &HabitatMigrateArguments,
-    environment: &Environment,
-) -> Result<Exit, Stop> {
+pub(super) fn run(arguments: &MigrateArguments, environment: &Environment) -> Result<Exit, Stop> {
     let file = in_directory(&arguments.file);
     let shown = file.display().to_string();
     let text = std::fs::read_to_string(&file).map_err(|error| {

@@ -24,14 +24,15 @@ use std::path::{Path, PathBuf};
 
 use config::Config;
 
-use super::args::{HabitatCommand, HabitatFile, SteeringArguments};
+use super::args::MeansArguments;
+use super::args::habitat::{HabitatCommand, HabitatFile, LookArguments, SteeringArguments};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
-use super::request;
+use super::request::{self, Draft};
 use crate::dockerfile::{Problem, Span};
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::work::{self, Item, Named, Origin, PhaseStages, Secret, Text, Work};
+use crate::engine::work::{self, Freshness, Item, Named, Origin, PhaseStages, Secret, Text, Work};
 use crate::graph::{DebianSource, GitSource, OciLayoutSource, Source};
 use crate::habitat::{
     self, ContextKind, Facts, Field, Habitat, NamedContext, PhaseId, Plan, Purpose, Rendered,
@@ -140,6 +141,31 @@ impl Ready {
         })
     }
 
+    /// A habitat and its build, which is only looked at.
+    fn looked_at(look: &LookArguments, environment: &Environment) -> Result<(Self, Work), Stop> {
+        let ready = Self::steered(&look.habitat, Purpose::Build, &look.steering, environment)?;
+        let mut work = Draft::plain(environment)?.work;
+        ready.fill(&mut work, environment)?;
+        steering::apply(&look.steering, &ready, &mut work)?;
+        if look.pull {
+            work.freshness = Freshness::Now;
+        }
+        Ok((ready, work))
+    }
+
+    /// A build of it, of which nothing is said yet but what it may do.
+    fn draft(&self, means: MeansArguments, environment: &Environment) -> Result<Draft, Stop> {
+        let mut draft = Draft::with(means, environment)?;
+        self.fill(&mut draft.work, environment)?;
+        self.refuse_home(&draft)?;
+        Ok(draft)
+    }
+
+    /// The name of its image where none is given.
+    fn tag(&self) -> String {
+        format!("localhost/habitat/{}:latest", self.plan.name())
+    }
+
     /// Puts the habitat into a build's work.
     fn fill(&self, work: &mut Work, environment: &Environment) -> Result<(), Stop> {
         work.project = self.config.path().display().to_string();
@@ -219,7 +245,7 @@ impl Ready {
     }
 
     /// Refuses to bake files of the host's home into an image, unless that is allowed.
-    fn refuse_home(&self, draft: &request::Draft) -> Result<(), Stop> {
+    fn refuse_home(&self, draft: &Draft) -> Result<(), Stop> {
         if draft.home_allowed || self.plan.home_files.is_empty() {
             return Ok(());
         }

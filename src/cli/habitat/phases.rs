@@ -4,33 +4,26 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::args::{Format, HabitatPhasesArguments};
+use super::super::args::Format;
+use super::super::args::habitat::PhasesArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::render::{seconds, size};
 use super::super::report::Stop;
-use super::super::request::{Draft, print};
-use super::{Ready, steering};
+use super::super::request::print;
+use super::Ready;
 use crate::backend::embedded::Embedded;
 use crate::engine::phases::PhaseReport;
-use crate::engine::work::{Freshness, Item, Work};
-use crate::habitat::Purpose;
+use crate::engine::work::{Item, Work};
 
 pub(super) fn run(
-    arguments: &HabitatPhasesArguments,
+    arguments: &PhasesArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let steering = &arguments.steering;
-    let ready = Ready::steered(&arguments.habitat, Purpose::Build, steering, environment)?;
-    let mut work = Draft::plain(environment)?.work;
-    ready.fill(&mut work, environment)?;
-    steering::apply(steering, &ready, &mut work)?;
-    if arguments.pull {
-        work.freshness = Freshness::Now;
-    }
+    let (ready, work) = Ready::looked_at(&arguments.look, environment)?;
     let how = How::of(arguments.verbose);
-    show(&work, &store, arguments.format, how).map_err(|stop| ready.with_texts(stop))
+    show(&work, &store, arguments.look.format, how).map_err(|stop| ready.with_texts(stop))
 }
 
 /// How much is told of each phase.

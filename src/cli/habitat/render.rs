@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::args::HabitatRenderArguments;
+use super::super::args::habitat::RenderArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
@@ -17,7 +17,7 @@ use crate::habitat::Purpose;
 use crate::ship::export::Output;
 
 pub(super) fn run(
-    arguments: &HabitatRenderArguments,
+    arguments: &RenderArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {

@@ -3,11 +3,11 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use super::super::args::{HabitatShellArguments, SharedBuildArguments};
+use super::super::args::habitat::ShellArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::{DEFAULT_REFRESH_MS, Draft};
+use super::super::request::Draft;
 use super::super::run;
 use super::why::operands;
 use super::{Ready, steering};
@@ -28,7 +28,7 @@ const LINE_FAILED: &str =
 const CONTINUED: &str = "io.shmocker.habitat.continued";
 
 pub(super) fn run(
-    mut arguments: HabitatShellArguments,
+    mut arguments: ShellArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
@@ -44,16 +44,7 @@ pub(super) fn run(
         }
     };
     let draft = || -> Result<Draft, Stop> {
-        let shared = SharedBuildArguments {
-            progress: arguments.progress,
-            secrets: arguments.secrets.clone(),
-            allow: arguments.allow.clone(),
-            refresh: DEFAULT_REFRESH_MS,
-            ..SharedBuildArguments::default()
-        };
-        let mut draft = Draft::new(shared, environment)?;
-        ready.fill(&mut draft.work, environment)?;
-        ready.refuse_home(&draft)?;
+        let mut draft = ready.draft(arguments.means.clone(), environment)?;
         if let ShellPlace::Target { stages } = &place {
             draft.work.target = stages.last().cloned();
         }
@@ -92,8 +83,7 @@ pub(super) fn run(
         rest.work
             .labels
             .push((CONTINUED.to_owned(), "true".to_owned()));
-        rest.tags
-            .push(format!("localhost/habitat/{}:latest", ready.plan.name()));
+        rest.tags.push(ready.tag());
         return rest
             .build(store, environment)
             .map_err(|stop| ready.with_texts(stop));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::args::SteeringArguments;
+use super::super::args::habitat::SteeringArguments;
 use super::super::report::Stop;
 use super::Ready;
 use crate::dockerfile::suggest::nearest;

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::super::args::{
-    Format, HabitatTestArguments, Progress, SharedBuildArguments, SteeringArguments,
-};
+use super::super::args::habitat::{SteeringArguments, TestArguments};
+use super::super::args::{Format, Progress};
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::{self, Draft, print};
+use super::super::request::{self, print};
 use super::Ready;
 use super::verdicts::Verdicts;
 use crate::engine::failure::{Failure, FailureKind};
@@ -17,7 +16,7 @@ use crate::habitat::Purpose;
 use crate::ship::export::Output;
 
 pub(super) fn run(
-    arguments: HabitatTestArguments,
+    arguments: TestArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
@@ -46,18 +45,9 @@ pub(super) fn run(
                 .into(),
         );
     }
-    let flags = SharedBuildArguments {
-        progress: Some(arguments.progress.unwrap_or(Progress::Quiet)),
-        secrets: arguments.secrets,
-        allow: arguments.allow,
-        offline: arguments.offline,
-        refresh: request::DEFAULT_REFRESH_MS,
-        keep_going: true,
-        ..SharedBuildArguments::default()
-    };
-    let mut draft = Draft::new(flags, environment)?;
-    ready.fill(&mut draft.work, environment)?;
-    ready.refuse_home(&draft)?;
+    let mut means = arguments.means;
+    means.watch.progress.get_or_insert(Progress::Quiet);
+    let mut draft = ready.draft(means, environment)?;
     draft.work.target = Some("test".to_owned());
     draft.work.on_failure = OnFailure::GoOn;
     // A test may ask for what is not in any key: the time, the network.

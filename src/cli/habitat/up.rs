@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::args::{HabitatUpArguments, SharedBuildArguments};
+use super::super::args::habitat::UpArguments;
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::{DEFAULT_REFRESH_MS, Draft, absolute};
+use super::super::request::absolute;
 use super::super::run;
 use super::instances::{Known, show};
 use super::{Config, Ready};
@@ -23,14 +23,15 @@ use crate::store::{InstanceRecord, LastState, Store, StoreError, StoredImage};
 const IDLE: &str = "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done";
 
 pub(super) fn run(
-    arguments: HabitatUpArguments,
+    arguments: UpArguments,
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let ready = Ready::read(&arguments.habitat, Purpose::Build, environment)?;
-    let network = arguments.network.as_deref().or(ready.plan.runtime.network);
-    let network = run::network(network.unwrap_or("default"))?;
-    let ports = run::ports(&arguments.publish, network)?;
+    let said = ready.plan.runtime.network;
+    let said = said.and_then(|word| word.parse().ok());
+    let network = arguments.outward.network.or(said).unwrap_or_default();
+    let ports = run::ports(&arguments.outward.publish, network)?;
     let volumes = ready
         .plan
         .runtime
@@ -38,9 +39,12 @@ pub(super) fn run(
         .iter()
         .map(|volume| place(volume, &ready.config, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    let tag = format!("localhost/habitat/{}:latest", ready.plan.name());
+    let tag = ready.tag();
     if !arguments.no_build {
-        build(&arguments, &ready, &tag, store.clone(), environment)?;
+        let mut draft = ready.draft(arguments.means, environment)?;
+        draft.tags.push(tag.clone());
+        let built = draft.carry_out(store.clone(), environment, &|_| {});
+        built.map_err(|stop| ready.with_texts(stop))?;
     }
     let image = image(&store, &tag)?;
     let known = Known::of_config(&store, ready.config.path())?;
@@ -115,37 +119,12 @@ pub(super) fn run(
         ports,
         terminal: None,
         instance: Some(record.id.clone()),
-        limited: !arguments.no_limits,
+        limited: !arguments.outward.no_limits,
         groups: None,
     };
     Embedded.up(launch, record.clone()).map_err(Stop::from)?;
     show(&record, State::Running, arguments.format);
     Ok(Exit::Done)
-}
-
-fn build(
-    arguments: &HabitatUpArguments,
-    ready: &Ready,
-    tag: &str,
-    store: PathBuf,
-    environment: &Environment,
-) -> Result<(), Stop> {
-    let shared = SharedBuildArguments {
-        progress: arguments.progress,
-        secrets: arguments.secrets.clone(),
-        allow: arguments.allow.clone(),
-        offline: arguments.offline,
-        refresh: DEFAULT_REFRESH_MS,
-        ..SharedBuildArguments::default()
-    };
-    let mut draft = Draft::new(shared, environment)?;
-    ready.fill(&mut draft.work, environment)?;
-    ready.refuse_home(&draft)?;
-    draft.tags.push(tag.to_owned());
-    draft
-        .carry_out(store, environment, &|_| {})
-        .map(drop)
-        .map_err(|stop| ready.with_texts(stop))
 }
 
 /// An image, and how it is used.

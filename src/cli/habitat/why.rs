@@ -4,35 +4,28 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::super::args::{Format, HabitatFile, HabitatWhyArguments};
+use super::super::args::Format;
+use super::super::args::habitat::{HabitatFile, WhyArguments};
 use super::super::environment::Environment;
 use super::super::exit::Exit;
 use super::super::report::Stop;
-use super::super::request::{Draft, print};
+use super::super::request::print;
 use super::super::why::{Depth, told};
 use super::{Ready, steering};
 use crate::backend::embedded::Embedded;
 use crate::engine::phases::{PhaseReport, would_build};
-use crate::engine::work::Freshness;
-use crate::habitat::{PhaseId, Purpose};
+use crate::habitat::PhaseId;
 
 pub(super) fn run(
-    mut arguments: HabitatWhyArguments,
+    mut arguments: WhyArguments,
     store: &Path,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let phase = operands(&mut arguments.habitat, arguments.phase.take());
+    let phase = operands(&mut arguments.look.habitat, arguments.phase.take());
     let phase = phase
         .map(|phase| steering::phase(&phase, "PHASE"))
         .transpose()?;
-    let steering = &arguments.steering;
-    let ready = Ready::steered(&arguments.habitat, Purpose::Build, steering, environment)?;
-    let mut work = Draft::plain(environment)?.work;
-    ready.fill(&mut work, environment)?;
-    steering::apply(steering, &ready, &mut work)?;
-    if arguments.pull {
-        work.freshness = Freshness::Now;
-    }
+    let (ready, work) = Ready::looked_at(&arguments.look, environment)?;
     let mut phases = Embedded
         .phases(&work, store)
         .map_err(|failures| ready.with_texts(Stop::from(failures)))?;
@@ -40,7 +33,7 @@ pub(super) fn run(
         phases.retain(|report| report.name == phase.name());
     }
     let would_rebuild = phases.iter().any(|phase| would_build(phase.state));
-    match arguments.format {
+    match arguments.look.format {
         Format::Json => {
             let list: Vec<serde_json::Value> = phases.iter().map(as_json).collect();
             let answer = json!({ "would_rebuild": would_rebuild, "phases": list });

@@ -82,3 +82,12 @@ mod tests {
         assert_eq!(age(150), "2 min");
     }
 }
+
+/// Where in which file, in brackets, as far as that is known.
+fn place(file: Option<&str>, line: Option<u32>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!(" ({file}:{line})"),
+        (Some(file), None) => format!(" ({file})"),
+        _ => String::new(),
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Mutex;
 
-use super::{age, seconds, size, title};
+use super::{age, place, seconds, size, title};
 use crate::event::{BuildEvent, EventSink, Status, StepOrigin};
 
 /// Writes events as plain lines.
@@ -117,11 +117,7 @@ impl<W: Write> State<W> {
                 file,
                 line,
             } => {
-                let place = match (file, line) {
-                    (Some(file), Some(line)) => format!(" ({file}:{line})"),
-                    (Some(file), None) => format!(" ({file})"),
-                    _ => String::new(),
-                };
+                let place = place(file.as_deref(), *line);
                 drop(writeln!(self.out, "warning: {code}: {message}{place}"));
             }
             BuildEvent::BuildDone {

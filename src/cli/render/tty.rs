@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::{age, seconds, size, title};
+use super::{age, place, seconds, size, title};
 use crate::event::{BuildEvent, EventSink, Status};
 
 const LOG_LINES: usize = 4;
@@ -179,11 +179,7 @@ impl<W: Write> State<W> {
                 file,
                 line,
             } => {
-                let place = match (file, line) {
-                    (Some(file), Some(line)) => format!(" ({file}:{line})"),
-                    (Some(file), None) => format!(" ({file})"),
-                    _ => String::new(),
-                };
+                let place = place(file.as_deref(), *line);
                 said.push(format!(
                     "{} {code}: {message}{place}",
                     self.paint("33", "!")

@@ -31,120 +31,55 @@ use crate::sys::socket::Socket;
 /// One thing that is done on the way to the command.
 struct Step {
     name: &'static str,
-    run: fn(&mut Setup<'_>) -> Result<(), Fault>,
+    run: Doing,
 }
+
+type Doing = fn(&mut Setup<'_>) -> Result<(), Fault>;
 
 /// All of the sandbox, in order.
 const STEPS: &[Step] = &[
-    Step {
-        name: "keep mounts to itself",
-        run: keep_mounts_private,
-    },
-    Step {
-        name: "enter the network",
-        run: enter_network,
-    },
-    Step {
-        name: "see its own control group",
-        run: enter_group,
-    },
-    Step {
-        name: "set the host name",
-        run: set_host_name,
-    },
-    Step {
-        name: "mount the root",
-        run: mount_root,
-    },
-    Step {
-        name: "mount /proc",
-        run: mount_proc,
-    },
-    Step {
-        name: "mount /sys",
-        run: mount_sys,
-    },
-    Step {
-        name: "mount /sys/fs/cgroup",
-        run: mount_cgroup,
-    },
-    Step {
-        name: "make /dev",
-        run: make_dev,
-    },
-    Step {
-        name: "mount what the step asks for",
-        run: mount_wishes,
-    },
-    Step {
-        name: "cover what no step may see",
-        run: cover_paths,
-    },
-    Step {
-        name: "enter the root",
-        run: enter_root,
-    },
-    Step {
-        name: "go to the working directory",
-        run: go_to_workdir,
-    },
-    Step {
-        name: "set up the streams",
-        run: set_up_streams,
-    },
-    Step {
-        name: "report the mount points it made",
-        run: report_stubs,
-    },
-    Step {
-        name: "limit its processes",
-        run: limit_processes,
-    },
-    Step {
-        name: "limit the capabilities",
-        run: limit_capabilities,
-    },
-    Step {
-        name: "filter the system calls",
-        run: filter_system_calls,
-    },
-    Step {
-        name: "become the user",
-        run: become_user,
-    },
+    step("keep mounts to itself", keep_mounts_private),
+    step("enter the network", enter_network),
+    step("see its own control group", enter_group),
+    step("set the host name", set_host_name),
+    step("mount the root", mount_root),
+    step("mount /proc", mount_proc),
+    step("mount /sys", mount_sys),
+    step("mount /sys/fs/cgroup", mount_cgroup),
+    step("make /dev", make_dev),
+    step("mount what the step asks for", mount_wishes),
+    step("cover what no step may see", cover_paths),
+    step("enter the root", enter_root),
+    GO_TO_WORKDIR,
+    SET_UP_STREAMS,
+    step("report the mount points it made", report_stubs),
+    LIMIT_PROCESSES,
+    LIMIT_CAPABILITIES,
+    FILTER_SYSTEM_CALLS,
+    BECOME_USER,
 ];
 
 /// What is left to do for a command in a container that is there already.
 const ENTERED: &[Step] = &[
-    Step {
-        name: "find its way about",
-        run: find_root,
-    },
-    Step {
-        name: "go to the working directory",
-        run: go_to_workdir,
-    },
-    Step {
-        name: "set up the streams",
-        run: set_up_streams,
-    },
-    Step {
-        name: "limit its processes",
-        run: limit_processes,
-    },
-    Step {
-        name: "limit the capabilities",
-        run: limit_capabilities,
-    },
-    Step {
-        name: "filter the system calls",
-        run: filter_system_calls,
-    },
-    Step {
-        name: "become the user",
-        run: become_user,
-    },
+    step("find its way about", find_root),
+    GO_TO_WORKDIR,
+    SET_UP_STREAMS,
+    LIMIT_PROCESSES,
+    LIMIT_CAPABILITIES,
+    FILTER_SYSTEM_CALLS,
+    BECOME_USER,
 ];
+
+const GO_TO_WORKDIR: Step = step("go to the working directory", go_to_workdir);
+const SET_UP_STREAMS: Step = step("set up the streams", set_up_streams);
+const LIMIT_PROCESSES: Step = step("limit its processes", limit_processes);
+const LIMIT_CAPABILITIES: Step = step("limit the capabilities", limit_capabilities);
+const FILTER_SYSTEM_CALLS: Step = step("filter the system calls", filter_system_calls);
+const BECOME_USER: Step = step("become the user", become_user);
+
+const fn step(name: &'static str, run: Doing) -> Step {
+    Step { name, run }
+}
 
 /// What Docker leaves a container of the capabilities.
 const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN

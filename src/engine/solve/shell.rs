@@ -11,8 +11,8 @@ use super::inputs::{Made, Tree};
 use super::mounts::Held;
 use super::session::{Session, Workshop, store_failure, unlike_any_other};
 use super::solve;
-use super::steps::tree_unusable;
-use crate::engine::exec::{Access, HOSTNAME, Mount, Mounted, Run, Secret};
+use super::steps::{run_of, tree_unusable};
+use crate::engine::exec::{Access, Mount, Mounted, Run, Secret};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::{TerminalSize, with_streams};
 use crate::engine::plan::Planned;
@@ -177,17 +177,7 @@ impl Session<'_> {
         }
         let mut run = Run {
             argv: shell.argv.clone(),
-            env,
-            workdir: exec.workdir.clone(),
-            user: exec.user.clone(),
-            hostname: exec.hostname.as_deref().unwrap_or(HOSTNAME).to_owned(),
-            network: exec.network,
-            mounts,
-            security: exec.security,
-            hosts: exec.hosts.clone(),
-            ulimits: exec.ulimits.clone(),
-            shm_bytes: exec.shm_bytes,
-            ..Run::default()
+            ..run_of(exec, env, mounts)
         };
         let root = MountedTree::copy_of(active.mounted().as_fd())
             .map_err(|error| tree_unusable(&error))?;

@@ -13,7 +13,7 @@ use super::session::{Session, Workshop, store_failure, unlike_any_other};
 use super::tap::Tap;
 use crate::digest::{Fields, Key};
 use crate::engine::exec::cgroup::Group;
-use crate::engine::exec::{ExecError, Exit, HOSTNAME, Run, Streams};
+use crate::engine::exec::{ExecError, Exit, HOSTNAME, Mount, Run, Streams};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::plan::Planned;
 use crate::engine::snapshot::{self, Active};
@@ -367,28 +367,14 @@ impl Session<'_> {
         env.extend(exec.env_unkeyed.iter().cloned());
         let mounts = self.mounts(workshop, exec, inputs, &mut env, &mut held)?;
         let mut run = Run {
-            argv: exec.argv.clone(),
-            env,
-            workdir: exec.workdir.clone(),
-            user: exec.user.clone(),
-            hostname: exec.hostname.as_deref().unwrap_or(HOSTNAME).to_owned(),
-            network: exec.network,
-            mounts,
-            ports: Vec::new(),
-            shift: None,
             timeout_ms: exec.timeout_ms,
-            security: exec.security,
-            hosts: exec.hosts.clone(),
-            ulimits: exec.ulimits.clone(),
-            shm_bytes: exec.shm_bytes,
-            grace_ms: None,
-            started: None,
             group: match &workshop.groups {
                 None => None,
                 Some(below) => {
                     Some(Group::make(below, &self.work.resources).map_err(ExecError::from)?)
                 }
             },
+            ..run_of(exec, env, mounts)
         };
         let path = active.attach()?;
         let root = File::open(&path).and_then(|root| MountedTree::copy_of(root.as_fd()));
@@ -544,6 +530,24 @@ fn shown_command(command: &str) -> String {
 
 fn called_off() -> Failure {
     Failure::new(FailureKind::Cancelled, "solve::cancelled", "called off")
+}
+
+/// What a RUN runs, with the mounts and the environment that it has for this once.
+pub(super) fn run_of(exec: &Exec, env: Vec<(String, String)>, mounts: Vec<Mount>) -> Run {
+    Run {
+        argv: exec.argv.clone(),
+        env,
+        workdir: exec.workdir.clone(),
+        user: exec.user.clone(),
+        hostname: exec.hostname.as_deref().unwrap_or(HOSTNAME).to_owned(),
+        network: exec.network,
+        mounts,
+        security: exec.security,
+        hosts: exec.hosts.clone(),
+        ulimits: exec.ulimits.clone(),
+        shm_bytes: exec.shm_bytes,
+        ..Run::default()
+    }
 }
 
 pub(super) fn tree_unusable(error: &std::io::Error) -> Failure {

@@ -198,9 +198,18 @@ impl Bench {
     }
 
     /// Runs shmocker, and fails the test if it fails.
+    #[track_caller]
     pub(crate) fn ok(&self, line: &str) -> Run {
         let run = self.shmocker(line);
         assert_eq!(run.status, 0, "shmocker {line}\n{}", run.both());
+        run
+    }
+
+    /// The same with one more argument, which may hold anything.
+    #[track_caller]
+    pub(crate) fn ok_with(&self, line: &str, argument: &str) -> Run {
+        let run = self.finish(self.shmocker_command(line).arg(argument));
+        assert_eq!(run.status, 0, "shmocker {line} {argument}\n{}", run.both());
         run
     }
 
@@ -307,11 +316,24 @@ impl Run {
     }
 
     /// Fails the test unless the exit status is `status` and standard error holds every one of `parts`.
+    #[track_caller]
     pub(crate) fn expect(&self, status: i32, parts: &[&str]) -> &Self {
+        self.holds(status, parts, str::to_owned)
+    }
+
+    /// The same, wherever lines were broken to fit the terminal.
+    #[track_caller]
+    pub(crate) fn tells(&self, status: i32, parts: &[&str]) -> &Self {
+        self.holds(status, parts, |text| text.split_whitespace().collect())
+    }
+
+    #[track_caller]
+    fn holds(&self, status: i32, parts: &[&str], seen: fn(&str) -> String) -> &Self {
         assert_eq!(self.status, status, "{}", self.both());
+        let said = seen(&self.stderr);
         for part in parts {
             assert!(
-                self.stderr.contains(part),
+                said.contains(&seen(part)),
                 "no `{part}` in\n{}",
                 self.both()
             );

@@ -125,6 +125,18 @@ impl BuildKit {
         image_of(&mut self.command(request))
     }
 
+    /// Builds the Dockerfile of a directory, in which `base` names a layout; fails the test if that fails.
+    #[track_caller]
+    pub(crate) fn build_on(&self, base: &Path, context: &Path) -> Layout {
+        self.build(&Request {
+            context,
+            dockerfile: "Dockerfile",
+            contexts: vec![("base", base.to_owned())],
+            options: Vec::new(),
+        })
+        .unwrap_or_else(|log| panic!("{log}"))
+    }
+
     /// The command that writes the image's archive to its standard output.
     pub(crate) fn command(&self, request: &Request<'_>) -> Command {
         let mut command =

@@ -27,14 +27,7 @@ fn the_peers_are_in_order() {
     assert_eq!(run.out(), "hello\n");
 
     bench.file("Dockerfile", "FROM base\nRUN echo hello > /hello\n");
-    let image = need!(buildkit::buildkit())
-        .build(&buildkit::Request {
-            context: &bench.project(),
-            dockerfile: "Dockerfile",
-            contexts: vec![("base", base.to_owned())],
-            options: Vec::new(),
-        })
-        .unwrap_or_else(|log| panic!("{log}"));
+    let image = need!(buildkit::buildkit()).build_on(base, &bench.project());
     let given = [
         "hello",
         "proc",
