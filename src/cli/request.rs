@@ -55,6 +55,7 @@ impl Draft {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
             draft.work.labels.push((name.to_owned(), value.to_owned()));
         }
+        draft.work.jobs = arguments.jobs;
         if arguments.pull {
             draft.work.freshness = Freshness::Now;
         } else if let (Some(ms), Freshness::After { .. }) =
@@ -204,6 +205,7 @@ impl Draft {
             run: RunDefaults::default(),
             resources: Resources::default(),
             log_limits: environment.log_limits,
+            jobs: None,
             no_cache: NoCache::Nothing,
             accepts_failed: false,
             on_failure: OnFailure::CallOff,

@@ -2,6 +2,7 @@
 //! child as JSON; nothing in it is looked up again.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -139,6 +140,8 @@ pub struct Work {
     pub run: RunDefaults,
     /// How much of this machine a RUN may take.
     pub resources: Resources,
+    /// How many steps run at a time, and on how many cores is computed; `None`: any number of steps, on all cores.
+    pub jobs: Option<NonZeroUsize>,
     /// How much of what a RUN writes is shown.
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
@@ -161,6 +164,15 @@ pub struct Work {
     /// What a person calls the sources: a context's name or an image's reference, and the path of the key that asks for
     /// it, such as `repos[1]`.
     pub source_keys: Vec<(String, String)>,
+}
+
+impl Work {
+    /// On how many cores is computed.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.jobs.map_or_else(all, NonZeroUsize::get)
+    }
 }
 
 /// How git's ssh gets in where an address asks for it.

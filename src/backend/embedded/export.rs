@@ -149,7 +149,7 @@ pub(super) fn write_all(
         source,
         names: &names,
         epoch,
-        threads: threads(),
+        threads: request.work.cores(),
     };
     let mut stdout = writer(stdout);
     let mut shipped = None;
@@ -267,7 +267,7 @@ pub(super) fn save(
             source,
             names,
             epoch: None,
-            threads: threads(),
+            threads: session.work.cores(),
         })
         .collect();
     export::save(&exports, &request.output, &mut *writer(stdout))
@@ -298,10 +298,6 @@ fn assembled(image: &BaseImage, store: &Store) -> Result<Assembled, String> {
         manifest,
         manifest_bytes,
     })
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Standard output, as the engine child has it.
