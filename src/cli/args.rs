@@ -181,6 +181,10 @@ pub(super) struct DockerfileArguments {
     /// Set an ARG; without a value, from the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(super) build_args: Vec<String>,
+    /// What is built for: os/arch[/variant], an architecture alone, or `local` [default: $DOCKER_DEFAULT_PLATFORM, else this
+    /// machine's]. Programs of other architectures are run by qemu-user
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<String>,
     /// A further context: NAME=DIR, NAME=URL (git or http), NAME=oci-layout://PATH[:TAG][@DIGEST],
     /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]

@@ -34,6 +34,10 @@ pub(super) struct Environment {
     pub(super) shell: Option<String>,
     /// BUILDKIT_STEP_LOG_MAX_SIZE and BUILDKIT_STEP_LOG_MAX_SPEED
     pub(super) log_limits: LogLimits,
+    /// DOCKER_DEFAULT_PLATFORM
+    pub(super) platform: Option<String>,
+    /// The directories of PATH.
+    pub(super) programs: Vec<PathBuf>,
     /// HTTP_PROXY and the like, in either case, as they are set.
     pub(super) proxies: Vec<(String, String)>,
 }
@@ -75,6 +79,10 @@ impl Environment {
                     LogLimits::default().bytes_per_second_max,
                 ),
             },
+            platform: variable("DOCKER_DEFAULT_PLATFORM"),
+            programs: os_variable("PATH")
+                .map(|path| std::env::split_paths(&path).collect())
+                .unwrap_or_default(),
             proxies: PROXIES
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))

@@ -326,9 +326,8 @@ impl Workshop {
             );
         }
         let reach = Reach::open(session)?;
-        let sandbox = Sandbox::new(&reach.scratch.path(), move |message| {
-            warn("HostNetwork", message)
-        })?;
+        let warn = move |message| warn("HostNetwork", message);
+        let sandbox = Sandbox::new(&reach.scratch.path(), &session.work.programs, warn)?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {
             snapshots,

@@ -485,8 +485,8 @@ impl Session<'_> {
             Exit::Foreign { why } => Err(failed(
                 format!("process \"{shown}\" could not be started: {why}"),
                 Some(
-                    "build it on a machine of that architecture, or have an emulator registered for all namespaces (the package \
-                     qemu-user-static does so)",
+                    "install qemu-user-static, with which builds run such programs themselves (from Linux 6.7 on), or build it on a \
+                     machine of that architecture",
                 ),
             )),
             Exit::TimedOut { after_ms } => Err(failed(
