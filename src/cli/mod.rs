@@ -74,10 +74,10 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
             images::remove(&remove, store()?)
         }
         Command::Inspect(inspect) => images::inspect(&inspect, store()?),
-        Command::Run(run) => run::run(run, store()?, &environment),
+        Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
         Command::Store(StoreCommand::Delete) => delete_store(&store()?),
-        Command::Doctor(doctor) => doctor::run(&doctor, &store()?, &environment),
+        Command::Doctor(doctor) => doctor::run(&doctor, &store()?, environment),
     }
 }
 
