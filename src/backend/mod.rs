@@ -28,8 +28,10 @@ pub struct BuildRequest {
 /// What a build made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The stored image's manifest.
+    /// The manifest of what was made: of the first image that left, else of the stored one.
     pub manifest: Descriptor,
+    /// The stored image's manifest.
+    pub stored: Digest,
     /// Its configuration.
     pub config_digest: Digest,
     /// The names it was stored under.

@@ -3,6 +3,7 @@
 //! Only this module reads the environment and writes to streams. Data goes to standard output, everything else to
 //! standard error.
 
+mod archives;
 mod args;
 mod build;
 mod call;
@@ -73,7 +74,16 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Rmi(remove) | Command::Image(ImageCommand::Rm(remove)) => {
             images::remove(&remove, store()?)
         }
-        Command::Inspect(inspect) => images::inspect(&inspect, store()?),
+        Command::Inspect(inspect) | Command::Image(ImageCommand::Inspect(inspect)) => {
+            images::inspect(&inspect, store()?)
+        }
+        Command::Tag(tag) | Command::Image(ImageCommand::Tag(tag)) => images::tag(&tag, store()?),
+        Command::Save(save) | Command::Image(ImageCommand::Save(save)) => {
+            archives::save(save, store()?, environment)
+        }
+        Command::Load(load) | Command::Image(ImageCommand::Load(load)) => {
+            archives::load(&load, store()?)
+        }
         Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
         Command::Store(StoreCommand::Delete) => delete_store(&store()?),

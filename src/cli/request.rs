@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::archives;
 use super::args::{MeansArguments, Progress, SharedBuildArguments};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
@@ -18,8 +19,8 @@ use crate::engine::work::{
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
 use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
-use crate::image::{Name, Platform};
-use crate::ship::export::{Destination, Output};
+use crate::image::{Compression, Name, Platform};
+use crate::ship::export::{Annotation, ImageOutput, Output, OutputError};
 
 /// How long a remembered answer serves.
 pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
@@ -31,6 +32,8 @@ pub(super) struct Draft {
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
     pub(super) outputs: Vec<Output>,
+    /// `--load`: the container engines of this machine get the image.
+    load: bool,
     progress: Progress,
     quiet: bool,
     metadata_file: Option<PathBuf>,
@@ -45,16 +48,9 @@ impl Draft {
         environment: &Environment,
     ) -> Result<Self, Stop> {
         let mut draft = Self::with(arguments.means, environment)?;
-        for spec in &arguments.outputs {
-            let output = Output::parse(spec).map_err(|error| {
-                let failure = Failure::from_diagnostic(FailureKind::Input, &error);
-                Stop {
-                    exit: Exit::Usage,
-                    ..Stop::from(failure)
-                }
-            })?;
-            draft.outputs.push(output);
-        }
+        draft.tags = arguments.tags;
+        draft.take_outputs(&arguments.outputs, &arguments.annotations)?;
+        draft.load = arguments.load;
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
             draft.work.labels.push((name.to_owned(), value.to_owned()));
@@ -69,11 +65,78 @@ impl Draft {
         if arguments.keep_going {
             draft.work.on_failure = OnFailure::GoOn;
         }
-        draft.tags = arguments.tags;
         draft.quiet = arguments.quiet;
         draft.metadata_file = arguments.metadata_file;
         draft.iidfile = arguments.iidfile;
         Ok(draft)
+    }
+
+    /// Reads what is to be written. What the store does by itself is nothing that is written.
+    fn take_outputs(&mut self, given: &[String], annotations: &[String]) -> Result<(), Stop> {
+        let of_output = |error: OutputError| {
+            let failure = Failure::from_diagnostic(FailureKind::Input, &error);
+            Stop {
+                exit: Exit::Usage,
+                ..Stop::from(failure)
+            }
+        };
+        let mut outputs = Vec::new();
+        for spec in given {
+            outputs.push(Output::parse(spec).map_err(of_output)?);
+        }
+        let mut notes = Vec::new();
+        for spec in annotations {
+            notes.extend(Annotation::parse(spec).map_err(of_output)?);
+        }
+        if !notes.is_empty()
+            && !outputs
+                .iter_mut()
+                .any(|output| output.image_mut().is_some())
+        {
+            outputs.push(Output::Image(ImageOutput {
+                compression: Compression::None,
+                ..ImageOutput::default()
+            }));
+        }
+        for image in outputs.iter_mut().filter_map(Output::image_mut) {
+            image.annotate(&notes).map_err(of_output)?;
+            for note in &image.annotations {
+                self.built_for(note.platform.as_ref())?;
+            }
+        }
+        if outputs
+            .iter()
+            .filter(|output| output.is_to_stdout())
+            .count()
+            > 1
+        {
+            return Err(Stop::usage(
+                "two outputs go to standard output, of which there is one",
+                "give all but one of them a `dest=`",
+            ));
+        }
+        for output in outputs {
+            match output {
+                Output::CacheOnly => {}
+                Output::Image(image) if image.is_plain() => {
+                    self.tags.extend(image.names.iter().map(Name::to_string));
+                }
+                output => self.outputs.push(output),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a platform is the one that is built for.
+    fn built_for(&self, platform: Option<&Platform>) -> Result<(), Stop> {
+        let own = self.work.platform.parse::<Platform>().ok();
+        match (platform, own) {
+            (Some(platform), Some(own)) if !platform.is_same_as(&own) => Err(Stop::usage(
+                format!("an annotation is for {platform}, which is not built"),
+                format!("the image is built for {own} alone"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// A build with no flags at all.
@@ -165,6 +228,7 @@ impl Draft {
             tags: Vec::new(),
             home_allowed,
             outputs: Vec::new(),
+            load: false,
             progress,
             quiet: false,
             metadata_file: None,
@@ -185,7 +249,7 @@ impl Draft {
         environment: &Environment,
         hear: &(dyn Fn(&BuildEvent) + Send + Sync),
     ) -> Result<Outcome, Stop> {
-        let takes_stdout = self.outputs.iter().any(writes_stdout);
+        let takes_stdout = self.outputs.iter().any(Output::is_to_stdout);
         let tagged = !self.tags.is_empty();
         let quiet = self.quiet;
         let outcome = self.carry_out(store, environment, hear)?;
@@ -214,6 +278,9 @@ impl Draft {
             outputs: self.outputs,
         };
         let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
+        if self.load {
+            archives::hand_over(&outcome, &request.work, &request.store, environment)?;
+        }
         if let Some(path) = &self.metadata_file {
             write_file(path, &metadata(&outcome))?;
         }
@@ -250,16 +317,6 @@ impl Draft {
             Progress::Tty => Box::new(Tty::new(stderr, terminal_width(), color)),
             Progress::Auto | Progress::Plain => Box::new(Plain::new(stderr)),
         }
-    }
-}
-
-fn writes_stdout(output: &Output) -> bool {
-    match output {
-        Output::Oci(image) | Output::Docker(image) | Output::Image(image) => {
-            image.dest == Destination::Stdout
-        }
-        Output::Tar { dest } => *dest == Destination::Stdout,
-        Output::Local { .. } | Output::CacheOnly => false,
     }
 }
 

@@ -17,10 +17,10 @@ use super::exec::{
     Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Started, Streams, users,
 };
 use super::failure::{Failure, FailureKind};
-use super::images;
 use super::plan::read_image;
 use super::snapshot::{Choice, SnapshotStore};
 use super::work::Resources;
+use super::{images, layers};
 use crate::digest::Key;
 use crate::graph::Network;
 use crate::store::{Instance, Store, StoreError, TmpDir};
@@ -215,6 +215,7 @@ pub fn run(
         }
     };
     let snapshots = SnapshotStore::open(&store, Choice::Best)?;
+    layers::unpack_stored(&store, &snapshots, &image)?;
     let shift = match launch.volumes.as_slice() {
         [] => None,
         _ => shift(&user, &snapshots.mount(&image.layers)?)?,

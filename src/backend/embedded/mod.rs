@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use child::play as play_child;
+pub use export::SaveRequest;
 pub use instances::State;
 
 use super::{BuildRequest, Outcome};
@@ -205,6 +206,28 @@ impl Embedded {
     /// If the input is wrong.
     pub fn phases(self, work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
         finish::phases(work, store)
+    }
+
+    /// Writes images of the store to `out`, if that is where the request's output goes, else to its destination. `work` is a
+    /// build of nothing.
+    ///
+    /// # Errors
+    /// If one cannot be had, or the destination not be written.
+    pub fn save(
+        self,
+        request: SaveRequest,
+        work: &Work,
+        out: BorrowedFd<'_>,
+        events: &dyn EventSink,
+    ) -> Result<(), Vec<Failure>> {
+        let order = Order::Save {
+            request: Box::new(request),
+            work: Box::new(work.clone()),
+        };
+        match listen(&order, &[out], events)? {
+            Report::Saved => Ok(()),
+            other => Err(vec![unexpected(&other)]),
+        }
     }
 
     /// Runs a command in an image of the store. Returns its status, 128 and the signal's number where a signal ended it.

@@ -1,0 +1,56 @@
+//! A root filesystem as a tar in which everything lies below one directory.
+
+use std::io::Write;
+
+use super::{Export, SourceError};
+use crate::image::layer::{Kind, LayerReader, LayerWriter, Limits, TimeRewrite};
+use crate::image::pipe;
+
+/// Writes it.
+pub(super) fn write_root(
+    export: &Export<'_>,
+    directory: &str,
+    out: &mut (dyn Write + Send),
+) -> Result<(), SourceError> {
+    let (mut writer, reader) = pipe::new();
+    std::thread::scope(|scope| {
+        let moved = scope.spawn(|| moved(reader, directory, out));
+        let sent = export.source.write_root(export.root_times(), &mut writer);
+        match sent {
+            Ok(()) => writer.finish(),
+            // Dropped without an end, so that the other side stops.
+            Err(_) => drop(writer),
+        }
+        let moved = moved.join().map_err(|_| "a thread has panicked")?;
+        match (sent, moved) {
+            // What failed on that side broke this one's pipe, and what failed here cut that one off.
+            (Err(error), Err(moved)) if moved.is::<std::io::Error>() => {
+                drop(error);
+                Err(moved)
+            }
+            (Err(error), _) => Err(error),
+            (Ok(()), moved) => moved,
+        }
+    })
+}
+
+fn moved(tar: impl std::io::Read, directory: &str, out: &mut dyn Write) -> Result<(), SourceError> {
+    let mut reader = LayerReader::new(tar, Limits::default());
+    let mut writer = LayerWriter::new(out, TimeRewrite::Keep);
+    let below = |path: &[u8]| match path {
+        [] => directory.as_bytes().to_vec(),
+        path => [directory.as_bytes(), b"/", path].concat(),
+    };
+    while let Some(mut entry) = reader.next_entry()? {
+        entry.path = below(&entry.path);
+        if let Kind::HardLink { target } = &mut entry.kind {
+            *target = below(target);
+        }
+        match entry.kind {
+            Kind::File { .. } => writer.file(&entry, &mut reader)?,
+            _ => writer.entry(&entry)?,
+        }
+    }
+    writer.finish()?;
+    Ok(())
+}
