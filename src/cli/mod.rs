@@ -5,6 +5,7 @@
 
 mod args;
 mod build;
+mod cache;
 mod call;
 mod doctor;
 mod environment;
@@ -18,6 +19,7 @@ mod render;
 mod report;
 mod request;
 mod run;
+mod settings;
 mod steps;
 mod terminal;
 mod why;
@@ -76,6 +78,7 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Inspect(inspect) => images::inspect(&inspect, store()?),
         Command::Run(run) => run::run(run, store()?),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
+        Command::Cache(command) => cache::run(&command, &store()?),
         Command::Store(StoreCommand::Delete) => delete_store(&store()?),
         Command::Doctor(doctor) => doctor::run(&doctor, &store()?),
     }

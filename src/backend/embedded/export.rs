@@ -13,7 +13,7 @@ use crate::engine::solve::{Session, Workshop};
 use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Name, Timestamp};
 use crate::ship::export::{Export, ExportError, Form, LayerSource, Output, SourceError, Variant};
-use crate::store::LayerBlob;
+use crate::store::{LayerBlob, Lease};
 
 /// The layers of one build's result.
 pub(super) struct Layers<'a> {
@@ -21,6 +21,8 @@ pub(super) struct Layers<'a> {
     workshop: &'a Workshop,
     base: Option<&'a BaseImage>,
     snapshots: &'a [Key],
+    /// Packed layers that are used again.
+    held: std::sync::Mutex<Vec<Lease>>,
 }
 
 impl<'a> Layers<'a> {
@@ -35,6 +37,7 @@ impl<'a> Layers<'a> {
             workshop,
             base,
             snapshots,
+            held: std::sync::Mutex::default(),
         }
     }
 }
@@ -76,9 +79,13 @@ impl LayerSource for Layers<'_> {
         ) else {
             return Ok(None);
         };
-        if !self.session.store.has_blob(&blob.digest) {
+        let Some(lease) = self.session.store.lease_blob(&blob.digest)? else {
             return Ok(None);
-        }
+        };
+        self.held
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(lease);
         Ok(Some(Variant {
             diff_id: tar.digest,
             digest: blob.digest,
