@@ -1,5 +1,6 @@
 //! The command line as types. What a flag means is said here once, in its help.
 
+pub(super) mod cache;
 pub(super) mod habitat;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::call::Call;
 use super::steps::StepArguments;
 use crate::graph::Network;
+use cache::CacheCommand;
 use habitat::HabitatCommand;
 
 /// Builds container images and development habitats without root and without a daemon.
@@ -59,6 +61,9 @@ pub(super) enum Command {
     Run(RunArguments),
     /// Run a command with the engine's ids, so that it can look at what the store holds
     Unshare(UnshareArguments),
+    /// What the store holds: how much it is, and deleting what nothing needs
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// The store as a whole
     #[command(subcommand)]
     Store(StoreCommand),

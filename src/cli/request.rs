@@ -9,6 +9,7 @@ use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::render::{JsonLines, Plain, Silent, Tty, tty::Color};
 use super::report::Stop;
+use super::settings;
 use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
@@ -276,6 +277,7 @@ impl Draft {
             work: self.work,
             tags: self.tags,
             outputs: self.outputs,
+            limits: settings::limits(environment)?,
         };
         let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
         if self.load {

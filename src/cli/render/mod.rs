@@ -60,7 +60,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// `5 min`, `2 h`: how old a remembered answer is.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
