@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::engine::lock::Entry;
 use crate::engine::work::Work;
 use crate::ship::export::Output;
+use crate::store::Limits;
 
 /// A build and what is done with its result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct BuildRequest {
     pub tags: Vec<String>,
     /// Files and directories to write.
     pub outputs: Vec<Output>,
+    /// How large the store may get: held to when something was built.
+    pub limits: Limits,
 }
 
 /// What a build made.

@@ -10,7 +10,7 @@ use super::args::{LoadArguments, SaveArguments, SaveFormat};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
-use super::request::{Draft, absolute, platform, print, say};
+use super::request::{Draft, absolute, print, say};
 use crate::backend::Outcome;
 use crate::backend::embedded::{Embedded, SaveRequest};
 use crate::digest::Digest;
@@ -124,9 +124,7 @@ pub(super) fn load(arguments: &LoadArguments, store: PathBuf) -> Result<Exit, St
         }
     };
     let store = Store::open(store).map_err(|error| of_diagnostic(&error))?;
-    let platform: Platform = platform().parse().map_err(|error| {
-        Failure::caused(FailureKind::Bug, "load::platform", "no platform", &error)
-    })?;
+    let platform = Platform::of_this_machine();
     let now_ms = Clock::system().now().as_millis() as u64;
     let loaded =
         load::load(&store, from, &name, &platform, now_ms).map_err(|error| of_load(&error))?;

@@ -1,5 +1,6 @@
 //! The command line as types. What a flag means is said here once, in its help.
 
+pub(super) mod cache;
 pub(super) mod habitat;
 
 use std::num::NonZeroUsize;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::call::Call;
 use super::steps::StepArguments;
 use crate::graph::Network;
+use cache::CacheCommand;
 use habitat::HabitatCommand;
 
 /// Builds container images and development habitats without root and without a daemon.
@@ -60,6 +62,9 @@ pub(super) enum Command {
     Run(RunArguments),
     /// Run a command with the engine's ids, so that it can look at what the store holds
     Unshare(UnshareArguments),
+    /// What the store holds: how much it is, and deleting what nothing needs
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// The store as a whole
     #[command(subcommand)]
     Store(StoreCommand),
@@ -249,6 +254,10 @@ pub(super) struct DockerfileArguments {
     /// Set an ARG; without a value, from the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(super) build_args: Vec<String>,
+    /// What is built for: os/arch[/variant], an architecture alone, or `local` [default: $DOCKER_DEFAULT_PLATFORM, else this
+    /// machine's]. Programs of other architectures are run by qemu-user
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<String>,
     /// A further context: NAME=DIR, NAME=URL (git or http), NAME=oci-layout://PATH[:TAG][@DIGEST],
     /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]

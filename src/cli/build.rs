@@ -29,6 +29,7 @@ pub(super) fn run(
         arguments.dockerfile,
         arguments.steps,
         &store,
+        environment,
     )?;
     if arguments.no_cache {
         draft.work.no_cache = NoCache::Everything;
@@ -56,9 +57,18 @@ pub(super) fn fill(
     arguments: DockerfileArguments,
     steps: StepArguments,
     store: &Path,
+    environment: &Environment,
 ) -> Result<(), Stop> {
+    if let Some(wanted) = arguments
+        .platform
+        .as_ref()
+        .or(environment.platform.as_ref())
+    {
+        work.platform = platform(wanted)?;
+    }
     for spec in &arguments.build_contexts {
-        work.contexts.push(request::named_context(spec)?);
+        work.contexts
+            .push(request::named_context(spec, &work.platform)?);
     }
     work.target = arguments.target;
     steps.apply(work)?;
@@ -77,6 +87,32 @@ pub(super) fn fill(
         Context::Remote(remote) => take_remote(work, remote, file),
         Context::Stdin => take_stdin(work, file, store),
     }
+}
+
+/// The platform that is built for.
+fn platform(wanted: &str) -> Result<String, Stop> {
+    if wanted == "local" {
+        return Ok(frontend::Platform::of_this_machine().to_string());
+    }
+    if wanted.contains(',') {
+        return Err(Stop::usage(
+            format!("`--platform {wanted}`: one build makes the image of one platform"),
+            "build each of them by itself",
+        ));
+    }
+    let platform = frontend::Platform::parse(wanted).ok_or_else(|| {
+        Stop::usage(
+            format!("`--platform {wanted}` is not a platform"),
+            "one is os/arch or os/arch/variant, such as linux/arm64",
+        )
+    })?;
+    if platform.os != "linux" {
+        return Err(Stop::usage(
+            format!("`--platform {wanted}`: only images for Linux can be built"),
+            "write linux/ARCH",
+        ));
+    }
+    Ok(platform.to_string())
 }
 
 /// What the command line names as the build context.

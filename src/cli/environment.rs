@@ -16,6 +16,12 @@ pub(super) struct Environment {
     pub(super) xdg_config_home: Option<PathBuf>,
     /// SHMOCKER_STORE
     pub(super) store: Option<PathBuf>,
+    /// SHMOCKER_STORE_MAX_BYTES
+    pub(super) store_max_bytes: Option<String>,
+    /// SHMOCKER_STORE_KEEP_DAYS
+    pub(super) store_keep_days: Option<String>,
+    /// SHMOCKER_STORE_MIN_FREE
+    pub(super) store_min_free: Option<String>,
     /// SHMOCKER_DEBIAN_MIRROR
     pub(super) debian_mirror: Option<String>,
     /// SHMOCKER_DEBIAN_KEYRING
@@ -34,6 +40,10 @@ pub(super) struct Environment {
     pub(super) shell: Option<String>,
     /// BUILDKIT_STEP_LOG_MAX_SIZE and BUILDKIT_STEP_LOG_MAX_SPEED
     pub(super) log_limits: LogLimits,
+    /// DOCKER_DEFAULT_PLATFORM
+    pub(super) platform: Option<String>,
+    /// The directories of PATH.
+    pub(super) programs: Vec<PathBuf>,
     /// DOCKER_HOST
     pub(super) docker_host: Option<String>,
     /// XDG_RUNTIME_DIR
@@ -64,6 +74,9 @@ impl Environment {
             xdg_data_home: path("XDG_DATA_HOME"),
             xdg_config_home: path("XDG_CONFIG_HOME"),
             store: path("SHMOCKER_STORE"),
+            store_max_bytes: variable("SHMOCKER_STORE_MAX_BYTES"),
+            store_keep_days: variable("SHMOCKER_STORE_KEEP_DAYS"),
+            store_min_free: variable("SHMOCKER_STORE_MIN_FREE"),
             debian_mirror: variable("SHMOCKER_DEBIAN_MIRROR"),
             debian_keyring: path("SHMOCKER_DEBIAN_KEYRING"),
             progress: variable("BUILDKIT_PROGRESS"),
@@ -79,6 +92,10 @@ impl Environment {
                     LogLimits::default().bytes_per_second_max,
                 ),
             },
+            platform: variable("DOCKER_DEFAULT_PLATFORM"),
+            programs: os_variable("PATH")
+                .map(|path| std::env::split_paths(&path).collect())
+                .unwrap_or_default(),
             docker_host: variable("DOCKER_HOST"),
             xdg_runtime_dir: path("XDG_RUNTIME_DIR"),
             proxies: PROXIES
@@ -91,11 +108,19 @@ impl Environment {
     /// The user's own layer of every habitat: `$XDG_CONFIG_HOME/shmocker/habitat.yaml`, else below `~/.config`.
     #[must_use]
     pub(super) fn user_layer(&self) -> Option<PathBuf> {
-        let config = self
-            .xdg_config_home
+        Some(self.config_home()?.join("shmocker/habitat.yaml"))
+    }
+
+    /// The user's settings: `$XDG_CONFIG_HOME/shmocker/config.toml`, else below `~/.config`.
+    #[must_use]
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        Some(self.config_home()?.join("shmocker/config.toml"))
+    }
+
+    fn config_home(&self) -> Option<PathBuf> {
+        self.xdg_config_home
             .clone()
-            .or_else(|| Some(self.home.clone()?.join(".config")))?;
-        Some(config.join("shmocker/habitat.yaml"))
+            .or_else(|| Some(self.home.clone()?.join(".config")))
     }
 
     /// Where a docker engine may listen: at DOCKER_HOST and nowhere else, if that is set. `None`: that is on another machine.

@@ -6,6 +6,7 @@
 mod archives;
 mod args;
 mod build;
+mod cache;
 mod call;
 mod doctor;
 mod environment;
@@ -19,6 +20,7 @@ mod render;
 mod report;
 mod request;
 mod run;
+mod settings;
 mod steps;
 mod terminal;
 mod why;
@@ -84,10 +86,11 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Load(load) | Command::Image(ImageCommand::Load(load)) => {
             archives::load(&load, store()?)
         }
-        Command::Run(run) => run::run(run, store()?),
+        Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
+        Command::Cache(command) => cache::run(&command, &store()?),
         Command::Store(StoreCommand::Delete) => delete_store(&store()?),
-        Command::Doctor(doctor) => doctor::run(&doctor, &store()?),
+        Command::Doctor(doctor) => doctor::run(&doctor, &store()?, environment),
     }
 }
 

@@ -9,6 +9,7 @@ use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::render::{JsonLines, Plain, Silent, Tty, tty::Color};
 use super::report::Stop;
+use super::settings;
 use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
@@ -186,7 +187,8 @@ impl Draft {
             target: None,
             build_args: epoch_by_name(environment),
             labels: Vec::new(),
-            platform: platform(),
+            platform: Platform::of_this_machine().to_string(),
+            programs: environment.programs.clone(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
             ssh: Ssh {
@@ -277,6 +279,7 @@ impl Draft {
             work: self.work,
             tags: self.tags,
             outputs: self.outputs,
+            limits: settings::limits(environment)?,
         };
         let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
         if self.load {
@@ -337,18 +340,6 @@ fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> 
 
 fn terminal_width() -> usize {
     super::terminal::width(std::io::stderr()).unwrap_or(100)
-}
-
-/// The platform of this machine, as OCI names it.
-pub(super) fn platform() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
-    format!("linux/{architecture}")
 }
 
 /// SOURCE_DATE_EPOCH of the environment where it is no number but names something: an argument, as buildx has it.
@@ -423,14 +414,14 @@ pub(super) fn read_secret(
 }
 
 /// `NAME=PLACE` as buildx has it.
-pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
+pub(super) fn named_context(spec: &str, platform: &str) -> Result<(String, Place), Stop> {
     let Some((name, place)) = spec.split_once('=') else {
         return Err(Stop::usage(
             format!("`--build-context {spec}` has no place"),
             "it is NAME=DIR, NAME=URL, NAME=oci-layout://PATH, NAME=debian://SUITE or NAME=docker-image://NAME",
         ));
     };
-    let mut found = context_place(place)?;
+    let mut found = context_place(place, platform)?;
     if let Place::Directory { path, ignore } = &mut found {
         let shown = Path::new(place).join(".dockerignore").display().to_string();
         *ignore = ignore_file(&path.join(".dockerignore"), shown)?;
@@ -451,7 +442,7 @@ fn context_name(name: &str) -> String {
 }
 
 /// What a context's place is.
-pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
+pub(super) fn context_place(place: &str, platform: &str) -> Result<Place, Stop> {
     if let Some(rest) = place.strip_prefix("oci-layout://") {
         let (rest, digest) = match rest.split_once('@') {
             Some((path, digest)) => (path, Some(digest.to_owned())),
@@ -470,7 +461,7 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
         })));
     }
     if let Some(rest) = place.strip_prefix("debian://") {
-        return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
+        return debian_place(rest, platform).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
         let name: Name = name.parse().map_err(|error| {
@@ -533,7 +524,7 @@ pub(super) fn ignore_file(path: &Path, name: String) -> Result<Option<Text>, Sto
 }
 
 /// `SUITE?packages=a,b&mirror=URL&arch=amd64`
-fn debian_place(text: &str) -> Result<DebianSource, Stop> {
+fn debian_place(text: &str, platform: &str) -> Result<DebianSource, Stop> {
     let help = "it is debian://SUITE?packages=a,b&mirror=URL&arch=amd64";
     let (suite, query) = text.split_once('?').unwrap_or((text, ""));
     if suite.is_empty()
@@ -550,7 +541,7 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
         suite: suite.to_owned(),
         packages: Vec::new(),
         mirror: None,
-        arch: debian_architecture().to_owned(),
+        arch: debian_architecture(platform),
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -562,17 +553,7 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
                     .collect();
             }
             Some(("mirror", url)) => source.mirror = Some(url.to_owned()),
-            Some(("arch", arch)) if arch == debian_architecture() => {}
-            Some(("arch", arch)) => {
-                let message = format!(
-                    "`debian://{text}` asks for {arch}; this machine runs {}",
-                    debian_architecture()
-                );
-                return Err(Stop::usage(
-                    message,
-                    "other architectures are not to be had yet",
-                ));
-            }
+            Some(("arch", arch)) => source.arch = arch.to_owned(),
             _ => {
                 return Err(Stop::usage(
                     format!("`{pair}` in `debian://{text}` is not known"),
@@ -586,17 +567,11 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
     Ok(source)
 }
 
-/// Debian's name of this machine's architecture.
-pub(super) fn debian_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "i386",
-        "riscv64" => "riscv64",
-        "s390x" => "s390x",
-        "powerpc64" => "ppc64el",
-        other => other,
-    }
+/// Debian's name of a platform's architecture.
+pub(super) fn debian_architecture(platform: &str) -> String {
+    frontend::Platform::parse(platform)
+        .unwrap_or_default()
+        .debian()
 }
 
 /// An absolute path to something that need not exist.

@@ -56,6 +56,8 @@ pub struct Launch {
     pub instance: Option<String>,
     /// Whether it is held to the limits that the image names.
     pub limited: bool,
+    /// Where this machine's programs are looked for that it may need: emulators of other architectures.
+    pub programs: Vec<PathBuf>,
     /// Where a control group for it is made, if it is limited; known only to its parent.
     pub groups: Option<PathBuf>,
 }
@@ -251,7 +253,7 @@ pub fn run(
         ..Run::default()
     };
     let scratch = store.tmp_dir().map_err(of_store)?;
-    let sandbox = Sandbox::new(&scratch.path(), warn)?;
+    let sandbox = Sandbox::new(&scratch.path(), &launch.programs, warn)?;
     let active = match &instance {
         None => snapshots.prepare(&layers)?,
         Some(instance) => {

@@ -124,6 +124,8 @@ pub struct Work {
     pub labels: Vec<(String, String)>,
     /// `os/arch[/variant]`.
     pub platform: String,
+    /// Where this machine's programs are looked for that a build may need: emulators of other architectures.
+    pub programs: Vec<PathBuf>,
     /// HTTP_PROXY and the like, for RUN and for the engine's own requests.
     pub proxies: Vec<(String, String)>,
     /// Extra certificate authorities.

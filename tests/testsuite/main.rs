@@ -34,6 +34,7 @@ mod old_bugs;
 mod outputs;
 mod parallel;
 mod peers;
+mod platforms;
 mod published;
 mod quickstart;
 mod ready_made;

@@ -19,7 +19,7 @@ use crate::ship::export::{
     self, Export, ExportError, Exported, Form, ImageOutput, LayerSource, LayerTimes, Output,
     SourceError, Variant, prepare,
 };
-use crate::store::{LayerBlob, Store, StoreError, StoredImage};
+use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 
 /// The layers of one build's result.
 pub(super) struct Layers<'a> {
@@ -27,6 +27,8 @@ pub(super) struct Layers<'a> {
     workshop: &'a Workshop,
     base: Option<&'a BaseImage>,
     snapshots: &'a [Key],
+    /// Packed layers that are used again.
+    held: std::sync::Mutex<Vec<Lease>>,
 }
 
 impl<'a> Layers<'a> {
@@ -41,6 +43,7 @@ impl<'a> Layers<'a> {
             workshop,
             base,
             snapshots,
+            held: std::sync::Mutex::default(),
         }
     }
 }
@@ -82,9 +85,13 @@ impl LayerSource for Layers<'_> {
         ) else {
             return Ok(None);
         };
-        if !self.session.store.has_blob(&blob.digest) {
+        let Some(lease) = self.session.store.lease_blob(&blob.digest)? else {
             return Ok(None);
-        }
+        };
+        self.held
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(lease);
         Ok(Some(Variant {
             diff_id: tar.digest,
             digest: blob.digest,

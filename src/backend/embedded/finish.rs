@@ -42,6 +42,7 @@ pub(super) fn from_cache(
         return Ok(None);
     }
     let store = open(&request.store)?;
+    let _kept = store.keep_all().map_err(store_failures)?;
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Held::default();
     let contexts = Contexts::of(&request.work);
@@ -71,7 +72,7 @@ pub(super) fn from_cache(
     survey
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
-    remember(&session, &planned)?;
+    remember(&session, &planned, &assembled)?;
     let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
@@ -293,7 +294,7 @@ pub(super) fn build(
     let assembled = assemble(&session, &planned, parts)?;
     let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     if !request.work.accepts_failed {
-        remember(&session, &planned)?;
+        remember(&session, &planned, &assembled)?;
     }
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
     let epoch = planned
@@ -330,6 +331,44 @@ pub(super) fn save(
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
     export::save(request, stdout, &session, &workshop)
+}
+
+/// Holds the store to its limits, in the engine child. That can fail no build.
+pub(super) fn tidy(
+    request: &BuildRequest,
+    built: &Result<Outcome, Vec<Failure>>,
+    events: &dyn EventSink,
+) {
+    if let Err(failures) = built
+        && failures.iter().all(|failure| {
+            matches!(
+                failure.kind,
+                FailureKind::Cancelled | FailureKind::Terminated
+            )
+        })
+    {
+        return;
+    }
+    let now_ms = Clock::system().now().as_millis() as u64;
+    let tidied = Store::open(&request.store).and_then(|store| store.tidy(&request.limits, now_ms));
+    let (code, message) = match tidied {
+        Ok(None) => return,
+        Ok(Some(remark)) => ("StoreFull", remark),
+        Err(error) => {
+            let failure = Failure::from_diagnostic(FailureKind::Machine, &error);
+            let mut message = format!("nothing was deleted from the store: {failure}");
+            for cause in &failure.causes {
+                message.push_str(&format!(": {cause}"));
+            }
+            ("StoreNotTidied", message)
+        }
+    };
+    events.emit(BuildEvent::Warning {
+        code: code.to_owned(),
+        message,
+        file: None,
+        line: None,
+    });
 }
 
 /// A command where a build stands, in the engine child.
@@ -492,6 +531,8 @@ fn keep(
     snapshots: &[Key],
 ) -> Result<Outcome, Vec<Failure>> {
     let store = session.store;
+    // What is there already must still be there when it is named.
+    let _kept = store.keep_all().map_err(store_failures)?;
     for (digest, bytes) in [
         (assembled.config_digest(), &assembled.config_bytes),
         (assembled.digest(), &assembled.manifest_bytes),
@@ -573,9 +614,18 @@ fn raise_open_files() {
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
-/// Remembers what was built, so that the next build can say what changed.
-fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
-    phases::remember(session, planned).map_err(|failure| vec![failure])
+/// Remembers what was built, so that the next build can say what changed; and what that used, so that it is kept.
+fn remember(
+    session: &Session<'_>,
+    planned: &Planned,
+    assembled: &Assembled,
+) -> Result<(), Vec<Failure>> {
+    let parts = phases::remember(session, planned).map_err(|failure| vec![failure])?;
+    let used = session.used(planned, parts, assembled.digest());
+    let now_ms = session.clock.now().as_millis() as u64;
+    // A store that can only be read answers what it knows; nothing is deleted from it.
+    drop(session.store.note_use(&used, now_ms));
+    Ok(())
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {

@@ -8,6 +8,7 @@ mod finish;
 mod instances;
 mod protocol;
 mod supervisor;
+mod upkeep;
 mod visitor;
 
 use std::borrow::Cow;

@@ -14,6 +14,7 @@ use crate::engine::launch::Launch;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
+use crate::store::{Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -76,6 +77,13 @@ pub(super) enum Order {
         /// Its id.
         id: String,
     },
+    /// Delete what nothing needs any more.
+    Prune {
+        /// The store's directory.
+        store: PathBuf,
+        /// What of it.
+        wish: Prune,
+    },
     /// Delete a store.
     DeleteStore {
         /// Its directory.
@@ -113,6 +121,8 @@ pub(super) enum Report {
     ShellEnded(ShellEnd),
     /// What was to be deleted is gone.
     Deleted,
+    /// And this it was.
+    Pruned(Pruned),
     /// It could not be done.
     Failed(Vec<Failure>),
 }

@@ -1,7 +1,7 @@
 //! What one build has at hand: its work, the store, a clock, someone who listens. The [`Workshop`] is what only the
 //! engine child has: a place to make things in.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
 use super::reach::Reach;
-use crate::digest::{Fields, Key};
+use crate::digest::{Digest, Fields, Key};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
@@ -20,7 +20,7 @@ use crate::engine::tree::{self, hash};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
-use crate::store::{Index, OpRecord, Store, StoreError};
+use crate::store::{Index, Lease, OpRecord, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
 
@@ -40,6 +40,8 @@ pub struct Session<'a> {
     /// How many sockets of SSH agents were made.
     pub(super) doors: AtomicUsize,
     used_caches: Mutex<HashSet<String>>,
+    /// The downloads that it uses, and what keeps them from being deleted.
+    downloads: Mutex<BTreeMap<Digest, Option<Lease>>>,
 }
 
 /// What turned out of a node while the build went on.
@@ -157,6 +159,7 @@ impl<'a> Session<'a> {
             noted: Mutex::default(),
             doors: AtomicUsize::new(0),
             used_caches: Mutex::default(),
+            downloads: Mutex::default(),
         }
     }
 
@@ -167,6 +170,25 @@ impl<'a> Session<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         used.insert(cache.to_owned())
+    }
+
+    /// Notes that a download is used, and holds it.
+    pub(super) fn note_download(&self, digest: Digest, lease: Option<Lease>) {
+        let mut downloads = self
+            .downloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        downloads.insert(digest, lease);
+    }
+
+    /// The downloads that this build has used.
+    #[must_use]
+    pub fn downloads_used(&self) -> Vec<Digest> {
+        let downloads = self
+            .downloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        downloads.keys().copied().collect()
     }
 
     /// Notes what a node depends on, apart from other nodes.
@@ -324,9 +346,8 @@ impl Workshop {
             );
         }
         let reach = Reach::open(session)?;
-        let sandbox = Sandbox::new(&reach.scratch.path(), move |message| {
-            warn("HostNetwork", message)
-        })?;
+        let warn = move |message| warn("HostNetwork", message);
+        let sandbox = Sandbox::new(&reach.scratch.path(), &session.work.programs, warn)?;
         let cores = Cores::new(session.work.cores());
         let steps = session.work.jobs.map(|jobs| Cores::new(jobs.get()));
         Ok(Self {

@@ -133,7 +133,7 @@ impl Session<'_> {
                 let tree = remembered.tree_key();
                 let is_here = match http_source.is_tree {
                     true => whole(&[tree]),
-                    false => self.download_path(&remembered.digest).is_file(),
+                    false => self.hold_download(&remembered.digest)?,
                 };
                 if !is_here {
                     return Ok(None);
@@ -170,13 +170,17 @@ impl Session<'_> {
         image: Option<&BaseImage>,
         note: &dyn Fn(Fields),
     ) -> Result<Made, Failure> {
-        if let Some(made) = self.recall_source(source, image, note)? {
+        let is_held = |made: &Made| {
+            let layers = made.tree().map_or(&[][..], Tree::layers);
+            workshop.snapshots.have(layers)
+        };
+        if let Some(made) = self.recall_source(source, image, note)?.filter(is_held) {
             return Ok(made);
         }
         // Of several processes that need the same, one fetches it, and the others find it.
         let _lease = self.store.lock(&reference(source)).map_err(store_failure)?;
         if !matches!(self.work.freshness, Freshness::Now)
-            && let Some(made) = self.recall_source(source, image, note)?
+            && let Some(made) = self.recall_source(source, image, note)?.filter(is_held)
         {
             return Ok(made);
         }
@@ -366,7 +370,10 @@ impl Session<'_> {
         let resolved = remembered.digest.to_string();
         let made = match http_source.is_tree {
             true => Made::Tree(self.tree_of_download(workshop, &remembered, &name)?),
-            false => Made::Download(Arc::new(remembered)),
+            false => {
+                self.hold_download(&remembered.digest)?;
+                Made::Download(Arc::new(remembered))
+            }
         };
         Ok(Obtained {
             made,
@@ -495,6 +502,15 @@ impl Session<'_> {
     /// Where a download is, or would be.
     pub(super) fn download_path(&self, digest: &Digest) -> PathBuf {
         self.store.path().join("http").join(digest.hex())
+    }
+
+    /// Whether a download is here. If so, it stays as long as this session lives.
+    fn hold_download(&self, digest: &Digest) -> Result<bool, Failure> {
+        let lease = self.store.lease_of("http", &digest.hex());
+        let lease = lease.map_err(store_failure)?;
+        let is_here = lease.is_some();
+        self.note_download(*digest, lease);
+        Ok(is_here)
     }
 
     /// Where downloads are put. What is unfinished lies in the workshop's own directory, which no other process sweeps

@@ -27,6 +27,7 @@ pub(crate) enum Capability {
     Fixtures,
     Tun,
     Cgroup,
+    Emulator,
     /// Minutes for what says little more than its neighbours: SHMOCKER_TEST_LONG is set.
     Patience,
 }
@@ -49,6 +50,7 @@ impl Capability {
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
             Self::Cgroup => "cgroup",
+            Self::Emulator => "emulator",
             Self::Patience => "patience",
         }
     }
