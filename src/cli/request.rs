@@ -117,6 +117,12 @@ impl Draft {
                 "give all but one of them a `dest=`",
             ));
         }
+        if outputs.iter().any(Output::is_to_stdout) && std::io::stdout().is_terminal() {
+            return Err(Stop::usage(
+                "an output to standard output is nothing for a terminal",
+                "give it a `dest=`; `--load` gives the image to podman or docker",
+            ));
+        }
         for output in outputs {
             match output {
                 Output::CacheOnly => {}

@@ -97,6 +97,9 @@ fn one_build_writes_several_outputs() {
     bench
         .shmocker(&format!("{build} -o - -o type=oci ."))
         .expect(2, &["two outputs go to standard output"]);
+    let words = bench.shmocker_words();
+    let typed = format!("script -qec '{words} {build} -o type=docker .' /dev/null || true");
+    assert!(bench.sh(&typed).out().contains("nothing for a terminal"));
     for (spec, reason) in [
         ("type=image,push=true", "does not push"),
         ("type=image,name-canonical=true", "found by its digest"),

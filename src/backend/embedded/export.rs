@@ -16,8 +16,8 @@ use crate::engine::solve::{Session, Workshop};
 use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Content, Layer, Name, Timestamp};
 use crate::ship::export::{
-    self, Export, ExportError, Exported, Form, ImageOutput, LayerSource, LayerTimes, Output,
-    SourceError, Variant, prepare,
+    self, Export, ExportError, Exported, Form, ImageOutput, LayerSource, LayerTimes, Origin,
+    Output, SourceError, Variant, prepare,
 };
 use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 
@@ -185,6 +185,14 @@ fn stored(
     let prepared = prepare(export, output).map_err(|error| vec![of_export(&error)])?;
     let (image, store) = (&prepared.image, source.session.store);
     let of_store = |error: StoreError| vec![Failure::from_diagnostic(FailureKind::Machine, &error)];
+    // What is there must still be there when it is named.
+    let _kept = store.keep_all().map_err(of_store)?;
+    for (layer, origin) in image.layers.iter().zip(&prepared.origins) {
+        let digest = layer.descriptor.digest;
+        if *origin == Origin::Store && !store.has_blob(&digest) {
+            return Err(of_store(StoreError::NoSuchBlob { digest }));
+        }
+    }
     for bytes in [&image.config_bytes, &image.manifest_bytes] {
         store.put(bytes.as_slice()).map_err(of_store)?;
     }

@@ -23,7 +23,7 @@ use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Compression, Descriptor, Name, Timestamp};
 
 pub use annotation::{Annotation, AnnotationPlace};
-pub use layers::{Prepared, prepare, variant};
+pub use layers::{Origin, Prepared, prepare, variant};
 pub use output::{
     Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing,
     Platforms,
