@@ -130,7 +130,8 @@ pub(super) fn unpack(
         let message = format!("layer {} of {name} cannot be read", layer.descriptor.digest);
         Failure::caused(FailureKind::Source, "solve::layer", message, error)
     };
-    let blob = File::open(&path).map_err(|error| failed(&error))?;
+    let file = File::open(&path).map_err(|error| failed(&error))?;
+    let blob = file.try_clone().map_err(|error| failed(&error))?;
     let blob = oci_layout::Verified::new(blob, &layer.descriptor);
     let settled = snapshots.prepare_layer(below)?;
     let lowers = lowers(snapshots, below)?;
@@ -143,6 +144,12 @@ pub(super) fn unpack(
         Limits::default(),
     )
     .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
+    // A layout may go away, and no other program's tar can be made again from what was unpacked.
+    if let Blobs::Layout(_) = &image.blobs {
+        store
+            .adopt(file, &layer.descriptor.digest)
+            .map_err(store_failure)?;
+    }
     let mut fields = Fields::new();
     fields.put("unpacked layer", layer.diff_id.to_string());
     let made = snapshot::Made {
