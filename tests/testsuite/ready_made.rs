@@ -2,7 +2,7 @@
 //! user, all on one store.
 
 use crate::harness::bench::Bench;
-use crate::harness::machine::{self, Capability, Lack, need};
+use crate::harness::machine::{self, Lack, need};
 use crate::tidy::repository;
 
 fn habitats() -> Result<Bench, Lack> {
