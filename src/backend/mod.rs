@@ -20,7 +20,9 @@ pub struct BuildRequest {
     pub store: PathBuf,
     /// What to build.
     pub work: Work,
-    /// Names under which the image is stored.
+    /// What is built for, each by itself; several become one image where they leave. Empty: what the work is for.
+    pub platforms: Vec<String>,
+    /// Names under which the image is stored: of several, that of this machine's platform, else of the first.
     pub tags: Vec<String>,
     /// Files and directories to write.
     pub outputs: Vec<Output>,
@@ -37,6 +39,8 @@ pub struct Outcome {
     pub stored: Digest,
     /// Its configuration.
     pub config_digest: Digest,
+    /// The time that all times in it are, if there is one, in seconds since 1970.
+    pub source_date_epoch: Option<i64>,
     /// The names it was stored under.
     pub names: Vec<String>,
     /// What was downloaded though nothing says what it has to be, as a lock would pin it.

@@ -82,6 +82,7 @@ pub(super) fn save(
             SaveFormat::DockerArchive => Output::Docker(image),
             SaveFormat::OciArchive | SaveFormat::OciDir => Output::Oci(image),
         },
+        joined: None,
     };
     let draft = Draft::plain(environment)?;
     let events = draft.quiet_events();
@@ -169,12 +170,14 @@ pub(super) fn hand_over(
             store: store.to_owned(),
             images: vec![(outcome.stored, names.clone())],
             output: Output::Docker(ImageOutput::default()),
+            joined: None,
         };
         let mut inner = Vec::new();
         engine
             .take(|out| {
                 Embedded
                     .save(request, work, out, &super::render::Silent)
+                    .map(drop)
                     .map_err(|failures| {
                         inner = failures;
                         EngineError::None

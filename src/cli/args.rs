@@ -255,9 +255,9 @@ pub(super) struct DockerfileArguments {
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(super) build_args: Vec<String>,
     /// What is built for: os/arch[/variant], an architecture alone, or `local` [default: $DOCKER_DEFAULT_PLATFORM, else this
-    /// machine's]. Programs of other architectures are run by qemu-user
-    #[arg(long, value_name = "PLATFORM")]
-    pub(super) platform: Option<String>,
+    /// machine's]. Several become one image. Programs of other architectures are run by qemu-user
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    pub(super) platforms: Vec<String>,
     /// A further context: NAME=DIR, NAME=URL (git or http), NAME=oci-layout://PATH[:TAG][@DIGEST],
     /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]

@@ -24,6 +24,7 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let mut draft = Draft::new(arguments.draft, environment)?;
+    draft.platforms = platforms(&arguments.dockerfile.platforms, environment)?;
     fill(
         &mut draft.work,
         arguments.dockerfile,
@@ -59,12 +60,9 @@ pub(super) fn fill(
     store: &Path,
     environment: &Environment,
 ) -> Result<(), Stop> {
-    if let Some(wanted) = arguments
-        .platform
-        .as_ref()
-        .or(environment.platform.as_ref())
-    {
-        work.platform = platform(wanted)?;
+    let platforms = platforms(&arguments.platforms, environment)?;
+    if let Some(first) = platforms.first() {
+        work.platform.clone_from(first);
     }
     for spec in &arguments.build_contexts {
         work.contexts
@@ -89,16 +87,26 @@ pub(super) fn fill(
     }
 }
 
-/// The platform that is built for.
+/// The platforms that are built for, each once; none where nothing says it.
+fn platforms(wanted: &[String], environment: &Environment) -> Result<Vec<String>, Stop> {
+    let usual = environment.platform.iter().flat_map(|all| all.split(','));
+    let wanted: Vec<&str> = match wanted {
+        [] => usual.collect(),
+        wanted => wanted.iter().map(String::as_str).collect(),
+    };
+    let mut platforms: Vec<String> = Vec::new();
+    for wanted in wanted {
+        let platform = platform(wanted.trim())?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
 fn platform(wanted: &str) -> Result<String, Stop> {
     if wanted == "local" {
         return Ok(frontend::Platform::of_this_machine().to_string());
-    }
-    if wanted.contains(',') {
-        return Err(Stop::usage(
-            format!("`--platform {wanted}`: one build makes the image of one platform"),
-            "build each of them by itself",
-        ));
     }
     let platform = frontend::Platform::parse(wanted).ok_or_else(|| {
         Stop::usage(

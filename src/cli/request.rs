@@ -21,7 +21,7 @@ use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
 use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::{Compression, Name, Platform};
-use crate::ship::export::{Annotation, ImageOutput, Output, OutputError};
+use crate::ship::export::{Annotation, AnnotationPlace, ImageOutput, Joined, Output, OutputError};
 
 /// How long a remembered answer serves.
 pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
@@ -30,6 +30,8 @@ pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
 pub(super) struct Draft {
     pub(super) work: Work,
     pub(super) tags: Vec<String>,
+    /// What is built for, where that is said.
+    pub(super) platforms: Vec<String>,
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
     pub(super) outputs: Vec<Output>,
@@ -102,9 +104,6 @@ impl Draft {
         }
         for image in outputs.iter_mut().filter_map(Output::image_mut) {
             image.annotate(&notes).map_err(of_output)?;
-            for note in &image.annotations {
-                self.built_for(note.platform.as_ref())?;
-            }
         }
         if outputs
             .iter()
@@ -135,16 +134,51 @@ impl Draft {
         Ok(())
     }
 
-    /// Whether a platform is the one that is built for.
-    fn built_for(&self, platform: Option<&Platform>) -> Result<(), Stop> {
-        let own = self.work.platform.parse::<Platform>().ok();
-        match (platform, own) {
-            (Some(platform), Some(own)) if !platform.is_same_as(&own) => Err(Stop::usage(
-                format!("an annotation is for {platform}, which is not built"),
-                format!("the image is built for {own} alone"),
-            )),
-            _ => Ok(()),
+    /// Whether what is built can leave as it is asked for, and every note has a place on it.
+    fn can_leave(&self) -> Result<(), Stop> {
+        let built: Vec<&str> = match self.platforms.as_slice() {
+            [] => vec![&self.work.platform],
+            platforms => platforms.iter().map(String::as_str).collect(),
+        };
+        let is_built = |platform: &Platform| {
+            let mut built = built.iter().filter_map(|one| one.parse::<Platform>().ok());
+            built.any(|one| one.is_same_as(platform))
+        };
+        if built.len() > 1 {
+            for output in &self.outputs {
+                Joined::can_be(output).map_err(|error| Stop {
+                    exit: Exit::Usage,
+                    ..Stop::from(Failure::from_diagnostic(FailureKind::Input, &error))
+                })?;
+            }
         }
+        let images = self.outputs.iter().filter_map(Output::image);
+        for note in images.flat_map(|image| &image.annotations) {
+            if let Some(platform) = note
+                .platform
+                .as_ref()
+                .filter(|platform| !is_built(platform))
+            {
+                return Err(Stop::usage(
+                    format!("an annotation is for {platform}, which is not built"),
+                    format!("the image is built for {} alone", built.join(", ")),
+                ));
+            }
+            let is_of_index = matches!(
+                note.place,
+                AnnotationPlace::Index | AnnotationPlace::IndexDescriptor
+            );
+            if is_of_index && built.len() == 1 {
+                return Err(Stop::usage(
+                    format!(
+                        "the annotation `{}` is for an index, and an image for one platform has none",
+                        note.key
+                    ),
+                    "give it the type `manifest` or `manifest-descriptor`",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// A build with no flags at all.
@@ -235,6 +269,7 @@ impl Draft {
         Ok(Self {
             work,
             tags: Vec::new(),
+            platforms: Vec::new(),
             home_allowed,
             outputs: Vec::new(),
             load: false,
@@ -275,12 +310,14 @@ impl Draft {
         environment: &Environment,
         hear: &(dyn Fn(&BuildEvent) + Send + Sync),
     ) -> Result<Outcome, Stop> {
+        self.can_leave()?;
         let shown = self.events(environment);
         let events = |event: BuildEvent| {
             hear(&event);
             shown.emit(event);
         };
         let request = BuildRequest {
+            platforms: self.platforms,
             store,
             work: self.work,
             tags: self.tags,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::lock::Lock;
 use crate::digest::{Digest, Key};
 use crate::graph::{GitSource, RunDefaults, Source};
+use crate::image::Platform;
 
 /// A text and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +175,25 @@ impl Work {
     pub fn cores(&self) -> usize {
         let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         self.jobs.map_or_else(all, NonZeroUsize::get)
+    }
+
+    /// The same for another platform. A `debian://` context follows it, unless it names another architecture than that of
+    /// the work's platform.
+    #[must_use]
+    pub fn for_platform(&self, platform: &str) -> Self {
+        let debian = |platform: &str| platform.parse().map(|platform: Platform| platform.debian());
+        let mut work = self.clone();
+        if let (Ok(own), Ok(other)) = (debian(&self.platform), debian(platform)) {
+            for (_, place) in &mut work.contexts {
+                if let Place::Source(Source::Debian(source)) = place
+                    && source.arch == own
+                {
+                    source.arch.clone_from(&other);
+                }
+            }
+        }
+        platform.clone_into(&mut work.platform);
+        work
     }
 }
 

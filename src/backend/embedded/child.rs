@@ -158,7 +158,7 @@ fn carry_out(
                 surroundings,
                 sink.clone().warnings(),
             )
-            .map(|()| Report::Saved)
+            .map(Report::Saved)
         }
         Order::Launch(launch) => {
             let up = launch.instance.as_ref().map(|_| Arc::clone(socket));

@@ -14,10 +14,10 @@ use crate::engine::layers;
 use crate::engine::plan::{self, BaseImage, Blobs};
 use crate::engine::solve::{Session, Workshop};
 use crate::image::layer::TimeRewrite;
-use crate::image::{Assembled, Content, Layer, Name, Timestamp};
+use crate::image::{Assembled, Content, Descriptor, Layer, Name, Timestamp};
 use crate::ship::export::{
-    self, Export, ExportError, Exported, Form, ImageOutput, LayerSource, LayerTimes, Origin,
-    Output, SourceError, Variant, prepare,
+    self, Export, ExportError, Exported, Form, ImageOutput, Joined, LayerSource, LayerTimes,
+    Origin, Output, SourceError, Variant, prepare,
 };
 use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 
@@ -237,6 +237,17 @@ pub struct SaveRequest {
     pub images: Vec<(Digest, Vec<Name>)>,
     /// Where to.
     pub output: Output,
+    /// The images are one, for several platforms.
+    pub joined: Option<JoinedNames>,
+}
+
+/// Of images that leave as one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinedNames {
+    /// Its names.
+    pub names: Vec<Name>,
+    /// SOURCE_DATE_EPOCH.
+    pub epoch: Option<i64>,
 }
 
 /// Writes images of the store, in the engine child. `stdout` is where an output to standard output goes.
@@ -248,7 +259,7 @@ pub(super) fn save(
     stdout: Option<OwnedFd>,
     session: &Session<'_>,
     workshop: &Workshop,
-) -> Result<(), Vec<Failure>> {
+) -> Result<Option<Descriptor>, Vec<Failure>> {
     let store = session.store;
     let damaged = |reason| {
         vec![Failure::new(
@@ -281,12 +292,26 @@ pub(super) fn save(
             image,
             source,
             names,
-            epoch: None,
+            epoch: request
+                .joined
+                .as_ref()
+                .and_then(|joined| Some(Timestamp::from_seconds(joined.epoch?))),
             threads: session.work.cores(),
         })
         .collect();
-    export::save(&exports, &request.output, &mut *writer(stdout))
-        .map_err(|error| vec![of_export(&error)])
+    let mut out = writer(stdout);
+    let written = match &request.joined {
+        None => export::save(&exports, &request.output, &mut *out).map(|()| None),
+        Some(JoinedNames { names, .. }) => {
+            let joined = Joined {
+                exports: &exports,
+                names,
+            };
+            let exported = joined.write(&request.output, &mut *out);
+            exported.map(|exported| exported.manifest)
+        }
+    };
+    written.map_err(|error| vec![of_export(&error)])
 }
 
 /// An image of the store, with the very bytes of its documents.

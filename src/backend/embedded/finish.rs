@@ -324,7 +324,7 @@ pub(super) fn save(
     events: &dyn EventSink,
     surroundings: Surroundings,
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
-) -> Result<(), Vec<Failure>> {
+) -> Result<Option<image::Descriptor>, Vec<Failure>> {
     let store = open(&request.store)?;
     let contexts = Contexts::of(work);
     let session = Session::new(work, &store, &contexts, Clock::system(), events);
@@ -570,6 +570,7 @@ fn keep(
         }
     }
     Ok(Outcome {
+        source_date_epoch: planned.lowered.source_date_epoch,
         manifest: described(&assembled.descriptor()),
         stored: digest,
         config_digest: assembled.config_digest(),

@@ -6,6 +6,7 @@ mod child;
 mod export;
 mod finish;
 mod instances;
+mod platforms;
 mod protocol;
 mod supervisor;
 mod upkeep;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use child::play as play_child;
-pub use export::SaveRequest;
+pub use export::{JoinedNames, SaveRequest};
 pub use instances::State;
 
 use super::{BuildRequest, Outcome};
@@ -34,6 +35,7 @@ use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
+use crate::image;
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -70,16 +72,18 @@ impl Embedded {
                 .target
                 .clone()
                 .unwrap_or_else(|| "default".to_owned()),
-            platforms: vec![request.work.platform.clone()],
+            platforms: match request.platforms.as_slice() {
+                [] => vec![request.work.platform.clone()],
+                platforms => platforms.to_vec(),
+            },
         });
         let counting = Counting::new(events);
         let built = self
             .settled_request(request, &counting)
             .and_then(|request| {
-                let built = match finish::from_cache(&request, &counting) {
-                    Ok(Some(outcome)) => Ok(outcome),
-                    Ok(None) => in_child(&request, &counting),
-                    Err(failures) => Err(failures),
+                let built = match request.platforms.len() {
+                    0 | 1 => one(&request, &counting),
+                    _ => platforms::build(self, &request, &counting),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
@@ -220,13 +224,13 @@ impl Embedded {
         work: &Work,
         out: BorrowedFd<'_>,
         events: &dyn EventSink,
-    ) -> Result<(), Vec<Failure>> {
+    ) -> Result<Option<image::Descriptor>, Vec<Failure>> {
         let order = Order::Save {
             request: Box::new(request),
             work: Box::new(work.clone()),
         };
         match listen(&order, &[out], events)? {
-            Report::Saved => Ok(()),
+            Report::Saved(joined) => Ok(joined),
             other => Err(vec![unexpected(&other)]),
         }
     }
@@ -320,6 +324,14 @@ fn lock(
         wanted,
     };
     listen(&order, &[], events)
+}
+
+/// The build of one platform.
+fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+    match finish::from_cache(request, events)? {
+        Some(outcome) => Ok(outcome),
+        None => in_child(request, events),
+    }
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {

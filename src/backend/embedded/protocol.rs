@@ -103,8 +103,8 @@ pub(super) enum Report {
     Settled(Box<Work>),
     /// The sources were asked.
     Locked(Locked),
-    /// The images are written.
-    Saved,
+    /// The images are written; what they are together, where they are one.
+    Saved(Option<crate::image::Descriptor>),
     /// The build is done.
     Built(Box<Outcome>),
     /// The first process of a habitat is there, and comes along as a pidfd.

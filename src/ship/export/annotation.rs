@@ -24,8 +24,12 @@ pub struct Annotation {
 pub enum AnnotationPlace {
     /// In the image's manifest.
     Manifest,
-    /// In the descriptor that names the manifest: an entry of a layout's `index.json`.
+    /// In the descriptor that names the manifest: an entry of a layout's `index.json`, or of the index of several platforms.
     ManifestDescriptor,
+    /// In the index of several platforms.
+    Index,
+    /// In the descriptor that names that index.
+    IndexDescriptor,
 }
 
 /// How the keys of `-o` begin.
@@ -104,9 +108,8 @@ fn place_of(text: &str) -> Result<(AnnotationPlace, Option<Platform>), String> {
     match name {
         "manifest" => Ok((AnnotationPlace::Manifest, platform)),
         "manifest-descriptor" => Ok((AnnotationPlace::ManifestDescriptor, platform)),
-        "index" | "index-descriptor" => Err(format!(
-            "an image for one platform has no index on which `{name}` could stand; `manifest` and `manifest-descriptor` are there"
-        )),
+        "index" => Ok((AnnotationPlace::Index, platform)),
+        "index-descriptor" => Ok((AnnotationPlace::IndexDescriptor, platform)),
         other => Err(format!(
             "there is no place `{other}`; there are manifest, manifest-descriptor, index and index-descriptor"
         )),
@@ -128,7 +131,6 @@ mod tests {
         for (given, reason) in [
             ("x", "KEY=VALUE"),
             ("=x", "no key"),
-            ("index:x=y", "no index"),
             ("layer:x=y", "no place `layer`"),
             ("manifest[linux:x=y", "no `]`"),
         ] {
@@ -146,8 +148,12 @@ mod tests {
         let found = of("annotation-manifest-descriptor.a").unwrap();
         assert_eq!(found.place, AnnotationPlace::ManifestDescriptor);
         assert_eq!(of("annotations.a"), None);
+        assert_eq!(
+            of("annotation-index.a").unwrap().place,
+            AnnotationPlace::Index
+        );
         assert!(
-            Annotation::of_field("annotation-index.a", "v")
+            Annotation::of_field("annotation-layer.a", "v")
                 .unwrap()
                 .is_err()
         );

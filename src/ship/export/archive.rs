@@ -6,8 +6,6 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
-use indexmap::IndexMap;
-
 use super::layers::{Counted, Origin, Prepared, copy, prepare};
 use super::place::{self, Failure, Partial, Watched};
 use super::{AnnotationPlace, Destination, Export, ExportError, Exported, ImageOutput, Packing};
@@ -58,20 +56,22 @@ pub(super) fn write(
         prepared,
         names,
     };
-    write_items(&[item], output, form, stdout)?;
+    write_items(&[item], None, output, form, stdout)?;
     Ok(exported)
 }
 
-/// Writes images whose layers are prepared.
+/// Writes images whose layers are prepared: each by itself, or all as `one`.
 pub(super) fn write_items(
     items: &[Item<'_>],
+    one: Option<&One>,
     output: &ImageOutput,
     form: Form,
     stdout: &mut (dyn Write + Send),
 ) -> Result<(), ExportError> {
     let layout = Layout {
         items,
-        notes: output.notes(AnnotationPlace::ManifestDescriptor),
+        one,
+        output,
         form,
     };
     match (output.packing, &output.dest) {
@@ -82,8 +82,8 @@ pub(super) fn write_items(
 
 struct Layout<'a> {
     items: &'a [Item<'a>],
-    /// Of the entries of `index.json`.
-    notes: IndexMap<String, String>,
+    one: Option<&'a One>,
+    output: &'a ImageOutput,
     form: Form,
 }
 
@@ -118,7 +118,7 @@ impl Layout<'_> {
             })?;
         }
         let mut written = BTreeSet::new();
-        for (digest, content) in self.items.iter().flat_map(Item::documents) {
+        for (digest, content) in self.documents() {
             if written.insert(digest) {
                 let kind = Kind::File {
                     size: content.len() as u64,
@@ -150,13 +150,13 @@ impl Layout<'_> {
         let failed = |doing| move |source| place::destination(path, doing, source);
         let blobs = path.join("blobs/sha256");
         std::fs::create_dir_all(&blobs).map_err(failed("create"))?;
-        let names: Vec<Name> = self
-            .items
-            .iter()
-            .flat_map(|item| item.names.clone())
-            .collect();
+        let own = self.items.iter().flat_map(|item| &item.names);
+        let names: Vec<Name> = match self.one {
+            Some(one) => one.names.clone(),
+            None => own.cloned().collect(),
+        };
         let others = others_in(path, &names).map_err(failed("add to the layout in"))?;
-        for (digest, content) in self.items.iter().flat_map(Item::documents) {
+        for (digest, content) in self.documents() {
             put(&blobs.join(digest.hex()), |file| {
                 Ok(file.write_all(content)?)
             })?;
@@ -189,34 +189,31 @@ impl Layout<'_> {
         })
     }
 
+    /// Everything but layers.
+    fn documents(&self) -> impl Iterator<Item = (Digest, &[u8])> {
+        let one = self.one.iter();
+        let one = one.map(|one| (one.descriptor.digest, one.bytes.as_slice()));
+        self.items.iter().flat_map(Item::documents).chain(one)
+    }
+
     /// One entry for each name, or one without, after those that are there.
     fn index(&self, mut manifests: Vec<Descriptor>) -> Index {
+        if let Some(one) = self.one {
+            manifests.extend(named(&one.descriptor, &one.names));
+            return Index::new(MediaTypes::Oci, manifests);
+        }
         for item in self.items {
             let image = &item.prepared.image;
             let mut unnamed = image.descriptor();
-            unnamed.annotations.extend(self.notes.clone());
+            let notes = AnnotationPlace::ManifestDescriptor;
+            let notes = self.output.notes(notes, Some(&image.platform()));
+            unnamed.annotations.extend(notes);
             if let Some(created) = &image.config.created {
                 unnamed
                     .annotations
                     .insert(annotation::CREATED.to_owned(), created.clone());
             }
-            unnamed.annotations.sort_keys();
-            for name in &item.names {
-                let mut named = unnamed.clone();
-                named
-                    .annotations
-                    .insert(annotation::IMAGE_NAME.to_owned(), name.to_string());
-                if let Some(tag) = &name.tag {
-                    named
-                        .annotations
-                        .insert(annotation::REF_NAME.to_owned(), tag.clone());
-                }
-                named.annotations.sort_keys();
-                manifests.push(named);
-            }
-            if item.names.is_empty() {
-                manifests.push(unnamed);
-            }
+            manifests.extend(named(&unnamed, &item.names));
         }
         Index::new(MediaTypes::Oci, manifests)
     }
@@ -235,6 +232,37 @@ impl Layout<'_> {
         serde_json::Value::from(listed.collect::<Vec<_>>())
             .to_string()
             .into_bytes()
+    }
+}
+
+/// One image of several platforms.
+pub(super) struct One {
+    pub(super) descriptor: Descriptor,
+    /// The index that lists them.
+    pub(super) bytes: Vec<u8>,
+    pub(super) names: Vec<Name>,
+}
+
+/// An entry for each name, or one without.
+fn named(entry: &Descriptor, names: &[Name]) -> Vec<Descriptor> {
+    let mut unnamed = entry.clone();
+    unnamed.annotations.sort_keys();
+    let under = |name: &Name| {
+        let mut named = unnamed.clone();
+        named
+            .annotations
+            .insert(annotation::IMAGE_NAME.to_owned(), name.to_string());
+        if let Some(tag) = &name.tag {
+            named
+                .annotations
+                .insert(annotation::REF_NAME.to_owned(), tag.clone());
+        }
+        named.annotations.sort_keys();
+        named
+    };
+    match names {
+        [] => vec![unnamed],
+        names => names.iter().map(under).collect(),
     }
 }
 

@@ -99,7 +99,7 @@ pub fn prepare(export: &Export<'_>, output: &ImageOutput) -> Result<Prepared, Ex
 /// The image with other layers of the same content, with notes or in another family of types. Its documents stay byte for
 /// byte, if nothing in them is another thing: who wrote them may have written them otherwise.
 fn renamed(image: &Assembled, layers: Vec<Layer>, output: &ImageOutput) -> Assembled {
-    let notes = output.notes(AnnotationPlace::Manifest);
+    let notes = output.notes(AnnotationPlace::Manifest, Some(&image.platform()));
     if layers == image.layers && notes.is_empty() && image.types() == output.types {
         return image.clone();
     }

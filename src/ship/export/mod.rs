@@ -9,6 +9,7 @@
 mod annotation;
 mod archive;
 mod below;
+mod joined;
 mod layers;
 mod local;
 mod output;
@@ -23,6 +24,7 @@ use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Compression, Descriptor, Name, Timestamp};
 
 pub use annotation::{Annotation, AnnotationPlace};
+pub use joined::Joined;
 pub use layers::{Origin, Prepared, prepare, variant};
 pub use output::{
     Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing,
@@ -189,6 +191,20 @@ pub enum ExportError {
         )
     )]
     NoEpoch,
+    /// A form that has no way to say it.
+    #[error("an image of several platforms cannot be written as a docker archive")]
+    #[diagnostic(
+        code(export::many_platforms),
+        help("write `type=oci`, or push it; or build each platform by itself")
+    )]
+    ManyPlatforms,
+    /// The root filesystems of several platforms in one place.
+    #[error("the files of several platforms would overwrite each other")]
+    #[diagnostic(
+        code(export::platforms_together),
+        help("leave out `platform-split=false`: each platform gets its directory")
+    )]
+    PlatformsTogether,
     /// The local store is not written from here.
     #[error("an output of type `{0}` is nothing that is written to a file")]
     #[diagnostic(code(export::no_file))]
@@ -208,7 +224,7 @@ impl Export<'_> {
             Output::Tar { dest, platforms } => self.tar(dest, *platforms, stdout),
             Output::Local { dest, platforms } => {
                 let devices_skipped = match platforms {
-                    Platforms::Together => local::write(self, dest)?,
+                    Platforms::AsMany | Platforms::Together => local::write(self, dest)?,
                     Platforms::Apart => local::write(self, &dest.join(self.platform_directory()))?,
                 };
                 Ok(Exported {
@@ -239,8 +255,10 @@ impl Export<'_> {
         place::written(dest, stdout, |out| {
             let mut out = place::Watched::new(out);
             let written = match platforms {
-                Platforms::Together => self.source.write_root(self.root_times(), &mut out),
-                Platforms::Apart => below::write_root(self, &self.platform_directory(), &mut out),
+                Platforms::AsMany | Platforms::Together => {
+                    self.source.write_root(self.root_times(), &mut out)
+                }
+                Platforms::Apart => below::write_roots(&[*self], &mut out),
             };
             written.map_err(|source| match out.failure() {
                 Some(error) => place::Failure::Destination(error),
@@ -283,7 +301,7 @@ pub fn save(
         })
     };
     let items = exports.iter().map(item).collect::<Result<Vec<_>, _>>()?;
-    archive::write_items(&items, output, form, stdout)
+    archive::write_items(&items, None, output, form, stdout)
 }
 
 impl Exported {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::annotation::{self, Annotation, AnnotationPlace};
 use crate::dockerfile::suggest::nearest;
-use crate::image::{Compression, MediaTypes, Name};
+use crate::image::{Compression, MediaTypes, Name, Platform};
 
 /// What is to be made of a build's result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,9 @@ pub struct ImageOutput {
 /// Whether the root filesystems of several platforms have to find room beside each other (`platform-split`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Platforms {
-    /// There is one.
+    /// As there is one, or there are several.
+    AsMany,
+    /// They have not.
     Together,
     /// Each has its directory, such as `linux_amd64`.
     Apart,
@@ -265,7 +267,7 @@ impl Output {
         if given == "-" {
             return Ok(Self::Tar {
                 dest: Destination::Stdout,
-                platforms: Platforms::Together,
+                platforms: Platforms::AsMany,
             });
         }
         let fields = fields(given)?;
@@ -275,7 +277,7 @@ impl Output {
         {
             return Ok(Self::Local {
                 dest: path.into(),
-                platforms: Platforms::Together,
+                platforms: Platforms::AsMany,
             });
         }
         let mut values: IndexMap<String, String> = IndexMap::new();
@@ -379,6 +381,15 @@ impl Output {
     }
 
     /// The image that it is, if it is one.
+    #[must_use]
+    pub fn image(&self) -> Option<&ImageOutput> {
+        match self {
+            Self::Oci(image) | Self::Docker(image) | Self::Image(image) => Some(image),
+            Self::Tar { .. } | Self::Local { .. } | Self::CacheOnly => None,
+        }
+    }
+
+    /// The same, to be changed.
     pub fn image_mut(&mut self) -> Option<&mut ImageOutput> {
         match self {
             Self::Oci(image) | Self::Docker(image) | Self::Image(image) => Some(image),
@@ -388,10 +399,18 @@ impl Output {
 }
 
 impl ImageOutput {
-    /// The notes for one place, by key; of those with the same key the last.
+    /// The notes for one place, and the image of one platform where there are several, by key; of those with the same key
+    /// the last.
     #[must_use]
-    pub fn notes(&self, place: AnnotationPlace) -> IndexMap<String, String> {
-        let notes = self.annotations.iter().filter(|note| note.place == place);
+    pub fn notes(&self, place: AnnotationPlace, of: Option<&Platform>) -> IndexMap<String, String> {
+        let is_meant = |note: &&Annotation| {
+            note.place == place
+                && match (&note.platform, of) {
+                    (Some(platform), Some(of)) => platform.is_same_as(of),
+                    _ => true,
+                }
+        };
+        let notes = self.annotations.iter().filter(is_meant);
         let mut notes: IndexMap<String, String> = notes
             .map(|note| (note.key.clone(), note.value.clone()))
             .collect();
@@ -523,9 +542,10 @@ impl Values {
             }
             Some(_) => return Err(self.wrong("mode", "it may be `copy`".to_owned())),
         }
-        Ok(match self.switch("platform-split", false)? {
-            true => Platforms::Apart,
-            false => Platforms::Together,
+        Ok(match self.values.contains_key("platform-split") {
+            false => Platforms::AsMany,
+            true if self.switch("platform-split", false)? => Platforms::Apart,
+            true => Platforms::Together,
         })
     }
 
@@ -704,7 +724,7 @@ mod tests {
         assert_eq!(image.compression, Compression::Zstd(9));
         assert_eq!(image.others, OtherCompressions::Convert);
         assert_eq!(image.times, LayerTimes::ClampToEpoch);
-        assert_eq!(image.notes(AnnotationPlace::Manifest)["Org.X"], "y");
+        assert_eq!(image.notes(AnnotationPlace::Manifest, None)["Org.X"], "y");
         let Output::Docker(image) = parse("type=docker") else {
             panic!("a Docker image")
         };

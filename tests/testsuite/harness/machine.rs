@@ -254,6 +254,17 @@ pub(crate) fn program(capability: Capability, program: &str) -> Result<String, L
     }
 }
 
+/// Whether what takes minutes is wanted.
+pub(crate) fn patience(what: &str) -> Result<(), Lack> {
+    match std::env::var_os("SHMOCKER_TEST_LONG") {
+        Some(_) => Ok(()),
+        None => {
+            Err(Capability::Patience
+                .lack(format!("{what}; SHMOCKER_TEST_LONG=1 has time for that")))
+        }
+    }
+}
+
 /// Whether the Debian archive that this machine uses answers.
 pub(crate) fn debian_archive() -> Result<(), Lack> {
     static ANSWER: OnceLock<Result<(), Lack>> = OnceLock::new();
