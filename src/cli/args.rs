@@ -3,6 +3,7 @@
 pub(super) mod cache;
 pub(super) mod habitat;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -225,6 +226,9 @@ pub(super) struct SharedBuildArguments {
     /// Write the image's id (the digest of its configuration)
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,
+    /// How many steps run at a time, and on how many cores is computed [default: any number of steps, on all cores]
+    #[arg(short, long, value_name = "N")]
+    pub(super) jobs: Option<NonZeroUsize>,
     /// When a step fails, go on with all that does not need it
     #[arg(long)]
     pub(super) keep_going: bool,

@@ -31,6 +31,7 @@ mod mistakes;
 mod mounts;
 mod network;
 mod old_bugs;
+mod outputs;
 mod parallel;
 mod peers;
 mod platforms;

@@ -17,7 +17,7 @@ use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Content, Descriptor, Layer, Name, Timestamp};
 use crate::ship::export::{
     self, Export, ExportError, Exported, Form, ImageOutput, Joined, LayerSource, LayerTimes,
-    Output, SourceError, Variant, prepare,
+    Origin, Output, SourceError, Variant, prepare,
 };
 use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 
@@ -156,7 +156,7 @@ pub(super) fn write_all(
         source,
         names: &names,
         epoch,
-        threads: threads(),
+        threads: request.work.cores(),
     };
     let mut stdout = writer(stdout);
     let mut shipped = None;
@@ -185,6 +185,14 @@ fn stored(
     let prepared = prepare(export, output).map_err(|error| vec![of_export(&error)])?;
     let (image, store) = (&prepared.image, source.session.store);
     let of_store = |error: StoreError| vec![Failure::from_diagnostic(FailureKind::Machine, &error)];
+    // What is there must still be there when it is named.
+    let _kept = store.keep_all().map_err(of_store)?;
+    for (layer, origin) in image.layers.iter().zip(&prepared.origins) {
+        let digest = layer.descriptor.digest;
+        if *origin == Origin::Store && !store.has_blob(&digest) {
+            return Err(of_store(StoreError::NoSuchBlob { digest }));
+        }
+    }
     for bytes in [&image.config_bytes, &image.manifest_bytes] {
         store.put(bytes.as_slice()).map_err(of_store)?;
     }
@@ -288,7 +296,7 @@ pub(super) fn save(
                 .joined
                 .as_ref()
                 .and_then(|joined| Some(Timestamp::from_seconds(joined.epoch?))),
-            threads: threads(),
+            threads: session.work.cores(),
         })
         .collect();
     let mut out = writer(stdout);
@@ -330,10 +338,6 @@ fn assembled(image: &BaseImage, store: &Store) -> Result<Assembled, String> {
         manifest,
         manifest_bytes,
     })
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Standard output, as the engine child has it.
