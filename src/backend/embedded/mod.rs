@@ -7,6 +7,7 @@ mod export;
 mod finish;
 mod instances;
 mod protocol;
+mod recorder;
 mod supervisor;
 mod upkeep;
 mod visitor;
@@ -21,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use child::play as play_child;
 pub use instances::State;
+pub use upkeep::Look;
 
 use super::{BuildRequest, Outcome};
 use crate::engine::exec::cgroup::{Delegated, GroupError};
@@ -37,6 +39,7 @@ use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
 use protocol::{Order, Report};
+use recorder::Recorder;
 
 /// How long the engine may take to end after it was asked to: a little more than its steps may.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
@@ -62,7 +65,7 @@ impl Embedded {
         request: &BuildRequest,
         events: &dyn EventSink,
     ) -> Result<Outcome, Vec<Failure>> {
-        let started = Instant::now();
+        let recorder = Recorder::new(&request.store, events);
         events.emit(BuildEvent::BuildStarted {
             target: request
                 .work
@@ -71,18 +74,17 @@ impl Embedded {
                 .unwrap_or_else(|| "default".to_owned()),
             platforms: vec![request.work.platform.clone()],
         });
-        let counting = Counting::new(events);
         let built = self
-            .settled_request(request, &counting)
+            .settled_request(request, &recorder)
             .and_then(|request| {
-                let built = match finish::from_cache(&request, &counting) {
+                let built = match finish::from_cache(&request, &recorder) {
                     Ok(Some(outcome)) => Ok(outcome),
-                    Ok(None) => in_child(&request, &counting),
+                    Ok(None) => in_child(&request, &recorder),
                     Err(failures) => Err(failures),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
-        let (steps_run, steps_cached) = counting.steps();
+        let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
             Ok(_) => Status::Ok,
@@ -98,13 +100,14 @@ impl Embedded {
             }
             Err(_) => Status::Failed,
         };
+        recorder.finish(request, status, &built);
         events.emit(BuildEvent::BuildDone {
             status,
             digest: outcome.map(|outcome| outcome.manifest.digest),
             config_digest: outcome.map(|outcome| outcome.config_digest),
             steps_run,
             steps_cached,
-            duration_ms: started.elapsed().as_millis() as u64,
+            duration_ms: recorder.duration_ms(),
         });
         built
     }
@@ -508,41 +511,4 @@ fn next(engine: &Engine) -> Result<Report, Vec<Failure>> {
 fn unexpected(report: &Report) -> Failure {
     let message = format!("the engine process answered what was not asked: {report:?}");
     Failure::new(FailureKind::Bug, "engine::protocol", message)
-}
-
-/// Counts the steps of a build as their events pass.
-struct Counting<'a> {
-    events: &'a dyn EventSink,
-    run: std::sync::atomic::AtomicU32,
-    cached: std::sync::atomic::AtomicU32,
-}
-
-impl<'a> Counting<'a> {
-    fn new(events: &'a dyn EventSink) -> Self {
-        Self {
-            events,
-            run: 0.into(),
-            cached: 0.into(),
-        }
-    }
-
-    fn steps(&self) -> (u32, u32) {
-        use std::sync::atomic::Ordering::Relaxed;
-        (self.run.load(Relaxed), self.cached.load(Relaxed))
-    }
-}
-
-impl EventSink for Counting<'_> {
-    fn emit(&self, event: BuildEvent) {
-        use std::sync::atomic::Ordering::Relaxed;
-        match &event {
-            BuildEvent::StepDone { cached: true, .. } => self.cached.fetch_add(1, Relaxed),
-            // A step that failed was executed too.
-            BuildEvent::StepDone { .. } | BuildEvent::StepFailed { .. } => {
-                self.run.fetch_add(1, Relaxed)
-            }
-            _ => 0,
-        };
-        self.events.emit(event);
-    }
 }
