@@ -149,7 +149,7 @@ impl<W: Write> Packer<'_, W> {
             // One without a record is found by nobody.
             records.extend(self.store.snapshot_record(&id).ok());
         }
-        records.sort_by(|one, other| (one.below.len(), one.id).cmp(&(other.below.len(), other.id)));
+        records.sort_by_key(|record| (record.below.len(), record.id));
         let there: HashSet<Key> = records.iter().map(|record| record.id).collect();
         for record in records {
             if !record.below.iter().all(|id| there.contains(id)) {
@@ -322,8 +322,8 @@ pub fn import(store: &Store, input: impl Read) -> Result<Carried, CarryError> {
         }
         is_whole = name == END;
         if !is_whole {
-            let modified_s = entry.header().mtime().unwrap_or(0);
-            unpacker.take(&name, modified_s, &mut entry)?;
+            let header = entry.header().clone();
+            unpacker.take(&name, &header, &mut entry)?;
         }
     }
     if !is_whole {
@@ -349,7 +349,7 @@ impl Unpacker<'_> {
     fn take(
         &mut self,
         name: &str,
-        modified_s: u64,
+        header: &tar::Header,
         entry: &mut impl Read,
     ) -> Result<(), CarryError> {
         let wrong = || CarryError::NoArchive(format!("`{name}` does not belong into one"));
@@ -363,9 +363,9 @@ impl Unpacker<'_> {
         let (stem, ending) = file.rsplit_once('.').unwrap_or((file, ""));
         match (directory, ending) {
             ("snapshots" | "caches", "json") => self.described = Some(text(entry)?),
-            ("snapshots", "tar") => self.snapshot(entry, wrong)?,
+            ("snapshots", "tar") => self.snapshot(header, entry, wrong)?,
             ("caches", "tar") if stem.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') => {
-                self.cache(stem, entry, wrong)?;
+                self.cache(stem, header, entry, wrong)?;
             }
             ("blobs/sha256", "") => {
                 let digest: Digest = format!("sha256:{stem}").parse().map_err(|_| wrong())?;
@@ -393,7 +393,9 @@ impl Unpacker<'_> {
             }
             ("builds", "json") => {
                 let build = text(entry)?;
-                self.store.note_use(&build, modified_s * 1000)?;
+                let modified_s = header.mtime().unwrap_or(0);
+                self.store
+                    .note_use(&build, modified_s.saturating_mul(1000))?;
             }
             _ => return Err(wrong()),
         }
@@ -401,17 +403,20 @@ impl Unpacker<'_> {
     }
 
     /// A layer as a file: it is unpacked on another thread than the archive is read on.
-    fn spooled(&self, entry: &mut impl Read) -> Result<TmpFile, CarryError> {
+    fn spooled(&self, header: &tar::Header, entry: &mut impl Read) -> Result<TmpFile, CarryError> {
         let spool = self.store.tmp_file()?;
         let mut file = spool.file();
-        io::copy(entry, &mut file)
-            .and_then(|_| file.rewind())
-            .map_err(CarryError::Read)?;
+        let size = io::copy(entry, &mut file).map_err(CarryError::Read)?;
+        if header.entry_size().ok() != Some(size) {
+            return Err(CarryError::NoArchive("its end is missing".to_owned()));
+        }
+        file.rewind().map_err(CarryError::Read)?;
         Ok(spool)
     }
 
     fn snapshot(
         &mut self,
+        header: &tar::Header,
         entry: &mut impl Read,
         wrong: impl Fn() -> CarryError,
     ) -> Result<(), CarryError> {
@@ -429,7 +434,7 @@ impl Unpacker<'_> {
         }
         let settled = self.snapshots.prepare_layer(&record.below)?;
         let lowers = Lowers::new(lowers);
-        let spool = self.spooled(entry)?;
+        let spool = self.spooled(header, entry)?;
         apply::apply(
             spool.file(),
             Some(described.layer),
@@ -453,6 +458,7 @@ impl Unpacker<'_> {
     fn cache(
         &mut self,
         name: &str,
+        header: &tar::Header,
         entry: &mut impl Read,
         wrong: impl Fn() -> CarryError,
     ) -> Result<(), CarryError> {
@@ -468,7 +474,7 @@ impl Unpacker<'_> {
             .dir()
             .create_dir("fs", 0o755)
             .map_err(CarryError::Read)?;
-        let spool = self.spooled(entry)?;
+        let spool = self.spooled(header, entry)?;
         let nothing = Lowers::new(Vec::new());
         apply::apply(
             spool.file(),

@@ -147,7 +147,7 @@ impl History {
     /// All builds that are remembered, the newest first.
     pub fn all(&self) -> Result<Vec<BuildRecord>, StoreError> {
         let read = || -> io::Result<Vec<BuildRecord>> {
-            let text = match self.open()?.open_file(BUILDS) {
+            let text = match self.open().and_then(|dir| dir.open_file(BUILDS)) {
                 Ok(file) => io::read_to_string(file)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
                 Err(error) => return Err(error),
@@ -240,8 +240,10 @@ impl History {
     fn open(&self) -> io::Result<Dir> {
         match Dir::open_trusted(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let store = self.path.parent().unwrap_or(&self.path);
-                Dir::open_trusted(store)?.ensure_dir(HISTORY, 0o700)
+                let store = Dir::open_trusted(self.path.parent().unwrap_or(&self.path))?;
+                // A directory that is no store stays as it is.
+                store.metadata("version")?;
+                store.ensure_dir(HISTORY, 0o700)
             }
             opened => opened,
         }
@@ -304,6 +306,13 @@ mod tests {
         Store::open(dir.path()).unwrap();
         let history = History::of(dir.path());
         assert!(history.all().unwrap().is_empty());
+        let elsewhere = TempDir::new();
+        assert!(
+            History::of(elsewhere.path())
+                .append(&record("x", false))
+                .is_err()
+        );
+        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
         let mut log = history.new_log("a").unwrap();
         log.line("#1 hello");
         drop(log);

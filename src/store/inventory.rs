@@ -278,12 +278,11 @@ impl Gathering {
                 way.push(here);
                 at = parents[here];
             }
-            let mut depth = at
+            let first = at
                 .and_then(|here| depths[here])
                 .map_or(0, |depth| depth + 1);
-            for here in way.into_iter().rev() {
+            for (depth, here) in (first..).zip(way.into_iter().rev()) {
                 depths[here] = Some(depth);
-                depth += 1;
             }
         }
         let mut order: Vec<usize> = (0..parents.len()).collect();

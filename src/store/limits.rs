@@ -82,7 +82,7 @@ impl Store {
             .keep_bytes(total + total / UNCOUNTED, self.disk()?)
             .is_some();
         let is_more = total as f64 > stuck as f64 * MORE;
-        if !is_due && !(is_much && is_more) {
+        if !(is_due || is_much && is_more) {
             return Ok(None);
         }
         self.tidy_thoroughly(limits, now_ms)
@@ -94,7 +94,11 @@ impl Store {
             return Ok(None);
         };
         self.measure(now_ms, MEASURE_EVERY_MS)?;
-        let pruned = self.delete_chosen(now_ms, |inventory| {
+        // No build waits for this: the next one will do it.
+        let Some(nobody_looks) = self.soon_nobody_looks()? else {
+            return Ok(None);
+        };
+        let pruned = self.delete_chosen(nobody_looks, now_ms, |inventory| {
             let mut chosen = choose(inventory, &Prune::default(), now_ms, &|entry| {
                 entry.is_orphan()
                     || (entry.is_damaged() && entry.used_ms + DAMAGED_KEPT_MS < now_ms)

@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -224,9 +225,29 @@ impl Store {
             pruned.total_bytes = inventory.total_bytes().saturating_sub(pruned.removed_bytes);
             return Ok(pruned);
         }
-        self.delete_chosen(now_ms, |inventory| {
+        let nobody_looks = loop {
+            let held = self.hold_directory("snapshots", FlockOperation::LockExclusive)?;
+            if let Some(held) = held {
+                break held;
+            }
+        };
+        self.delete_chosen(nobody_looks, now_ms, |inventory| {
             choose(inventory, wish, now_ms, &|_| true)
         })
+    }
+
+    /// The right to move things away, if those who just look things up leave it soon.
+    pub(super) fn soon_nobody_looks(&self) -> Result<Option<Lease>, StoreError> {
+        const TRIES: u32 = 40;
+        const PAUSE: Duration = Duration::from_millis(5);
+        for _ in 0..TRIES {
+            let way = FlockOperation::NonBlockingLockExclusive;
+            if let Some(held) = self.hold_directory("snapshots", way)? {
+                return Ok(Some(held));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(None)
     }
 
     /// The right to delete, if nobody else has it.
@@ -263,6 +284,7 @@ impl Store {
     /// Deletes what is chosen of all that is there. The right to do so is held by the caller.
     pub(super) fn delete_chosen(
         &self,
+        nobody_looks: Lease,
         now_ms: u64,
         choose: impl FnOnce(&Inventory) -> Vec<usize>,
     ) -> Result<Pruned, StoreError> {
@@ -272,12 +294,7 @@ impl Store {
         let mut files_left: u64 = 0;
         let mut stale: HashSet<Key>;
         {
-            let _nobody_looks = loop {
-                let held = self.hold_directory("snapshots", FlockOperation::LockExclusive)?;
-                if let Some(held) = held {
-                    break held;
-                }
-            };
+            let _nobody_looks = nobody_looks;
             let inventory = self.inventory(now_ms)?;
             pruned.total_bytes = inventory.total_bytes();
             stale = inventory.stale.iter().copied().collect();

@@ -631,7 +631,7 @@ fn a_store_moves_to_another_place() {
     changed[place] = b'O';
     for (content, part) in [
         (&whole[..whole.len() / 2], "no archive of a store"),
-        (&whole[..whole.len() - 2048], "its end is missing"),
+        (&whole[..whole.len() - 1536], "its end is missing"),
         (&b"something else"[..], "no archive of a store"),
         (&changed, "but the image's configuration names"),
     ] {

@@ -118,7 +118,9 @@ fn file(files: Vec<OwnedFd>) -> Result<File, Vec<Failure>> {
 
 fn of_carry(error: &CarryError) -> Vec<Failure> {
     let kind = match error {
-        CarryError::NoArchive(_) | CarryError::Unpack(_) => FailureKind::Input,
+        CarryError::NoArchive(_)
+        | CarryError::Unpack(_)
+        | CarryError::Store(StoreError::WrongDigest { .. }) => FailureKind::Input,
         _ => FailureKind::Machine,
     };
     vec![Failure::from_diagnostic(kind, error)]

@@ -69,6 +69,15 @@ pub(super) fn age(seconds: u64) -> String {
     }
 }
 
+/// Where in which file, in brackets, as far as that is known.
+fn place(file: Option<&str>, line: Option<u32>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!(" ({file}:{line})"),
+        (Some(file), None) => format!(" ({file})"),
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,14 +89,5 @@ mod tests {
         assert_eq!(seconds(312), "0.3s");
         assert_eq!(seconds(125_000), "2m05s");
         assert_eq!(age(150), "2 min");
-    }
-}
-
-/// Where in which file, in brackets, as far as that is known.
-fn place(file: Option<&str>, line: Option<u32>) -> String {
-    match (file, line) {
-        (Some(file), Some(line)) => format!(" ({file}:{line})"),
-        (Some(file), None) => format!(" ({file})"),
-        _ => String::new(),
     }
 }
