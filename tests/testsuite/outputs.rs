@@ -143,7 +143,7 @@ fn notes_stand_where_they_are_to() {
     );
 
     for (note, reason) in [
-        ("index:a=b", "no index"),
+        ("index:a=b", "is for an index"),
         ("manifest[linux/s390x]:a=b", "is built for"),
         ("a", "KEY=VALUE"),
     ] {
