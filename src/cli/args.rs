@@ -2,6 +2,7 @@
 
 pub(super) mod cache;
 pub(super) mod habitat;
+pub(super) mod history;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use super::steps::StepArguments;
 use crate::graph::Network;
 use cache::CacheCommand;
 use habitat::HabitatCommand;
+use history::HistoryCommand;
 
 /// Builds container images and development habitats without root and without a daemon.
 #[derive(Debug, Parser)]
@@ -65,6 +67,9 @@ pub(super) enum Command {
     /// What the store holds: how much it is, and deleting what nothing needs
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Past builds: how they ended, how long they took, what they ran, what that printed
+    #[command(subcommand)]
+    History(HistoryCommand),
     /// The store as a whole
     #[command(subcommand)]
     Store(StoreCommand),
@@ -133,8 +138,33 @@ pub(super) struct TagArguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum StoreCommand {
+    /// Look whether blobs, snapshots, index and images are what they should be; ends with 4 if something is damaged
+    Check(CheckStoreArguments),
+    /// Write the store into one archive, for another machine
+    Export(ArchiveArguments),
+    /// Take what is in such an archive; what is here already stays
+    Import(ArchiveArguments),
     /// Delete the store with all that it holds
     Delete,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArchiveArguments {
+    /// The archive; - is standard output, or input
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckStoreArguments {
+    /// Put aside or delete what is damaged, so that it is fetched or made again
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Read every file of every snapshot
+    #[arg(long)]
+    pub(super) deep: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

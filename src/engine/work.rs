@@ -170,13 +170,6 @@ pub struct Work {
 }
 
 impl Work {
-    /// On how many cores is computed.
-    #[must_use]
-    pub fn cores(&self) -> usize {
-        let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        self.jobs.map_or_else(all, NonZeroUsize::get)
-    }
-
     /// The same for another platform. A `debian://` context follows it, unless it names another architecture than that of
     /// the work's platform.
     #[must_use]
@@ -194,6 +187,13 @@ impl Work {
         }
         platform.clone_into(&mut work.platform);
         work
+    }
+
+    /// On how many cores is computed.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.jobs.map_or_else(all, NonZeroUsize::get)
     }
 }
 

@@ -47,6 +47,7 @@ mod services;
 mod shell;
 mod ssh;
 mod steps;
+mod store;
 mod taps;
 mod tidy;
 mod tools;
