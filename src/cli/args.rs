@@ -176,6 +176,12 @@ pub(super) struct SharedBuildArguments {
     /// Write the result: type=oci|docker|tar|local,dest=PATH[,…]; PATH alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
+    /// Look for results in what a build elsewhere has written: type=local,src=DIR
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_from: Vec<String>,
+    /// Write what this build uses, for builds elsewhere: type=local,dest=DIR[,mode=max]
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_to: Vec<String>,
     /// Print the image's digest only
     #[arg(short, long)]
     pub(super) quiet: bool,

@@ -92,6 +92,12 @@ impl Store {
         note().doing("note what a build used", self.path().join(BUILDS))
     }
 
+    /// What the last build of a project used.
+    pub fn last_use(&self, project: &str, target: &str) -> Result<Option<BuildUse>, StoreError> {
+        let mut uses = self.uses()?.into_iter().map(|used| used.build);
+        Ok(uses.find(|used| used.project == project && used.target == target))
+    }
+
     /// What builds have used, the newest first.
     pub(super) fn uses(&self) -> Result<Vec<Used>, StoreError> {
         let all = self.builds_dir()?;

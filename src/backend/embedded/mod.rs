@@ -79,11 +79,22 @@ impl Embedded {
             .and_then(|request| {
                 let built = match finish::from_cache(&request, &recorder) {
                     Ok(Some(outcome)) => Ok(outcome),
-                    Ok(None) => in_child(&request, &recorder),
+                    Ok(None) if request.cache_from.is_empty() => in_child(&request, &recorder),
+                    Ok(None) => {
+                        upkeep::read_caches(&request, &recorder);
+                        match finish::from_cache(&request, &recorder) {
+                            Ok(Some(outcome)) => Ok(outcome),
+                            Ok(None) => in_child(&request, &recorder),
+                            Err(failures) => Err(failures),
+                        }
+                    }
                     Err(failures) => Err(failures),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
+        if built.is_ok() {
+            upkeep::write_caches(request, &recorder);
+        }
         let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
