@@ -40,6 +40,14 @@ pub(super) struct Environment {
     pub(super) shell: Option<String>,
     /// BUILDKIT_STEP_LOG_MAX_SIZE and BUILDKIT_STEP_LOG_MAX_SPEED
     pub(super) log_limits: LogLimits,
+    /// DOCKER_DEFAULT_PLATFORM
+    pub(super) platform: Option<String>,
+    /// The directories of PATH.
+    pub(super) programs: Vec<PathBuf>,
+    /// DOCKER_HOST
+    pub(super) docker_host: Option<String>,
+    /// XDG_RUNTIME_DIR
+    pub(super) xdg_runtime_dir: Option<PathBuf>,
     /// HTTP_PROXY and the like, in either case, as they are set.
     pub(super) proxies: Vec<(String, String)>,
 }
@@ -84,6 +92,12 @@ impl Environment {
                     LogLimits::default().bytes_per_second_max,
                 ),
             },
+            platform: variable("DOCKER_DEFAULT_PLATFORM"),
+            programs: os_variable("PATH")
+                .map(|path| std::env::split_paths(&path).collect())
+                .unwrap_or_default(),
+            docker_host: variable("DOCKER_HOST"),
+            xdg_runtime_dir: path("XDG_RUNTIME_DIR"),
             proxies: PROXIES
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
@@ -107,6 +121,22 @@ impl Environment {
         self.xdg_config_home
             .clone()
             .or_else(|| Some(self.home.clone()?.join(".config")))
+    }
+
+    /// Where a docker engine may listen: at DOCKER_HOST and nowhere else, if that is set. `None`: that is on another machine.
+    #[must_use]
+    pub(super) fn docker_sockets(&self) -> Option<Vec<PathBuf>> {
+        match &self.docker_host {
+            Some(host) => Some(vec![PathBuf::from(host.strip_prefix("unix://")?)]),
+            None => {
+                let own = self
+                    .xdg_runtime_dir
+                    .as_ref()
+                    .map(|dir| dir.join("docker.sock"));
+                let usual = PathBuf::from("/var/run/docker.sock");
+                Some(own.into_iter().chain([usual]).collect())
+            }
+        }
     }
 
     /// The store's directory: `--store`, else SHMOCKER_STORE, else `$XDG_DATA_HOME/shmocker`, else

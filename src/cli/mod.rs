@@ -3,6 +3,7 @@
 //! Only this module reads the environment and writes to streams. Data goes to standard output, everything else to
 //! standard error.
 
+mod archives;
 mod args;
 mod build;
 mod cache;
@@ -76,13 +77,22 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Rmi(remove) | Command::Image(ImageCommand::Rm(remove)) => {
             images::remove(&remove, store()?)
         }
-        Command::Inspect(inspect) => images::inspect(&inspect, store()?),
-        Command::Run(run) => run::run(run, store()?),
+        Command::Inspect(inspect) | Command::Image(ImageCommand::Inspect(inspect)) => {
+            images::inspect(&inspect, store()?)
+        }
+        Command::Tag(tag) | Command::Image(ImageCommand::Tag(tag)) => images::tag(&tag, store()?),
+        Command::Save(save) | Command::Image(ImageCommand::Save(save)) => {
+            archives::save(save, store()?, environment)
+        }
+        Command::Load(load) | Command::Image(ImageCommand::Load(load)) => {
+            archives::load(&load, store()?)
+        }
+        Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
         Command::Cache(command) => cache::run(&command, &store()?),
         Command::History(command) => history::run(&command, &store()?),
         Command::Store(command) => store::run(&command, &store()?),
-        Command::Doctor(doctor) => doctor::run(&doctor, &store()?),
+        Command::Doctor(doctor) => doctor::run(&doctor, &store()?, environment),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::archives;
 use super::args::{MeansArguments, Progress, SharedBuildArguments};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
@@ -19,8 +20,8 @@ use crate::engine::work::{
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
 use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
-use crate::image::Name;
-use crate::ship::export::{Destination, Output};
+use crate::image::{Compression, Name, Platform};
+use crate::ship::export::{Annotation, AnnotationPlace, ImageOutput, Joined, Output, OutputError};
 
 /// How long a remembered answer serves.
 pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
@@ -29,11 +30,15 @@ pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
 pub(super) struct Draft {
     pub(super) work: Work,
     pub(super) tags: Vec<String>,
+    /// What is built for, where that is said.
+    pub(super) platforms: Vec<String>,
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
     pub(super) outputs: Vec<Output>,
     cache_from: Vec<PathBuf>,
     cache_to: Vec<PathBuf>,
+    /// `--load`: the container engines of this machine get the image.
+    load: bool,
     progress: Progress,
     quiet: bool,
     metadata_file: Option<PathBuf>,
@@ -48,20 +53,14 @@ impl Draft {
         environment: &Environment,
     ) -> Result<Self, Stop> {
         let mut draft = Self::with(arguments.means, environment)?;
-        for spec in &arguments.outputs {
-            let output = Output::parse(spec).map_err(|error| {
-                let failure = Failure::from_diagnostic(FailureKind::Input, &error);
-                Stop {
-                    exit: Exit::Usage,
-                    ..Stop::from(failure)
-                }
-            })?;
-            draft.outputs.push(output);
-        }
+        draft.tags = arguments.tags;
+        draft.take_outputs(&arguments.outputs, &arguments.annotations)?;
+        draft.load = arguments.load;
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
             draft.work.labels.push((name.to_owned(), value.to_owned()));
         }
+        draft.work.jobs = arguments.jobs;
         if arguments.pull {
             draft.work.freshness = Freshness::Now;
         } else if let (Some(ms), Freshness::After { .. }) =
@@ -82,11 +81,116 @@ impl Draft {
                 .cache_to
                 .push(cache_directory("--cache-to", "dest", spec)?);
         }
-        draft.tags = arguments.tags;
         draft.quiet = arguments.quiet;
         draft.metadata_file = arguments.metadata_file;
         draft.iidfile = arguments.iidfile;
         Ok(draft)
+    }
+
+    /// Reads what is to be written. What the store does by itself is nothing that is written.
+    fn take_outputs(&mut self, given: &[String], annotations: &[String]) -> Result<(), Stop> {
+        let of_output = |error: OutputError| {
+            let failure = Failure::from_diagnostic(FailureKind::Input, &error);
+            Stop {
+                exit: Exit::Usage,
+                ..Stop::from(failure)
+            }
+        };
+        let mut outputs = Vec::new();
+        for spec in given {
+            outputs.push(Output::parse(spec).map_err(of_output)?);
+        }
+        let mut notes = Vec::new();
+        for spec in annotations {
+            notes.extend(Annotation::parse(spec).map_err(of_output)?);
+        }
+        if !notes.is_empty()
+            && !outputs
+                .iter_mut()
+                .any(|output| output.image_mut().is_some())
+        {
+            outputs.push(Output::Image(ImageOutput {
+                compression: Compression::None,
+                ..ImageOutput::default()
+            }));
+        }
+        for image in outputs.iter_mut().filter_map(Output::image_mut) {
+            image.annotate(&notes).map_err(of_output)?;
+        }
+        if outputs
+            .iter()
+            .filter(|output| output.is_to_stdout())
+            .count()
+            > 1
+        {
+            return Err(Stop::usage(
+                "two outputs go to standard output, of which there is one",
+                "give all but one of them a `dest=`",
+            ));
+        }
+        if outputs.iter().any(Output::is_to_stdout) && std::io::stdout().is_terminal() {
+            return Err(Stop::usage(
+                "an output to standard output is nothing for a terminal",
+                "give it a `dest=`; `--load` gives the image to podman or docker",
+            ));
+        }
+        for output in outputs {
+            match output {
+                Output::CacheOnly => {}
+                Output::Image(image) if image.is_plain() => {
+                    self.tags.extend(image.names.iter().map(Name::to_string));
+                }
+                output => self.outputs.push(output),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what is built can leave as it is asked for, and every note has a place on it.
+    fn can_leave(&self) -> Result<(), Stop> {
+        let built: Vec<&str> = match self.platforms.as_slice() {
+            [] => vec![&self.work.platform],
+            platforms => platforms.iter().map(String::as_str).collect(),
+        };
+        let is_built = |platform: &Platform| {
+            let mut built = built.iter().filter_map(|one| one.parse::<Platform>().ok());
+            built.any(|one| one.is_same_as(platform))
+        };
+        if built.len() > 1 {
+            for output in &self.outputs {
+                Joined::can_be(output).map_err(|error| Stop {
+                    exit: Exit::Usage,
+                    ..Stop::from(Failure::from_diagnostic(FailureKind::Input, &error))
+                })?;
+            }
+        }
+        let images = self.outputs.iter().filter_map(Output::image);
+        for note in images.flat_map(|image| &image.annotations) {
+            if let Some(platform) = note
+                .platform
+                .as_ref()
+                .filter(|platform| !is_built(platform))
+            {
+                return Err(Stop::usage(
+                    format!("an annotation is for {platform}, which is not built"),
+                    format!("the image is built for {} alone", built.join(", ")),
+                ));
+            }
+            let is_of_index = matches!(
+                note.place,
+                AnnotationPlace::Index | AnnotationPlace::IndexDescriptor
+            );
+            if is_of_index && built.len() == 1 {
+                return Err(Stop::usage(
+                    format!(
+                        "the annotation `{}` is for an index, and an image for one platform has none",
+                        note.key
+                    ),
+                    "give it the type `manifest` or `manifest-descriptor`",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// A build with no flags at all.
@@ -135,7 +239,8 @@ impl Draft {
             target: None,
             build_args: epoch_by_name(environment),
             labels: Vec::new(),
-            platform: platform(),
+            platform: Platform::of_this_machine().to_string(),
+            programs: environment.programs.clone(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
             ssh: Ssh {
@@ -154,6 +259,7 @@ impl Draft {
             run: RunDefaults::default(),
             resources: Resources::default(),
             log_limits: environment.log_limits,
+            jobs: None,
             no_cache: NoCache::Nothing,
             accepts_failed: false,
             on_failure: OnFailure::CallOff,
@@ -175,10 +281,12 @@ impl Draft {
         Ok(Self {
             work,
             tags: Vec::new(),
+            platforms: Vec::new(),
             home_allowed,
             outputs: Vec::new(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            load: false,
             progress,
             quiet: false,
             metadata_file: None,
@@ -199,7 +307,7 @@ impl Draft {
         environment: &Environment,
         hear: &(dyn Fn(&BuildEvent) + Send + Sync),
     ) -> Result<Outcome, Stop> {
-        let takes_stdout = self.outputs.iter().any(writes_stdout);
+        let takes_stdout = self.outputs.iter().any(Output::is_to_stdout);
         let tagged = !self.tags.is_empty();
         let quiet = self.quiet;
         let outcome = self.carry_out(store, environment, hear)?;
@@ -216,12 +324,14 @@ impl Draft {
         environment: &Environment,
         hear: &(dyn Fn(&BuildEvent) + Send + Sync),
     ) -> Result<Outcome, Stop> {
+        self.can_leave()?;
         let shown = self.events(environment);
         let events = |event: BuildEvent| {
             hear(&event);
             shown.emit(event);
         };
         let request = BuildRequest {
+            platforms: self.platforms,
             store,
             work: self.work,
             tags: self.tags,
@@ -231,6 +341,9 @@ impl Draft {
             limits: settings::limits(environment)?,
         };
         let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
+        if self.load {
+            archives::hand_over(&outcome, &request.work, &request.store, environment)?;
+        }
         if let Some(path) = &self.metadata_file {
             write_file(path, &metadata(&outcome))?;
         }
@@ -267,16 +380,6 @@ impl Draft {
             Progress::Tty => Box::new(Tty::new(stderr, terminal_width(), color)),
             Progress::Auto | Progress::Plain => Box::new(Plain::new(stderr)),
         }
-    }
-}
-
-fn writes_stdout(output: &Output) -> bool {
-    match output {
-        Output::Oci(image) | Output::Docker(image) | Output::Image(image) => {
-            image.dest == Destination::Stdout
-        }
-        Output::Tar { dest } => *dest == Destination::Stdout,
-        Output::Local { .. } | Output::CacheOnly => false,
     }
 }
 
@@ -323,18 +426,6 @@ fn cache_directory(flag: &str, key: &str, spec: &str) -> Result<PathBuf, Stop> {
         (Some(other), _) => Err(wrong(format!("caches of type `{other}` are not there"))),
         (None, _) => Err(wrong("`type` is missing".to_owned())),
     }
-}
-
-/// The platform of this machine, as OCI names it.
-pub(super) fn platform() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
-    format!("linux/{architecture}")
 }
 
 /// SOURCE_DATE_EPOCH of the environment where it is no number but names something: an argument, as buildx has it.
@@ -409,14 +500,14 @@ pub(super) fn read_secret(
 }
 
 /// `NAME=PLACE` as buildx has it.
-pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
+pub(super) fn named_context(spec: &str, platform: &str) -> Result<(String, Place), Stop> {
     let Some((name, place)) = spec.split_once('=') else {
         return Err(Stop::usage(
             format!("`--build-context {spec}` has no place"),
             "it is NAME=DIR, NAME=URL, NAME=oci-layout://PATH, NAME=debian://SUITE or NAME=docker-image://NAME",
         ));
     };
-    let mut found = context_place(place)?;
+    let mut found = context_place(place, platform)?;
     if let Place::Directory { path, ignore } = &mut found {
         let shown = Path::new(place).join(".dockerignore").display().to_string();
         *ignore = ignore_file(&path.join(".dockerignore"), shown)?;
@@ -437,7 +528,7 @@ fn context_name(name: &str) -> String {
 }
 
 /// What a context's place is.
-pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
+pub(super) fn context_place(place: &str, platform: &str) -> Result<Place, Stop> {
     if let Some(rest) = place.strip_prefix("oci-layout://") {
         let (rest, digest) = match rest.split_once('@') {
             Some((path, digest)) => (path, Some(digest.to_owned())),
@@ -456,7 +547,7 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
         })));
     }
     if let Some(rest) = place.strip_prefix("debian://") {
-        return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
+        return debian_place(rest, platform).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
         let name: Name = name.parse().map_err(|error| {
@@ -519,7 +610,7 @@ pub(super) fn ignore_file(path: &Path, name: String) -> Result<Option<Text>, Sto
 }
 
 /// `SUITE?packages=a,b&mirror=URL&arch=amd64`
-fn debian_place(text: &str) -> Result<DebianSource, Stop> {
+fn debian_place(text: &str, platform: &str) -> Result<DebianSource, Stop> {
     let help = "it is debian://SUITE?packages=a,b&mirror=URL&arch=amd64";
     let (suite, query) = text.split_once('?').unwrap_or((text, ""));
     if suite.is_empty()
@@ -536,7 +627,7 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
         suite: suite.to_owned(),
         packages: Vec::new(),
         mirror: None,
-        arch: debian_architecture().to_owned(),
+        arch: debian_architecture(platform),
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -548,17 +639,7 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
                     .collect();
             }
             Some(("mirror", url)) => source.mirror = Some(url.to_owned()),
-            Some(("arch", arch)) if arch == debian_architecture() => {}
-            Some(("arch", arch)) => {
-                let message = format!(
-                    "`debian://{text}` asks for {arch}; this machine runs {}",
-                    debian_architecture()
-                );
-                return Err(Stop::usage(
-                    message,
-                    "other architectures are not to be had yet",
-                ));
-            }
+            Some(("arch", arch)) => source.arch = arch.to_owned(),
             _ => {
                 return Err(Stop::usage(
                     format!("`{pair}` in `debian://{text}` is not known"),
@@ -572,17 +653,11 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
     Ok(source)
 }
 
-/// Debian's name of this machine's architecture.
-pub(super) fn debian_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "i386",
-        "riscv64" => "riscv64",
-        "s390x" => "s390x",
-        "powerpc64" => "ppc64el",
-        other => other,
-    }
+/// Debian's name of a platform's architecture.
+pub(super) fn debian_architecture(platform: &str) -> String {
+    frontend::Platform::parse(platform)
+        .unwrap_or_default()
+        .debian()
 }
 
 /// An absolute path to something that need not exist.

@@ -20,14 +20,22 @@ use crate::graph::Network;
 pub(super) const NOT_TRIED: u8 = 125;
 
 /// `run`: its exit status is the command's.
-pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
-    launch(arguments, store).map_err(|stop| Stop {
+pub(super) fn run(
+    arguments: RunArguments,
+    store: PathBuf,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
+    launch(arguments, store, environment).map_err(|stop| Stop {
         exit: Exit::Command(NOT_TRIED),
         ..stop
     })
 }
 
-fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
+fn launch(
+    arguments: RunArguments,
+    store: PathBuf,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
     let OutwardArguments {
         publish,
         network,
@@ -63,6 +71,7 @@ fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
         terminal,
         instance: None,
         limited: !no_limits,
+        programs: environment.programs.clone(),
         groups: None,
     };
     let status = with_streams(process.interactive, process.tty, |streams| {

@@ -20,7 +20,7 @@ use crate::frontend::{
 };
 use crate::graph::{OciLayoutSource, Source};
 use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform};
-use crate::store::Store;
+use crate::store::{Store, StoredImage};
 
 /// A graph, and the images that its sources are.
 #[derive(Debug)]
@@ -388,6 +388,11 @@ fn stored_image(name: &str, store: &Store) -> Result<BaseImage, String> {
             Name::familiar(name)
         ));
     };
+    of_store(&stored, store)
+}
+
+/// An image of the store with its layers, whether they are unpacked or not.
+pub fn of_store(stored: &StoredImage, store: &Store) -> Result<BaseImage, String> {
     let (manifest, config) = read_image(&stored.digest, store)?;
     let mut layers = layers(&config, &manifest.layers)?;
     for (layer, snapshot) in layers.iter_mut().zip(&stored.layers) {
@@ -417,8 +422,8 @@ pub fn read_image(digest: &Digest, store: &Store) -> Result<(Manifest, ImageConf
     Ok((manifest, config))
 }
 
-/// The layers of an image. The snapshot of an unpacked layer is named by what it lies upon and by its own content.
-fn layers(config: &ImageConfig, descriptors: &[Descriptor]) -> Result<Vec<BaseLayer>, String> {
+/// The layers of an image, or why they cannot be those of one. The snapshot of an unpacked layer is named by what it lies upon and by its own content.
+pub fn layers(config: &ImageConfig, descriptors: &[Descriptor]) -> Result<Vec<BaseLayer>, String> {
     let diff_ids = &config.rootfs.diff_ids;
     if diff_ids.len() != descriptors.len() {
         return Err(format!(
@@ -470,12 +475,7 @@ pub(super) fn options(work: &Work) -> Options {
         };
         Some((name.clone(), source))
     };
-    let mut parts = work.platform.splitn(3, '/').map(str::to_owned);
-    let platform = frontend::Platform {
-        os: parts.next().unwrap_or_default(),
-        arch: parts.next().unwrap_or_default(),
-        variant: parts.next(),
-    };
+    let platform = frontend::Platform::parse(&work.platform).unwrap_or_default();
     let origins = work.origins.iter().map(|origin| frontend::Origin {
         first: origin.first_line,
         last: origin.last_line,
@@ -487,7 +487,7 @@ pub(super) fn options(work: &Work) -> Options {
         scope: frontend::Scope::Target,
         build_args: work.build_args.iter().cloned().collect(),
         contexts: work.contexts.iter().filter_map(source).collect(),
-        build_platform: platform.clone(),
+        build_platform: frontend::Platform::of_this_machine(),
         platform,
         labels: work.labels.iter().cloned().collect(),
         proxies: work.proxies.iter().cloned().collect(),

@@ -630,7 +630,7 @@ fn a_store_moves_to_another_place() {
         .expect("a file's content");
     changed[place] = b'O';
     for (content, part) in [
-        (&changed[..], "but the image's configuration names"),
+        (&changed[..], "the layer's content is sha256:"),
         (&whole[..whole.len() / 2], "no archive of a store"),
         (&whole[..whole.len() - 1536], "its end is missing"),
         (&b"something else"[..], "no archive of a store"),

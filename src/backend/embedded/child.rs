@@ -143,6 +143,23 @@ fn carry_out(
             )
             .map(Report::Locked)
         }
+        Order::Save { request, work } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let stdout = files.into_iter().next();
+            finish::save(
+                &request,
+                &work,
+                stdout,
+                &sink,
+                surroundings,
+                sink.clone().warnings(),
+            )
+            .map(Report::Saved)
+        }
         Order::Launch(launch) => {
             let up = launch.instance.as_ref().map(|_| Arc::clone(socket));
             let started = move |process: BorrowedFd<'_>, group| {

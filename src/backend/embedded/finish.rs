@@ -1,6 +1,7 @@
 //! From results to an image: the layers' digests, configuration and manifest, the names in the store, the exports. The
 //! same for a build that found everything in the cache and for one that made it.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
-use super::export::{self, Layers};
+use super::export::{self, Layers, SaveRequest};
 use crate::digest::Key;
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
@@ -17,7 +18,7 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
 use crate::engine::phases::{self, PhaseReport, StepReport};
-use crate::engine::plan::{BaseImage, Planned};
+use crate::engine::plan::{BaseImage, Blobs, Planned};
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Shell, ShellEnd, Surroundings, Workshop};
 use crate::engine::work::{Freshness, Work};
@@ -312,6 +313,26 @@ pub(super) fn build(
     Ok(outcome)
 }
 
+/// Writes images of the store, in the engine child.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn save(
+    request: &SaveRequest,
+    work: &Work,
+    stdout: Option<OwnedFd>,
+    events: &dyn EventSink,
+    surroundings: Surroundings,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
+) -> Result<Option<image::Descriptor>, Vec<Failure>> {
+    let store = open(&request.store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
+    raise_open_files();
+    export::save(request, stdout, &session, &workshop)
+}
+
 /// Holds the store to its limits, in the engine child. That can fail no build.
 pub(super) fn tidy(
     request: &BuildRequest,
@@ -520,6 +541,7 @@ fn keep(
             store.put(bytes.as_slice()).map_err(store_failures)?;
         }
     }
+    keep_base(session, planned)?;
     let mut names = Vec::new();
     for tag in &request.tags {
         let name: Name = tag.parse().map_err(|error| {
@@ -548,13 +570,41 @@ fn keep(
         }
     }
     Ok(Outcome {
+        source_date_epoch: planned.lowered.source_date_epoch,
         manifest: described(&assembled.descriptor()),
+        stored: digest,
         config_digest: assembled.config_digest(),
         names,
         downloads: session
             .downloads(planned)
             .map_err(|failure| vec![failure])?,
     })
+}
+
+/// An image of the store is whole: the layers that it has of an OCI layout are kept, as that may go away, and no other
+/// program's tar can be made again from what was unpacked.
+fn keep_base(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
+    let Some(base) = base_image(planned) else {
+        return Ok(());
+    };
+    let Blobs::Layout(layout) = &base.blobs else {
+        return Ok(());
+    };
+    for layer in &base.layers {
+        let digest = &layer.descriptor.digest;
+        if session.store.has_blob(digest) {
+            continue;
+        }
+        // What is unpacked already serves for everything but writing it again.
+        let Ok(blob) = File::open(layout.join("blobs/sha256").join(digest.hex())) else {
+            continue;
+        };
+        match session.store.put_expecting(blob, digest) {
+            Ok(_) | Err(StoreError::WrongDigest { .. }) => {}
+            Err(error) => return Err(store_failures(error)),
+        }
+    }
+    Ok(())
 }
 
 /// Layers, leases and walks hold many files open. Commands of the build get the user's own limit back.

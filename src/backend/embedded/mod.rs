@@ -6,6 +6,7 @@ mod child;
 mod export;
 mod finish;
 mod instances;
+mod platforms;
 mod protocol;
 mod recorder;
 mod supervisor;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use child::play as play_child;
+pub use export::{JoinedNames, SaveRequest};
 pub use instances::State;
 pub use upkeep::Look;
 
@@ -35,6 +37,7 @@ use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
+use crate::image;
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -72,23 +75,17 @@ impl Embedded {
                 .target
                 .clone()
                 .unwrap_or_else(|| "default".to_owned()),
-            platforms: vec![request.work.platform.clone()],
+            platforms: match request.platforms.as_slice() {
+                [] => vec![request.work.platform.clone()],
+                platforms => platforms.to_vec(),
+            },
         });
         let built = self
             .settled_request(request, &recorder)
             .and_then(|request| {
-                let built = match finish::from_cache(&request, &recorder) {
-                    Ok(Some(outcome)) => Ok(outcome),
-                    Ok(None) if request.cache_from.is_empty() => in_child(&request, &recorder),
-                    Ok(None) => {
-                        upkeep::read_caches(&request, &recorder);
-                        match finish::from_cache(&request, &recorder) {
-                            Ok(Some(outcome)) => Ok(outcome),
-                            Ok(None) => in_child(&request, &recorder),
-                            Err(failures) => Err(failures),
-                        }
-                    }
-                    Err(failures) => Err(failures),
+                let built = match request.platforms.len() {
+                    0 | 1 => one(&request, &recorder),
+                    _ => platforms::build(self, &request, &recorder),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
@@ -222,6 +219,28 @@ impl Embedded {
         finish::phases(work, store)
     }
 
+    /// Writes images of the store to `out`, if that is where the request's output goes, else to its destination. `work` is a
+    /// build of nothing.
+    ///
+    /// # Errors
+    /// If one cannot be had, or the destination not be written.
+    pub fn save(
+        self,
+        request: SaveRequest,
+        work: &Work,
+        out: BorrowedFd<'_>,
+        events: &dyn EventSink,
+    ) -> Result<Option<image::Descriptor>, Vec<Failure>> {
+        let order = Order::Save {
+            request: Box::new(request),
+            work: Box::new(work.clone()),
+        };
+        match listen(&order, &[out], events)? {
+            Report::Saved(joined) => Ok(joined),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
     /// Runs a command in an image of the store. Returns its status, 128 and the signal's number where a signal ended it.
     ///
     /// # Errors
@@ -311,6 +330,20 @@ fn lock(
         wanted,
     };
     listen(&order, &[], events)
+}
+
+/// The build of one platform.
+fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+    if let Some(outcome) = finish::from_cache(request, events)? {
+        return Ok(outcome);
+    }
+    if !request.cache_from.is_empty() {
+        upkeep::read_caches(request, events);
+        if let Some(outcome) = finish::from_cache(request, events)? {
+            return Ok(outcome);
+        }
+    }
+    in_child(request, events)
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Outcome};
+use super::export::SaveRequest;
 use super::finish::{Locked, Wanted};
 use super::upkeep::Look;
 use crate::engine::carry::Carried;
@@ -43,6 +44,13 @@ pub(super) enum Order {
         work: Box<Work>,
         /// What of them.
         wanted: Wanted,
+    },
+    /// Write images of the store. Comes with standard output.
+    Save {
+        /// Which, and where to.
+        request: Box<SaveRequest>,
+        /// A build of nothing, which says how to work.
+        work: Box<Work>,
     },
     /// Run a command in an image. Comes with the three standard streams.
     Launch(Box<Launch>),
@@ -116,6 +124,8 @@ pub(super) enum Report {
     Settled(Box<Work>),
     /// The sources were asked.
     Locked(Locked),
+    /// The images are written; what they are together, where they are one.
+    Saved(Option<crate::image::Descriptor>),
     /// The build is done.
     Built(Box<Outcome>),
     /// The first process of a habitat is there, and comes along as a pidfd.

@@ -101,8 +101,12 @@ pub(super) fn write_caches(request: &BuildRequest, events: &dyn EventSink) {
     }
     let work = &request.work;
     let target = work.target.as_deref().unwrap_or_default();
+    let platforms = match request.platforms.as_slice() {
+        [] => std::slice::from_ref(&work.platform),
+        platforms => platforms,
+    };
     let used = Store::open(&request.store)
-        .and_then(|store| store.last_use(&work.project, target))
+        .and_then(|store| store.last_use(&work.project, target, platforms))
         .map_err(of_store);
     for dir in &request.cache_to {
         let write = |used: &BuildUse| {

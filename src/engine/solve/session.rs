@@ -2,12 +2,10 @@
 //! engine child has: a place to make things in.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Instant;
 
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
@@ -17,15 +15,11 @@ use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::layers;
-use crate::engine::plan::{BaseImage, BaseLayer, Blobs};
-use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
-use crate::engine::source::oci_layout;
+use crate::engine::snapshot::{Choice, Mounted, SnapshotStore};
 use crate::engine::tree::{self, hash};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
-use crate::image::layer::Limits;
 use crate::store::{Index, Lease, OpRecord, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
@@ -83,6 +77,8 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
+    /// Leave to run a step, where the build bounds their number.
+    pub steps: Option<Cores>,
     /// Where control groups for steps are made, for builds that limit them.
     pub groups: Option<PathBuf>,
 }
@@ -277,7 +273,9 @@ impl<'a> Session<'a> {
     }
 
     /// Milliseconds since 1970.
-    pub(super) fn now_ms(&self) -> u64 {
+    /// Now, in milliseconds since 1970.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
         self.clock.now().as_millis() as u64
     }
 
@@ -348,68 +346,19 @@ impl Workshop {
             );
         }
         let reach = Reach::open(session)?;
-        let sandbox = Sandbox::new(&reach.scratch.path(), move |message| {
-            warn("HostNetwork", message)
-        })?;
-        let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
+        let warn = move |message| warn("HostNetwork", message);
+        let sandbox = Sandbox::new(&reach.scratch.path(), &session.work.programs, warn)?;
+        let cores = Cores::new(session.work.cores());
+        let steps = session.work.jobs.map(|jobs| Cores::new(jobs.get()));
         Ok(Self {
             snapshots,
             sandbox,
             reach,
             cancel: surroundings.cancel,
             cores,
+            steps,
             groups: surroundings.groups,
         })
-    }
-
-    /// Unpacks one layer of an image upon those below it.
-    pub(super) fn unpack(
-        &self,
-        session: &Session<'_>,
-        image: &BaseImage,
-        layer: &BaseLayer,
-        below: &[Key],
-        name: &str,
-    ) -> Result<(), Failure> {
-        let path = match &image.blobs {
-            Blobs::Layout(layout) => layout
-                .join("blobs/sha256")
-                .join(layer.descriptor.digest.hex()),
-            Blobs::Store => session.store.blob_path(&layer.descriptor.digest),
-        };
-        let failed = |error: &dyn std::error::Error| {
-            let message = format!("layer {} of {name} cannot be read", layer.descriptor.digest);
-            Failure::caused(FailureKind::Source, "solve::layer", message, error)
-        };
-        let blob = File::open(&path).map_err(|error| failed(&error))?;
-        let blob = oci_layout::Verified::new(blob, &layer.descriptor);
-        let settled = self.snapshots.prepare_layer(below)?;
-        let lowers = layers::lowers(self, below)?;
-        let started = Instant::now();
-        let applied = apply::apply(
-            blob,
-            Some(layer.diff_id),
-            settled.upper(),
-            &lowers,
-            Limits::default(),
-        )
-        .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
-        let mut fields = Fields::new();
-        fields.put("unpacked layer", layer.diff_id.to_string());
-        let made = snapshot::Made {
-            id: layer.snapshot,
-            key: None,
-            fields,
-            created_ms: session.now_ms(),
-            duration_ms: started.elapsed().as_millis() as u64,
-            what: format!("a layer of {name}"),
-        };
-        session
-            .index()?
-            .put_diff_id(&layer.snapshot, &applied.diff_id, applied.size)
-            .map_err(store_failure)?;
-        self.snapshots.commit(settled, made)?;
-        Ok(())
     }
 
     /// A tree to read, mounted where every process of the engine can use it.

@@ -15,6 +15,7 @@ use crate::digest::{Digest, Fields, Key};
 use crate::engine::contexts::Context;
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::layers;
 use crate::engine::plan::{BaseImage, Planned};
 use crate::engine::snapshot;
 use crate::engine::source::{Fault, git, http};
@@ -271,7 +272,8 @@ impl Session<'_> {
         for layer in &image.layers {
             if !workshop.snapshots.has(&layer.snapshot) {
                 let _core = workshop.cores.take();
-                workshop.unpack(self, image, layer, &below, name)?;
+                let upon = (&workshop.snapshots, below.as_slice());
+                layers::unpack(self.store, upon, image, layer, name, self.clock)?;
                 bytes += layer.descriptor.size;
             }
             below.push(layer.snapshot);
