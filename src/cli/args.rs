@@ -235,6 +235,12 @@ pub(super) struct SharedBuildArguments {
     /// alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
+    /// Look for results in what a build elsewhere has written: type=local,src=DIR
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_from: Vec<String>,
+    /// Write what this build uses, for builds elsewhere: type=local,dest=DIR[,mode=max]
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_to: Vec<String>,
     /// Give the image to podman, if that is installed, and to a docker engine whose socket answers
     #[arg(long)]
     pub(super) load: bool,
