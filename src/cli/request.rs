@@ -17,7 +17,7 @@ use crate::engine::work::{
 };
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
-use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
+use crate::graph::{DebianSource, HttpSource, ImageSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::Name;
 use crate::ship::export::{Destination, Output};
 
@@ -125,6 +125,7 @@ impl Draft {
             platform: platform(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
+            registries: environment.registries(),
             ssh: Ssh {
                 agent: environment.ssh_agent.clone(),
                 known_hosts: environment
@@ -420,9 +421,9 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
                 "it is docker-image://NAME[:TAG]",
             )
         })?;
-        return Ok(Place::Source(Source::StoredImage {
-            name: name.to_string(),
-        }));
+        return Ok(Place::Source(Source::Image(ImageSource::new(
+            name.to_string(),
+        ))));
     }
     let path = Path::new(place);
     if !path.is_dir() {

@@ -9,11 +9,12 @@
 //! ssh        agents for RUN --mount=type=ssh      entitlement  what a RUN needs leave for
 //! parts      phases and stages, as they were       causes    why something would be built again
 //! phases     what a build would do, part by part   launch    `run`: a command in an image
-//! lock       what a habitat's sources are pinned to
+//! lock       what a habitat's sources are pinned to base      images that are built upon
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
+pub mod base;
 pub mod causes;
 pub mod clock;
 pub mod contexts;

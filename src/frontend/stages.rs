@@ -10,7 +10,7 @@ use super::{Options, Platform, Scope, lint};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
 use crate::dockerfile::suggest::nearest;
 use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
-use crate::graph::Source;
+use crate::graph::{ImageSource, OciLayoutSource, Source};
 use crate::image::Name;
 
 /// A Dockerfile's stages.
@@ -595,7 +595,11 @@ fn outside(
     {
         return Ok(Tree::Source(source));
     }
-    Ok(Tree::Source(Source::StoredImage { name: full }))
+    let other = platform.normalised();
+    Ok(Tree::Source(Source::Image(ImageSource {
+        name: full,
+        platform: (other != options.platform.normalised()).then(|| other.to_string()),
+    })))
 }
 
 /// The context of that name: the one for the platform, `name::linux/arm64`, before the one for all.
@@ -615,10 +619,11 @@ pub(super) fn named_context(name: &str, platform: &Platform, options: &Options) 
     let mut source = of(&format!("{name}::{platform}"))
         .or_else(|| of(name))
         .cloned()?;
-    if let Source::OciLayout(layout) = &mut source
+    if let Source::OciLayout(OciLayoutSource { platform: its, .. })
+    | Source::Image(ImageSource { platform: its, .. }) = &mut source
         && platform != options.platform.normalised()
     {
-        layout.platform = Some(platform.to_string());
+        *its = Some(platform.to_string());
     }
     Some(source)
 }

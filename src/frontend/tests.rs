@@ -3,7 +3,7 @@
 use super::*;
 use crate::dockerfile::parse;
 use crate::graph::{
-    CacheSharing, CopySource, Exec, FileMode, GitSource, Judge, Mkdir, Mount, Network,
+    CacheSharing, CopySource, Exec, FileMode, GitSource, ImageSource, Judge, Mkdir, Mount, Network,
     OciLayoutSource, Op, Source, Unpack,
 };
 
@@ -37,9 +37,7 @@ fn options() -> Options {
 }
 
 fn image(name: &str) -> Source {
-    Source::StoredImage {
-        name: name.to_owned(),
-    }
+    Source::Image(ImageSource::new(name.to_owned()))
 }
 
 /// A base with a little of everything.

@@ -19,6 +19,9 @@ pub struct StoredImage {
     /// The snapshots that its layers are, bottom first.
     #[serde(default)]
     pub layers: Vec<Key>,
+    /// It was not built here, but fetched from the registry that its name says.
+    #[serde(default)]
+    pub is_pulled: bool,
 }
 
 impl Store {
@@ -108,6 +111,7 @@ mod tests {
             digest: Digest::of(content),
             stored_ms: 5,
             layers: Vec::new(),
+            is_pulled: false,
         };
         for (name, content) in [("b/x:1", b"1"), ("a:latest", b"2"), ("b/x:1", b"3")] {
             store.put_image(&image(name, content)).unwrap();

@@ -3,16 +3,21 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 use super::super::BuildRequest;
 use crate::digest::{Digest, Key};
+use crate::engine::base::{BaseImage, Blobs, of_registry};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::plan::{BaseImage, Blobs};
 use crate::engine::solve::{Session, Workshop};
+use crate::event::{BuildEvent, EventSink};
 use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Name, Timestamp};
-use crate::ship::export::{Export, ExportError, Form, LayerSource, Output, SourceError, Variant};
+use crate::registry::Pushed;
+use crate::ship::export::{
+    Export, ExportError, Form, LayerSource, Output, PushListener, Pushing, SourceError, Variant,
+};
 use crate::store::LayerBlob;
 
 /// The layers of one build's result.
@@ -51,6 +56,17 @@ impl LayerSource for Layers<'_> {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                     Err(error) => Err(error.into()),
                 }
+            }
+            Some(Blobs::Registry(name)) => {
+                let mut layers = self.base.iter().flat_map(|base| &base.layers);
+                let Some(layer) = layers.find(|layer| layer.descriptor.digest == *digest) else {
+                    return Ok(None);
+                };
+                let store = self.session.store;
+                self.session
+                    .registries
+                    .fetch(store, name, &layer.descriptor, &|_| ())?;
+                Ok(Some(store.open_blob_file(digest)?))
             }
             Some(Blobs::Store) | None => Ok(None),
         }
@@ -113,6 +129,19 @@ impl LayerSource for Layers<'_> {
         Ok(variant)
     }
 
+    fn registry_of(&self, digest: &Digest) -> Option<Name> {
+        let base = self.base?;
+        match &base.blobs {
+            Blobs::Registry(name) => {
+                let mut layers = base.layers.iter();
+                layers
+                    .any(|layer| layer.descriptor.digest == *digest)
+                    .then(|| name.clone())
+            }
+            Blobs::Store | Blobs::Layout(_) => None,
+        }
+    }
+
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
         layers::write_root(self.workshop, self.snapshots, times, out)?;
         Ok(())
@@ -152,12 +181,18 @@ pub(super) fn write_all(
     };
     let mut shipped = None;
     for output in &request.outputs {
-        if matches!(output, Output::Image(_) | Output::CacheOnly) {
-            continue;
-        }
-        let exported = export
-            .write(output, &mut stdout)
-            .map_err(|error| vec![of_export(&error)])?;
+        let exported = match output {
+            Output::CacheOnly => continue,
+            Output::Image(image) if image.pushing == Pushing::No => continue,
+            Output::Image(image) => {
+                let heard = Heard::new(source.session.events);
+                export.push(image, &source.session.registries, &heard)
+            }
+            Output::Oci(_) | Output::Docker(_) | Output::Tar { .. } | Output::Local { .. } => {
+                export.write(output, &mut stdout)
+            }
+        };
+        let exported = exported.map_err(|error| vec![of_export(&error)])?;
         if let (None, Some(manifest), Some(config)) = (&shipped, exported.manifest, exported.config)
         {
             shipped = Some(Shipped { manifest, config });
@@ -166,9 +201,54 @@ pub(super) fn write_all(
     Ok(shipped)
 }
 
-fn of_export(error: &ExportError) -> Failure {
+/// Says how a push goes.
+pub(super) struct Heard<'a> {
+    events: &'a dyn EventSink,
+    state: Mutex<(u64, u64)>,
+}
+
+impl<'a> Heard<'a> {
+    pub(super) fn new(events: &'a dyn EventSink) -> Self {
+        Self {
+            events,
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl PushListener for Heard<'_> {
+    fn started(&self, name: &Name, total: u64) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (0, total);
+        let image = name.to_string();
+        self.events.emit(BuildEvent::PushStarted { image });
+    }
+
+    fn sent(&self, name: &Name, bytes: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += bytes;
+        self.events.emit(BuildEvent::PushProgress {
+            image: name.to_string(),
+            bytes: state.0,
+            total: state.1,
+        });
+    }
+
+    fn done(&self, name: &Name, digest: &Digest, pushed: &Pushed) {
+        self.events.emit(BuildEvent::PushDone {
+            image: name.to_string(),
+            digest: *digest,
+            bytes: pushed.bytes,
+            blobs_sent: pushed.sent,
+            blobs_mounted: pushed.mounted,
+            blobs_there: pushed.there,
+        });
+    }
+}
+
+pub(super) fn of_export(error: &ExportError) -> Failure {
     let kind = match error {
-        ExportError::NoEpoch | ExportError::NoFile(_) => FailureKind::Input,
+        ExportError::Registry(error) => return of_registry(error),
+        ExportError::NoEpoch | ExportError::NoFile(_) | ExportError::NoName => FailureKind::Input,
         _ => FailureKind::Machine,
     };
     Failure::from_diagnostic(kind, error)

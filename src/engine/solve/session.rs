@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -11,14 +12,14 @@ use std::time::Instant;
 
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
-use super::reach::Reach;
+use super::reach::{self, Reach};
 use crate::digest::{Fields, Key};
+use crate::engine::base::{BaseImage, BaseLayer, Blobs};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::plan::{BaseImage, BaseLayer, Blobs};
 use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
 use crate::engine::source::oci_layout;
 use crate::engine::tree::{self, hash};
@@ -26,6 +27,7 @@ use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
 use crate::image::layer::Limits;
+use crate::registry::Registries;
 use crate::store::{Index, OpRecord, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
@@ -42,6 +44,8 @@ pub struct Session<'a> {
     pub clock: Clock,
     /// Who listens.
     pub events: &'a dyn EventSink,
+    /// Where images are that are not here.
+    pub registries: Registries,
     noted: Mutex<HashMap<NodeId, Noted>>,
     /// How many sockets of SSH agents were made.
     pub(super) doors: AtomicUsize,
@@ -158,6 +162,7 @@ impl<'a> Session<'a> {
             clock,
             events,
             contexts,
+            registries: reach::registries(work),
             noted: Mutex::default(),
             doors: AtomicUsize::new(0),
             used_caches: Mutex::default(),
@@ -349,18 +354,23 @@ impl Workshop {
         below: &[Key],
         name: &str,
     ) -> Result<(), Failure> {
-        let path = match &image.blobs {
-            Blobs::Layout(layout) => layout
-                .join("blobs/sha256")
-                .join(layer.descriptor.digest.hex()),
-            Blobs::Store => session.store.blob_path(&layer.descriptor.digest),
-        };
+        let digest = &layer.descriptor.digest;
         let failed = |error: &dyn std::error::Error| {
-            let message = format!("layer {} of {name} cannot be read", layer.descriptor.digest);
+            let message = format!("layer {digest} of {name} cannot be read");
             Failure::caused(FailureKind::Source, "solve::layer", message, error)
         };
-        let blob = File::open(&path).map_err(|error| failed(&error))?;
-        let blob = oci_layout::Verified::new(blob, &layer.descriptor);
+        let blob: Box<dyn Read + Send> = match &image.blobs {
+            Blobs::Layout(layout) => {
+                let path = layout.join("blobs/sha256").join(digest.hex());
+                let blob = File::open(path).map_err(|error| failed(&error))?;
+                Box::new(oci_layout::Verified::new(blob, &layer.descriptor))
+            }
+            // One that is damaged is put aside.
+            Blobs::Store | Blobs::Registry(_) => {
+                let blob = session.store.open_blob(digest);
+                Box::new(blob.map_err(|error| failed(&error))?)
+            }
+        };
         let settled = self.snapshots.prepare_layer(below)?;
         let lowers = layers::lowers(self, below)?;
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! Writing a build's result where and how `-o` says: an OCI layout, a Docker archive, one tar, or files.
+//! Writing a build's result where and how `-o` says: an OCI layout, a Docker archive, one tar, files, or a registry.
 //!
 //! An export knows nothing of snapshots. It is given the parts of an image and a [`LayerSource`], which hands out blobs
 //! that exist, writes the tar of those that are made again when they are wanted (ADR 0005), and keeps what was compressed,
@@ -11,6 +11,7 @@ mod layers;
 mod local;
 mod output;
 mod place;
+mod registry;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,14 +23,15 @@ use crate::image::{Assembled, Compression, Descriptor, Name, Timestamp};
 
 pub use layers::{Prepared, prepare, variant};
 pub use output::{
-    Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing,
+    Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing, Pushing,
 };
+pub use registry::{PushListener, Sent};
 
 /// Whatever went wrong on the other side of a [`LayerSource`].
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where the layers of one [`Assembled`] image come from. Layers are named by their place in [`Assembled::layers`].
-pub trait LayerSource {
+pub trait LayerSource: Sync {
     /// Opens a blob that is in the store, or `None` if it is not.
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError>;
 
@@ -52,6 +54,9 @@ pub trait LayerSource {
         form: Form,
         write: &mut dyn FnMut(&mut dyn Write) -> Result<Variant, SourceError>,
     ) -> Result<Variant, SourceError>;
+
+    /// An image of a registry that has this blob.
+    fn registry_of(&self, digest: &Digest) -> Option<Name>;
 
     /// Writes the whole root filesystem as one tar.
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError>;
@@ -185,6 +190,17 @@ pub enum ExportError {
         )
     )]
     NoEpoch,
+    /// Nothing says where an image is sent.
+    #[error("an image that is pushed needs a name")]
+    #[diagnostic(
+        code(export::no_name),
+        help("give one with `-t REGISTRY/REPOSITORY:TAG`, or write `-o type=registry,name=…`")
+    )]
+    NoName,
+    /// A registry does not take it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Registry(#[from] crate::registry::Error),
     /// The local store is not written from here.
     #[error("an output of type `{0}` is nothing that is written to a file")]
     #[diagnostic(code(export::no_file))]

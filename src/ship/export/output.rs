@@ -51,6 +51,22 @@ pub struct ImageOutput {
     pub types: MediaTypes,
     /// Annotations of the manifest.
     pub annotations: IndexMap<String, String>,
+    /// Whether it is sent to where its names say.
+    pub pushing: Pushing,
+    /// Whether the registries that its names say may speak http, and show any certificate.
+    pub insecure: bool,
+}
+
+/// Whether an image is sent to registries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pushing {
+    /// It is not.
+    #[default]
+    No,
+    /// It is, and gets its names there.
+    ByName,
+    /// It is, and is found there by its digest alone (`push-by-digest`).
+    ByDigest,
 }
 
 /// Where something is written.
@@ -173,7 +189,15 @@ pub enum OutputError {
     },
 }
 
-const TYPES: &[&str] = &["oci", "docker", "tar", "local", "image", "cacheonly"];
+const TYPES: &[&str] = &[
+    "oci",
+    "docker",
+    "tar",
+    "local",
+    "image",
+    "registry",
+    "cacheonly",
+];
 const IMAGE_KEYS: &[&str] = &[
     "type",
     "name",
@@ -184,6 +208,7 @@ const IMAGE_KEYS: &[&str] = &[
     "oci-mediatypes",
 ];
 const FILE_KEYS: &[&str] = &["dest", "tar"];
+const PUSH_KEYS: &[&str] = &["push", "push-by-digest", "registry.insecure"];
 const ANNOTATION: &str = "annotation.";
 
 impl Output {
@@ -228,11 +253,15 @@ impl Output {
         let values = Values { kind, values };
         match values.kind.as_str() {
             "oci" => values.image(FILE_KEYS, MediaTypes::Oci).map(Self::Oci),
-            "docker" => values.image(FILE_KEYS, MediaTypes::Docker).map(Self::Docker),
-            "image" => values.image(&[], MediaTypes::Oci).map(Self::Image),
+            "docker" => values
+                .image(FILE_KEYS, MediaTypes::Docker)
+                .map(Self::Docker),
+            "image" | "registry" => values.image(PUSH_KEYS, MediaTypes::Oci).map(Self::Image),
             "tar" => {
                 values.only(&[&["type", "dest"]])?;
-                Ok(Self::Tar { dest: values.destination() })
+                Ok(Self::Tar {
+                    dest: values.destination(),
+                })
             }
             "local" => {
                 values.only(&[&["type", "dest"]])?;
@@ -245,15 +274,10 @@ impl Output {
                 values.only(&[&["type"]])?;
                 Ok(Self::CacheOnly)
             }
-            "registry" => Err(OutputError::UnknownType {
-                kind: values.kind,
-                help: "images are not pushed from here; write `-o type=oci,dest=image.tar` and push that with a registry \
-                       client, such as `skopeo copy oci-archive:image.tar docker://…`"
-                    .to_owned(),
+            other => Err(OutputError::UnknownType {
+                kind: other.to_owned(),
+                help: hint(other, TYPES.iter().copied(), "types"),
             }),
-            other => {
-                Err(OutputError::UnknownType { kind: other.to_owned(), help: hint(other, TYPES.iter().copied(), "types") })
-            }
         }
     }
 
@@ -303,6 +327,8 @@ impl Default for ImageOutput {
             times: LayerTimes::Keep,
             types: MediaTypes::Oci,
             annotations: IndexMap::new(),
+            pushing: Pushing::No,
+            insecure: false,
         }
     }
 }
@@ -378,6 +404,17 @@ impl Values {
             },
             types,
             annotations,
+            pushing: self.pushing()?,
+            insecure: self.switch("registry.insecure", false)?,
+        })
+    }
+
+    fn pushing(&self) -> Result<Pushing, OutputError> {
+        let is_pushed = self.switch("push", self.kind == "registry")?;
+        Ok(match (is_pushed, self.switch("push-by-digest", false)?) {
+            (false, _) => Pushing::No,
+            (true, false) => Pushing::ByName,
+            (true, true) => Pushing::ByDigest,
         })
     }
 

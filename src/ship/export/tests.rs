@@ -60,6 +60,10 @@ impl LayerSource for Memory {
         Ok(variant)
     }
 
+    fn registry_of(&self, _: &Digest) -> Option<Name> {
+        None
+    }
+
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
         write_entries(&self.root, times, out)
     }
