@@ -1,6 +1,7 @@
 //! The command line as types. What a flag means is said here once, in its help.
 
 pub(super) mod habitat;
+pub(super) mod registry;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,9 @@ use super::call::Call;
 use super::steps::StepArguments;
 use crate::graph::Network;
 use habitat::HabitatCommand;
+use registry::{
+    CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments, TagArguments,
+};
 
 /// Builds container images and development habitats without root and without a daemon.
 #[derive(Debug, Parser)]
@@ -49,6 +53,18 @@ pub(super) enum Command {
     Rmi(RemoveArguments),
     /// Print an image's configuration
     Inspect(InspectArguments),
+    /// Give an image of the local store further names
+    Tag(TagArguments),
+    /// Fetch images from registries into the local store
+    Pull(PullArguments),
+    /// Send an image of the local store to a registry
+    Push(PushArguments),
+    /// Copy an image from one registry to another, or between a registry and the local store
+    Copy(CopyArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget the credentials for a registry
+    Logout(LogoutArguments),
     /// Run a command in an image
     Run(RunArguments),
     /// Run a command with the engine's ids, so that it can look at what the store holds
@@ -138,9 +154,13 @@ pub(super) struct SharedBuildArguments {
     /// Store the image under this name (may be given again)
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub(super) tags: Vec<String>,
-    /// Write the result: type=oci|docker|tar|local,dest=PATH[,…]; PATH alone is a directory, - a tar on standard output
+    /// Write the result: type=oci|docker|tar|local,dest=PATH[,…], or type=registry; PATH alone is a directory, - a tar on
+    /// standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
+    /// Send the image to the registries that its names say: the same as -o type=registry
+    #[arg(long)]
+    pub(super) push: bool,
     /// Print the image's digest only
     #[arg(short, long)]
     pub(super) quiet: bool,

@@ -165,7 +165,7 @@ fn damaged(reason: String) -> Stop {
     .into()
 }
 
-fn unknown(given: &str) -> Failure {
+pub(super) fn unknown(given: &str) -> Failure {
     Failure::new(
         FailureKind::Input,
         "images::unknown",

@@ -14,6 +14,7 @@ mod found;
 mod habitat;
 mod images;
 mod lint;
+mod registry;
 mod render;
 mod report;
 mod request;
@@ -74,7 +75,13 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
             images::remove(&remove, store()?)
         }
         Command::Inspect(inspect) => images::inspect(&inspect, store()?),
-        Command::Run(run) => run::run(run, store()?),
+        Command::Tag(tag) => registry::tag(tag, store()?),
+        Command::Pull(pull) => registry::pull(pull, store()?, environment),
+        Command::Push(push) => registry::push(push, store()?, environment),
+        Command::Copy(copy) => registry::copy(copy, store()?, environment),
+        Command::Login(login) => registry::login(login, environment),
+        Command::Logout(logout) => registry::logout(&logout, environment),
+        Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
         Command::Store(StoreCommand::Delete) => delete_store(&store()?),
         Command::Doctor(doctor) => doctor::run(&doctor, &store()?),

@@ -19,7 +19,7 @@ use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
 use crate::graph::{DebianSource, HttpSource, ImageSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::Name;
-use crate::ship::export::{Destination, Output};
+use crate::ship::export::{Destination, ImageOutput, Output, Pushing};
 
 /// How long a remembered answer serves.
 pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
@@ -55,6 +55,12 @@ impl Draft {
             })?;
             draft.outputs.push(output);
         }
+        if arguments.push {
+            draft.outputs.push(Output::Image(ImageOutput {
+                pushing: Pushing::ByName,
+                ..ImageOutput::default()
+            }));
+        }
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
             draft.work.labels.push((name.to_owned(), value.to_owned()));
@@ -70,10 +76,29 @@ impl Draft {
             draft.work.on_failure = OnFailure::GoOn;
         }
         draft.tags = arguments.tags;
+        draft.note_insecure();
         draft.quiet = arguments.quiet;
         draft.metadata_file = arguments.metadata_file;
         draft.iidfile = arguments.iidfile;
         Ok(draft)
+    }
+
+    /// Registries that an output calls insecure are so for all of this build.
+    fn note_insecure(&mut self) {
+        for output in &self.outputs {
+            let Output::Image(image) = output else {
+                continue;
+            };
+            if !image.insecure {
+                continue;
+            }
+            let tags = self.tags.iter().filter_map(|tag| tag.parse::<Name>().ok());
+            let names = tags.chain(image.names.iter().cloned());
+            self.work
+                .registries
+                .insecure
+                .extend(names.map(|name| name.registry));
+        }
     }
 
     /// A build with no flags at all.
@@ -255,11 +280,9 @@ impl Draft {
 
 fn writes_stdout(output: &Output) -> bool {
     match output {
-        Output::Oci(image) | Output::Docker(image) | Output::Image(image) => {
-            image.dest == Destination::Stdout
-        }
+        Output::Oci(image) | Output::Docker(image) => image.dest == Destination::Stdout,
         Output::Tar { dest } => *dest == Destination::Stdout,
-        Output::Local { .. } | Output::CacheOnly => false,
+        Output::Image(_) | Output::Local { .. } | Output::CacheOnly => false,
     }
 }
 

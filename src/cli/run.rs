@@ -8,7 +8,7 @@ use super::args::{OutwardArguments, RunArguments, UnshareArguments};
 use super::environment::{Environment, all_variables, variable};
 use super::exit::Exit;
 use super::report::Stop;
-use super::request::absolute;
+use super::request::{Draft, absolute};
 use super::terminal;
 use crate::backend::embedded::{Embedded, Streams};
 use crate::engine::exec::Port;
@@ -20,14 +20,25 @@ use crate::graph::Network;
 pub(super) const NOT_TRIED: u8 = 125;
 
 /// `run`: its exit status is the command's.
-pub(super) fn run(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
-    launch(arguments, store).map_err(|stop| Stop {
+pub(super) fn run(
+    arguments: RunArguments,
+    store: PathBuf,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
+    launch(arguments, store, environment).map_err(|stop| Stop {
         exit: Exit::Command(NOT_TRIED),
         ..stop
     })
 }
 
-fn launch(arguments: RunArguments, store: PathBuf) -> Result<Exit, Stop> {
+fn launch(
+    arguments: RunArguments,
+    store: PathBuf,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
+    let draft = Draft::plain(environment)?;
+    let events = draft.events(environment);
+    Embedded.unpack(&draft.work, &store, &arguments.image, events.as_ref())?;
     let OutwardArguments {
         publish,
         network,

@@ -143,7 +143,7 @@ impl Finder<'_> {
         let local = local.map_err(|error| missing(&error))?;
         // What was fetched from a registry is what the registry had: `--pull` asks what it has now.
         let is_asked_anew = |stored: &StoredImage| {
-            stored.is_pulled
+            stored.pulled_from.is_some()
                 && work.freshness == Freshness::Now
                 && pin.is_none()
                 && name.digest.is_none()
@@ -342,7 +342,10 @@ pub fn of_store(stored: &StoredImage, store: &Store) -> Result<BaseImage, String
     for (layer, snapshot) in layers.iter_mut().zip(&stored.layers) {
         layer.snapshot = *snapshot;
     }
-    let pulled = stored.is_pulled.then(|| stored.name.parse().ok()).flatten();
+    let pulled = stored
+        .pulled_from
+        .as_ref()
+        .and_then(|from| from.parse().ok());
     Ok(BaseImage {
         digest: stored.digest,
         config,

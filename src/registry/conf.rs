@@ -186,6 +186,12 @@ impl Conf {
         })
     }
 
+    /// Whether a registry as a whole is called insecure.
+    pub(super) fn is_insecure(&self, host: &str) -> bool {
+        let mut all = self.registries.iter();
+        all.any(|registry| registry.insecure && registry.location == host)
+    }
+
     /// What is said of an image: the longest prefix that fits counts. With what follows the prefix.
     fn of(&self, name: &Name) -> Result<Option<(&Registry, String)>, ConfError> {
         let full = format!("{}/{}", name.registry, name.repository);

@@ -36,13 +36,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::image::Name;
-use crate::net;
+use crate::net::{self, Method};
 use conf::{Conf, Endpoint};
-use host::Host;
+use host::{Call, Host};
 
 pub use conf::ConfError;
 pub use copy::{Copied, Selection};
-pub use credentials::{Credentials, CredentialsError, Secret};
+pub use credentials::{Credentials, CredentialsError, Secret, forget, keep};
 pub use error::{Error, Result};
 pub use pull::{Document, Resolved};
 pub use push::{Opener, Push, PushBlob, PushContent, Pushed};
@@ -108,6 +108,24 @@ impl Registries {
     fn destination(&self, name: &Name) -> Result<(Arc<Host>, String)> {
         let place = self.conf()?.origin(name)?;
         Ok((self.host(&place)?, place.repository))
+    }
+
+    /// Whether the credentials at hand let one in.
+    ///
+    /// # Errors
+    /// If they do not, or the registry cannot be asked.
+    pub fn login(&self, registry: &str) -> Result<()> {
+        let place = Endpoint {
+            host: registry.to_owned(),
+            repository: String::new(),
+            insecure: self.conf()?.is_insecure(registry),
+        };
+        let host = self.host(&place)?;
+        let answer = host.ask(&Call::new(Method::Get, "", "", &[], "access"))?;
+        match answer.status {
+            200..=299 => Ok(()),
+            _ => Err(host.odd("access", &answer)),
+        }
     }
 
     /// Whether two names are of one registry.

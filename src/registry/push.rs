@@ -49,6 +49,18 @@ impl std::fmt::Debug for Push<'_> {
 pub type Opener<'a> =
     &'a (dyn Fn() -> std::result::Result<File, Box<dyn std::error::Error + Send + Sync>> + Sync);
 
+impl std::fmt::Debug for PushBlob<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PushBlob({})", self.digest)
+    }
+}
+
+impl std::fmt::Debug for PushContent<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PushContent")
+    }
+}
+
 /// A blob that may have to be sent.
 #[derive(Clone)]
 pub struct PushBlob<'a> {

@@ -19,9 +19,9 @@ pub struct StoredImage {
     /// The snapshots that its layers are, bottom first.
     #[serde(default)]
     pub layers: Vec<Key>,
-    /// It was not built here, but fetched from the registry that its name says.
-    #[serde(default)]
-    pub is_pulled: bool,
+    /// Where it was fetched from, if it was not built here: a full name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulled_from: Option<String>,
 }
 
 impl Store {
@@ -111,7 +111,7 @@ mod tests {
             digest: Digest::of(content),
             stored_ms: 5,
             layers: Vec::new(),
-            is_pulled: false,
+            pulled_from: None,
         };
         for (name, content) in [("b/x:1", b"1"), ("a:latest", b"2"), ("b/x:1", b"3")] {
             store.put_image(&image(name, content)).unwrap();

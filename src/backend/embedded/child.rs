@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::protocol::{self, Order, Report};
-use super::{finish, supervisor, visitor};
+use super::{finish, stored, supervisor, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
@@ -141,6 +141,31 @@ fn carry_out(
                 sink.clone().warnings(),
             )
             .map(Report::Locked)
+        }
+        Order::Push {
+            store,
+            work,
+            image,
+            to,
+        } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let warn = sink.clone().warnings();
+            stored::push((&work, &store), &image, &to, &sink, surroundings, warn)
+                .map(Report::Pushed)
+        }
+        Order::Unpack { store, work, image } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let warn = sink.clone().warnings();
+            stored::unpack((&work, &store), &image, &sink, surroundings, warn)
+                .map(|()| Report::Unpacked)
         }
         Order::Launch(launch) => {
             let up = launch.instance.as_ref().map(|_| Arc::clone(socket));

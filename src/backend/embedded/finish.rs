@@ -516,7 +516,7 @@ fn keep(
                 digest,
                 stored_ms,
                 layers: snapshots.to_vec(),
-                is_pulled: false,
+                pulled_from: None,
             };
             store.put_image(&image).map_err(store_failures)?;
         }
@@ -552,7 +552,7 @@ fn described(descriptor: &image::Descriptor) -> Descriptor {
     }
 }
 
-fn open(path: &Path) -> Result<Store, Vec<Failure>> {
+pub(super) fn open(path: &Path) -> Result<Store, Vec<Failure>> {
     Store::open(path).map_err(store_failures)
 }
 

@@ -7,6 +7,7 @@ mod export;
 mod finish;
 mod instances;
 mod protocol;
+mod stored;
 mod supervisor;
 mod visitor;
 
@@ -22,16 +23,19 @@ pub use child::play as play_child;
 pub use instances::State;
 
 use super::{BuildRequest, Outcome};
+use crate::digest::Digest;
 use crate::engine::exec::cgroup::{Delegated, GroupError};
 use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::images;
 use crate::engine::launch::Launch;
 use crate::engine::lock::{Entry, Outdated};
 use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
+use crate::image::Name;
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -205,6 +209,57 @@ impl Embedded {
     /// If the input is wrong.
     pub fn phases(self, work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
         finish::phases(work, store)
+    }
+
+    /// Sends an image of the store to a registry. Returns the digest that it has there.
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn push(
+        self,
+        work: &Work,
+        store: &Path,
+        image: &str,
+        to: Name,
+        events: &dyn EventSink,
+    ) -> Result<Digest, Vec<Failure>> {
+        let order = Order::Push {
+            store: store.to_owned(),
+            work: Box::new(work.clone()),
+            image: image.to_owned(),
+            to,
+        };
+        match listen(&order, &[], events)? {
+            Report::Pushed(digest) => Ok(digest),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
+    /// Unpacks an image of the store, so that it can be run; one that is unpacked starts nothing.
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn unpack(
+        self,
+        work: &Work,
+        store: &Path,
+        image: &str,
+        events: &dyn EventSink,
+    ) -> Result<(), Vec<Failure>> {
+        if images::is_unpacked(store, image)
+            .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?
+        {
+            return Ok(());
+        }
+        let order = Order::Unpack {
+            store: store.to_owned(),
+            work: Box::new(work.clone()),
+            image: image.to_owned(),
+        };
+        match listen(&order, &[], events)? {
+            Report::Unpacked => Ok(()),
+            other => Err(vec![unexpected(&other)]),
+        }
     }
 
     /// Runs a command in an image of the store. Returns its status, 128 and the signal's number where a signal ended it.

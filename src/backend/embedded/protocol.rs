@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Outcome};
 use super::finish::{Locked, Wanted};
+use crate::digest::Digest;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
+use crate::image::Name;
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -40,6 +42,26 @@ pub(super) enum Order {
         work: Box<Work>,
         /// What of them.
         wanted: Wanted,
+    },
+    /// Send an image of the store to a registry.
+    Push {
+        /// The store's directory.
+        store: PathBuf,
+        /// How registries are reached.
+        work: Box<Work>,
+        /// The image.
+        image: String,
+        /// Its name there.
+        to: Name,
+    },
+    /// Unpack an image of the store.
+    Unpack {
+        /// The store's directory.
+        store: PathBuf,
+        /// How registries are reached.
+        work: Box<Work>,
+        /// The image.
+        image: String,
     },
     /// Run a command in an image. Comes with the three standard streams.
     Launch(Box<Launch>),
@@ -87,6 +109,10 @@ pub(super) enum Report {
     Settled(Box<Work>),
     /// The sources were asked.
     Locked(Locked),
+    /// The image is sent; this is what its name stands for now.
+    Pushed(Digest),
+    /// The image is unpacked.
+    Unpacked,
     /// The build is done.
     Built(Box<Outcome>),
     /// The first process of a habitat is there, and comes along as a pidfd.

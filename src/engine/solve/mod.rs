@@ -44,7 +44,7 @@ use super::work::OnFailure;
 use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
-pub use reach::Reach;
+pub use reach::{Reach, registries};
 pub(in crate::engine) use session::store_failure;
 pub use session::{Session, Surroundings, Workshop};
 pub use shell::{Shell, ShellEnd, ShellPlace};

@@ -59,7 +59,8 @@ impl Reach {
 }
 
 /// Registries, as this build's work has them reached.
-pub(super) fn registries(work: &Work) -> Registries {
+#[must_use]
+pub fn registries(work: &Work) -> Registries {
     let settings = Settings {
         proxies: proxies_of(work),
         ca_files: work.ca_file.iter().cloned().collect(),

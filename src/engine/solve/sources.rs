@@ -256,6 +256,20 @@ impl Session<'_> {
         }
     }
 
+    /// Unpacks an image of the store.
+    ///
+    /// # Errors
+    /// If its layers cannot be had.
+    pub fn obtain_image(
+        &self,
+        workshop: &Workshop,
+        source: &Source,
+        image: &BaseImage,
+    ) -> Result<(), Failure> {
+        self.obtain_source(workshop, source, Some(image), &|_| ())
+            .map(drop)
+    }
+
     /// Unpacks the layers of an image that are not here yet.
     fn unpack_image(
         &self,
