@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
 
 use reqwest::blocking::{Body, RequestBuilder, Response};
 use reqwest::header::{self, HeaderMap, HeaderValue};
@@ -146,7 +147,8 @@ impl Client {
                 Method::Patch => Verb::PATCH,
                 Method::Delete => Verb::DELETE,
             };
-            let request = prepared(connections.request(verb, address.clone()), question)?;
+            let request = connections.request(verb, address.clone());
+            let request = prepared(request, question, self.settings.stall_timeout)?;
             let trouble = match request.send() {
                 Err(error) => Trouble::of_error(question.url, &error)?,
                 Ok(answer) => match Trouble::of_status(question.url, &answer) {
@@ -172,7 +174,14 @@ impl Client {
     }
 }
 
-fn prepared(mut request: RequestBuilder, question: &Question<'_>) -> Result<RequestBuilder> {
+/// Who takes less than this is not waited for.
+const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
+
+fn prepared(
+    mut request: RequestBuilder,
+    question: &Question<'_>,
+    stall_timeout: Duration,
+) -> Result<RequestBuilder> {
     if let Some(authorization) = question.authorization {
         let mut value =
             HeaderValue::from_str(authorization.0.trim()).map_err(|_| Error::Authorization {
@@ -201,7 +210,10 @@ fn prepared(mut request: RequestBuilder, question: &Question<'_>) -> Result<Requ
             };
             let mut file = file.try_clone().map_err(unreadable)?;
             file.seek(SeekFrom::Start(from)).map_err(unreadable)?;
+            // The answer comes only when all is sent, which may take its time.
+            let sending = Duration::from_secs(length / SLOWEST_BYTES_PER_SECOND);
             request
+                .timeout(stall_timeout + sending)
                 .header(header::CONTENT_TYPE, "application/octet-stream")
                 .body(Body::sized(file.take(length), length))
         }

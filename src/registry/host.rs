@@ -120,8 +120,9 @@ impl Host {
         let plain = format!("http://{host}");
         let may_be_plain = self.insecure || net::is_own_address(&plain);
         let address = match may_be_plain
-            && !self.speaks(&secure, Persistence::Once)
-            && self.speaks(&plain, Persistence::AsSet)
+            && self.answers(&secure, Persistence::Once).is_none()
+            // 400 is what a server says that is spoken with in http, and speaks https.
+            && self.answers(&plain, Persistence::AsSet).is_some_and(|status| status != 400)
         {
             true => plain,
             false => secure,
@@ -129,8 +130,8 @@ impl Host {
         Ok(self.address.get_or_init(|| address))
     }
 
-    /// Whether something answers there at all.
-    fn speaks(&self, address: &str, patience: Persistence) -> bool {
+    /// The status of what answers there, if anything does.
+    fn answers(&self, address: &str, patience: Persistence) -> Option<u16> {
         let url = format!("{address}/v2/");
         let question = Question {
             method: Method::Get,
@@ -141,7 +142,7 @@ impl Host {
             limit_bytes: 1 << 20,
             patience,
         };
-        self.client.ask(&question).is_ok()
+        Some(self.client.ask(&question).ok()?.status)
     }
 
     /// The address of something below `/v2/`, or of what the registry itself has named.

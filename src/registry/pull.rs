@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::image::{
     Content, Descriptor, ImageConfig, Manifest, Name, Platform, choice, media_type,
 };
-use crate::net::{self, Download, Method};
+use crate::net::{self, Download, Method, Outcome};
 use crate::store::{BlobWriter, Store, StoreError};
 
 /// An index may name an index, and so on, this often (limit `manifest.max_depth`).
@@ -327,7 +327,12 @@ impl At<'_> {
                 ..Download::default()
             };
             let source = match self.host.client().download(&wanted, &mut sink, progress) {
-                Ok(_) => return Ok(sink.finish(&digest)?),
+                Ok(Outcome::Fetched(_)) => return Ok(sink.finish(&digest)?),
+                Ok(Outcome::NotModified(_)) => {
+                    let why =
+                        "the answer is 304, to a question that nothing was known for".to_owned();
+                    return Err(self.host.damaged(&what, why));
+                }
                 Err(error) => error,
             };
             return Err(match source {

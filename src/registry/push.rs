@@ -188,7 +188,7 @@ impl To<'_> {
                     progress(blob.size);
                     return Ok(How::Sent);
                 }
-                Err(error) if is_passing(&error) && tried + 1 < self.retry.attempts => {
+                Err(error) if is_begun_again(&error, blob) && tried + 1 < self.retry.attempts => {
                     self.pause(tried);
                     tried += 1;
                 }
@@ -351,9 +351,14 @@ impl To<'_> {
     ) -> Result<()> {
         let joint = if location.contains('?') { '&' } else { '?' };
         let path = format!("{location}{joint}digest={}", blob.digest);
+        // What is sent whole begins anew with another upload.
+        let patience = match body {
+            Payload::Nothing => Persistence::AsSet,
+            Payload::Bytes(..) | Payload::File { .. } => Persistence::Once,
+        };
         let answer = self.ask(&Call {
             body,
-            patience: Persistence::Once,
+            patience,
             ..Call::new(
                 Method::Put,
                 &path,
@@ -442,6 +447,18 @@ impl To<'_> {
         let doubled: Duration = self.retry.first_pause.saturating_mul(1 << tried.min(16));
         std::thread::sleep(doubled.min(self.retry.longest_pause));
     }
+}
+
+/// Whether an upload is worth another beginning. One in parts has gone on by itself for as long as that was of use.
+fn is_begun_again(error: &Error, blob: &PushBlob<'_>) -> bool {
+    let is_lost = matches!(
+        error,
+        Error::Request {
+            source: net::Error::BrokenOff { .. },
+            ..
+        }
+    );
+    is_lost || (blob.size <= PART_BYTES && is_passing(error))
 }
 
 /// Whether it may be better in a moment.

@@ -36,6 +36,8 @@ mod peers;
 mod published;
 mod quickstart;
 mod ready_made;
+mod registries;
+mod registry_faults;
 mod remote;
 mod rendered;
 mod repos;
