@@ -385,8 +385,7 @@ impl<'a> Lowerer<'a> {
             }
             _ => problem
                 .help(format!(
-                    "give it as a context, from a directory that `skopeo copy docker://{short} oci:DIR` makes: \
-                     `--build-context {short}=oci-layout://DIR`"
+                    "build it first, or give it as a context: `--build-context {short}=docker-image://REGISTRY/NAME:TAG`"
                 ))
                 .near(
                     short,

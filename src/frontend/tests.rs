@@ -748,7 +748,11 @@ fn a_stage_can_be_for_another_platform() {
         panic!("bases are asked for");
     };
     let arm = layout(Some("linux/arm64"));
-    for source in [&arm, &image("special"), &layout(None)] {
+    let special = Source::Image(ImageSource {
+        name: "special".to_owned(),
+        platform: Some("linux/s390x".to_owned()),
+    });
+    for source in [&arm, &special, &layout(None)] {
         assert!(needs.contains(&Need::Config(source.clone())), "{needs:?}");
     }
     let config = |architecture: &str| ImageConfig {
@@ -756,7 +760,7 @@ fn a_stage_can_be_for_another_platform() {
         ..base()
     };
     resolved.found(arm, config("arm64"));
-    resolved.found(image("special"), config("amd64"));
+    resolved.found(special, config("amd64"));
     resolved.found(layout(None), config("amd64"));
     let Ok(Lowering::Done(lowered)) = try_lower(file, &with, &resolved) else {
         panic!("it lowers");

@@ -13,20 +13,7 @@ use crate::harness::registry::{
 
 /// Puts the busybox base into a registry in memory, under a name.
 fn base_in(registry: &MemoryRegistry, repository: &str, tag: &str) -> Result<(), machine::Lack> {
-    let layout = Layout::read(busybox::layout()?);
-    let digest = layout.digest();
-    let manifest = layout.manifest();
-    let mut contents = registry.contents.lock().expect("no panic");
-    let layers = layout.layer_digests();
-    let config = manifest["config"]["digest"]
-        .as_str()
-        .expect("a config")
-        .to_owned();
-    for blob in layers.iter().chain([&config]) {
-        contents.put_blob(repository, layout.blob(blob));
-    }
-    let kind = "application/vnd.oci.image.manifest.v1+json";
-    contents.put_manifest(repository, tag, kind, layout.blob(&digest).to_vec());
+    registry.put_layout(repository, tag, &Layout::read(busybox::layout()?));
     Ok(())
 }
 

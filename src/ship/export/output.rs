@@ -587,6 +587,20 @@ mod tests {
         assert_eq!(image.others, OtherCompressions::Convert);
         assert_eq!(image.times, LayerTimes::ClampToEpoch);
         assert_eq!(image.annotations["Org.X"], "y");
+        let pushing = |given| match parse(given) {
+            Output::Image(image) => (image.pushing, image.insecure),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pushing("type=image"), (Pushing::No, false));
+        assert_eq!(pushing("type=registry"), (Pushing::ByName, false));
+        assert_eq!(
+            pushing("type=image,push=true,registry.insecure=true"),
+            (Pushing::ByName, true)
+        );
+        assert_eq!(
+            pushing("type=registry,push-by-digest=true"),
+            (Pushing::ByDigest, false)
+        );
         let Output::Docker(image) = parse("type=docker") else {
             panic!("a Docker image")
         };
@@ -617,7 +631,8 @@ mod tests {
         );
         check("type=local,dest=x,name=a", "no key `name`", "keys are dest");
         check("type=ocl", "no output of type `ocl`", "did you mean `oci`?");
-        check("type=registry", "no output of type", "skopeo");
+        check("type=registry,dest=x", "no key `dest`", "push-by-digest");
+        check("type=image,push=perhaps", "`true` or `false`", "");
         check("dest=x", "names no type", "oci, docker");
         check("type=oci,x", "`x`", "key=value".get(0..0).unwrap());
         check("type=oci,dest=a,dest=b", "twice", "once");

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::layout::digest_of;
+use super::layout::{Layout, digest_of};
 use super::machine::{self, Capability, Lack};
 use super::processes::wait_until;
 
@@ -575,6 +575,26 @@ impl MemoryRegistry {
     /// `127.0.0.1:PORT`.
     pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Puts the image of a layout there.
+    pub(crate) fn put_layout(&self, repository: &str, tag: &str, layout: &Layout) {
+        let manifest = layout.manifest();
+        let config = manifest["config"]["digest"]
+            .as_str()
+            .expect("a config")
+            .to_owned();
+        let mut contents = self.contents.lock().expect("no panic");
+        for blob in layout.layer_digests().iter().chain([&config]) {
+            contents.put_blob(repository, layout.blob(blob));
+        }
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        contents.put_manifest(
+            repository,
+            tag,
+            kind,
+            layout.blob(&layout.digest()).to_vec(),
+        );
     }
 
     /// Does something else from now on, where `fault` says so.
