@@ -264,6 +264,21 @@ pub enum BuildEvent {
     },
 }
 
+impl BuildEvent {
+    /// The instruction that it is about, if it is about one.
+    pub fn origin_mut(&mut self) -> Option<&mut StepOrigin> {
+        match self {
+            Self::StepStarted { origin, .. }
+            | Self::StepProgress { origin, .. }
+            | Self::StepLog { origin, .. }
+            | Self::StepDone { origin, .. }
+            | Self::StepFailed { origin, .. }
+            | Self::TestDone { origin, .. } => Some(origin),
+            _ => None,
+        }
+    }
+}
+
 /// Where events go. Anything may hold one; it may be called from any thread.
 pub trait EventSink: Send + Sync {
     /// Takes one event. Must not block for long: a build waits.

@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::engine::lock::Entry;
 use crate::engine::work::Work;
 use crate::ship::export::Output;
+use crate::store::Limits;
 
 /// A build and what is done with its result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,19 +20,27 @@ pub struct BuildRequest {
     pub store: PathBuf,
     /// What to build.
     pub work: Work,
-    /// Names under which the image is stored.
+    /// What is built for, each by itself; several become one image where they leave. Empty: what the work is for.
+    pub platforms: Vec<String>,
+    /// Names under which the image is stored: of several, that of this machine's platform, else of the first.
     pub tags: Vec<String>,
     /// Files and directories to write.
     pub outputs: Vec<Output>,
+    /// How large the store may get: held to when something was built.
+    pub limits: Limits,
 }
 
 /// What a build made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The stored image's manifest.
+    /// The manifest of what was made: of the first image that left, else of the stored one.
     pub manifest: Descriptor,
+    /// The stored image's manifest.
+    pub stored: Digest,
     /// Its configuration.
     pub config_digest: Digest,
+    /// The time that all times in it are, if there is one, in seconds since 1970.
+    pub source_date_epoch: Option<i64>,
     /// The names it was stored under.
     pub names: Vec<String>,
     /// What was downloaded though nothing says what it has to be, as a lock would pin it.

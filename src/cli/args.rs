@@ -1,5 +1,6 @@
 //! The command line as types. What a flag means is said here once, in its help.
 
+pub(super) mod cache;
 pub(super) mod habitat;
 pub(super) mod registry;
 
@@ -10,10 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::call::Call;
 use super::steps::StepArguments;
 use crate::graph::Network;
+use cache::CacheCommand;
 use habitat::HabitatCommand;
-use registry::{
-    CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments, TagArguments,
-};
+use registry::{CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments};
 
 /// Builds container images and development habitats without root and without a daemon.
 #[derive(Debug, Parser)]
@@ -44,6 +44,12 @@ pub(super) enum Command {
     Lint(LintArguments),
     /// Lay Dockerfiles out evenly; what they mean stays the same
     Fmt(FormatArguments),
+    /// Write images of the local store into an archive or a directory
+    Save(SaveArguments),
+    /// Take images from an archive, or from the directory of an OCI layout, into the local store
+    Load(LoadArguments),
+    /// Give an image of the local store more names
+    Tag(TagArguments),
     /// List the images of the local store
     Images(ListArguments),
     /// Images of the local store
@@ -53,8 +59,6 @@ pub(super) enum Command {
     Rmi(RemoveArguments),
     /// Print an image's configuration
     Inspect(InspectArguments),
-    /// Give an image of the local store further names
-    Tag(TagArguments),
     /// Fetch images from registries into the local store
     Pull(PullArguments),
     /// Send an image of the local store to a registry
@@ -69,6 +73,9 @@ pub(super) enum Command {
     Run(RunArguments),
     /// Run a command with the engine's ids, so that it can look at what the store holds
     Unshare(UnshareArguments),
+    /// What the store holds: how much it is, and deleting what nothing needs
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// The store as a whole
     #[command(subcommand)]
     Store(StoreCommand),
@@ -82,6 +89,57 @@ pub(super) enum ImageCommand {
     Ls(ListArguments),
     /// Remove images from the local store
     Rm(RemoveArguments),
+    /// Print an image's configuration
+    Inspect(InspectArguments),
+    /// Give an image of the local store more names
+    Tag(TagArguments),
+    /// Write images of the local store into an archive or a directory
+    Save(SaveArguments),
+    /// Take images from an archive, or from the directory of an OCI layout, into the local store
+    Load(LoadArguments),
+}
+
+/// In what form images are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SaveFormat {
+    /// One tar, as `docker load` and `podman load` take it; an OCI layout as well
+    DockerArchive,
+    /// An OCI layout in one tar
+    OciArchive,
+    /// An OCI layout
+    OciDir,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SaveArguments {
+    /// Name, or digest
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(super) images: Vec<String>,
+    /// Where to [default: standard output]
+    #[arg(short, long, value_name = "PATH")]
+    pub(super) output: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "docker-archive")]
+    pub(super) format: SaveFormat,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LoadArguments {
+    /// An archive of docker, podman or skopeo, compressed or not, or the directory of an OCI layout [default: standard input]
+    #[arg(short, long, value_name = "PATH")]
+    pub(super) input: Option<PathBuf>,
+    /// Say nothing of what was loaded
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TagArguments {
+    /// Name, or digest
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: String,
+    /// What it is called as well
+    #[arg(value_name = "NAME[:TAG]", required = true)]
+    pub(super) names: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,13 +212,19 @@ pub(super) struct SharedBuildArguments {
     /// Store the image under this name (may be given again)
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub(super) tags: Vec<String>,
-    /// Write the result: type=oci|docker|tar|local,dest=PATH[,…], or type=registry; PATH alone is a directory, - a tar on
-    /// standard output
+    /// Write the result (may be given again): type=oci|docker|tar|local,dest=PATH[,…], type=image[,…], type=registry[,…] or
+    /// type=cacheonly; PATH alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
     /// Send the image to the registries that its names say: the same as -o type=registry
     #[arg(long)]
     pub(super) push: bool,
+    /// Give the image to podman, if that is installed, and to a docker engine whose socket answers
+    #[arg(long)]
+    pub(super) load: bool,
+    /// Put a note on the image, in its manifest or in the entry that names that: [TYPE[[PLATFORM]],…:]KEY=VALUE
+    #[arg(long = "annotation", value_name = "SPEC")]
+    pub(super) annotations: Vec<String>,
     /// Print the image's digest only
     #[arg(short, long)]
     pub(super) quiet: bool,
@@ -201,6 +265,10 @@ pub(super) struct DockerfileArguments {
     /// Set an ARG; without a value, from the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(super) build_args: Vec<String>,
+    /// What is built for: os/arch[/variant], an architecture alone, or `local` [default: $DOCKER_DEFAULT_PLATFORM, else this
+    /// machine's]. Several become one image. Programs of other architectures are run by qemu-user
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    pub(super) platforms: Vec<String>,
     /// A further context: NAME=DIR, NAME=URL (git or http), NAME=oci-layout://PATH[:TAG][@DIGEST],
     /// NAME=debian://SUITE?packages=…, NAME=docker-image://NAME
     #[arg(long = "build-context", value_name = "NAME=PLACE")]

@@ -24,11 +24,13 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Exit, Stop> {
     let mut draft = Draft::new(arguments.draft, environment)?;
+    draft.platforms = platforms(&arguments.dockerfile.platforms, environment)?;
     fill(
         &mut draft.work,
         arguments.dockerfile,
         arguments.steps,
         &store,
+        environment,
     )?;
     if arguments.no_cache {
         draft.work.no_cache = NoCache::Everything;
@@ -56,9 +58,15 @@ pub(super) fn fill(
     arguments: DockerfileArguments,
     steps: StepArguments,
     store: &Path,
+    environment: &Environment,
 ) -> Result<(), Stop> {
+    let platforms = platforms(&arguments.platforms, environment)?;
+    if let Some(first) = platforms.first() {
+        work.platform.clone_from(first);
+    }
     for spec in &arguments.build_contexts {
-        work.contexts.push(request::named_context(spec)?);
+        work.contexts
+            .push(request::named_context(spec, &work.platform)?);
     }
     work.target = arguments.target;
     steps.apply(work)?;
@@ -77,6 +85,42 @@ pub(super) fn fill(
         Context::Remote(remote) => take_remote(work, remote, file),
         Context::Stdin => take_stdin(work, file, store),
     }
+}
+
+/// The platforms that are built for, each once; none where nothing says it.
+fn platforms(wanted: &[String], environment: &Environment) -> Result<Vec<String>, Stop> {
+    let usual = environment.platform.iter().flat_map(|all| all.split(','));
+    let wanted: Vec<&str> = match wanted {
+        [] => usual.collect(),
+        wanted => wanted.iter().map(String::as_str).collect(),
+    };
+    let mut platforms: Vec<String> = Vec::new();
+    for wanted in wanted {
+        let platform = platform(wanted.trim())?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
+fn platform(wanted: &str) -> Result<String, Stop> {
+    if wanted == "local" {
+        return Ok(frontend::Platform::of_this_machine().to_string());
+    }
+    let platform = frontend::Platform::parse(wanted).ok_or_else(|| {
+        Stop::usage(
+            format!("`--platform {wanted}` is not a platform"),
+            "one is os/arch or os/arch/variant, such as linux/arm64",
+        )
+    })?;
+    if platform.os != "linux" {
+        return Err(Stop::usage(
+            format!("`--platform {wanted}`: only images for Linux can be built"),
+            "write linux/ARCH",
+        ));
+    }
+    Ok(platform.to_string())
 }
 
 /// What the command line names as the build context.

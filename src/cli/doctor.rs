@@ -4,6 +4,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use super::args::{DoctorArguments, Format};
+use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
 use super::request::print;
@@ -13,7 +14,11 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::store::{Store, TmpDir};
 
 /// Exits with 4 if builds cannot run at all.
-pub(super) fn run(arguments: &DoctorArguments, store: &Path) -> Result<Exit, Stop> {
+pub(super) fn run(
+    arguments: &DoctorArguments,
+    store: &Path,
+    environment: &Environment,
+) -> Result<Exit, Stop> {
     if arguments.apparmor_profile {
         let program = std::env::current_exe().map_err(|error| {
             Failure::caused(
@@ -27,7 +32,11 @@ pub(super) fn run(arguments: &DoctorArguments, store: &Path) -> Result<Exit, Sto
         return Ok(Exit::Done);
     }
     let scratch = scratch(store)?;
-    let checks = doctor::checks(&scratch.path(), std::io::stderr().as_fd());
+    let checks = doctor::checks(
+        &scratch.path(),
+        &environment.programs,
+        std::io::stderr().as_fd(),
+    );
     drop(scratch);
     match arguments.format {
         Format::Json => print(&format!(

@@ -17,6 +17,12 @@ pub(super) struct Environment {
     pub(super) xdg_config_home: Option<PathBuf>,
     /// SHMOCKER_STORE
     pub(super) store: Option<PathBuf>,
+    /// SHMOCKER_STORE_MAX_BYTES
+    pub(super) store_max_bytes: Option<String>,
+    /// SHMOCKER_STORE_KEEP_DAYS
+    pub(super) store_keep_days: Option<String>,
+    /// SHMOCKER_STORE_MIN_FREE
+    pub(super) store_min_free: Option<String>,
     /// SHMOCKER_DEBIAN_MIRROR
     pub(super) debian_mirror: Option<String>,
     /// SHMOCKER_DEBIAN_KEYRING
@@ -35,16 +41,22 @@ pub(super) struct Environment {
     pub(super) shell: Option<String>,
     /// BUILDKIT_STEP_LOG_MAX_SIZE and BUILDKIT_STEP_LOG_MAX_SPEED
     pub(super) log_limits: LogLimits,
+    /// DOCKER_DEFAULT_PLATFORM
+    pub(super) platform: Option<String>,
+    /// The directories of PATH.
+    pub(super) programs: Vec<PathBuf>,
+    /// DOCKER_HOST
+    pub(super) docker_host: Option<String>,
+    /// XDG_RUNTIME_DIR
+    pub(super) xdg_runtime_dir: Option<PathBuf>,
     /// HTTP_PROXY and the like, in either case, as they are set.
     pub(super) proxies: Vec<(String, String)>,
-    /// XDG_RUNTIME_DIR
-    xdg_runtime_dir: Option<PathBuf>,
     /// DOCKER_CONFIG
-    docker_config: Option<PathBuf>,
+    pub(super) docker_config: Option<PathBuf>,
     /// REGISTRY_AUTH_FILE
-    registry_auth_file: Option<PathBuf>,
+    pub(super) registry_auth_file: Option<PathBuf>,
     /// CONTAINERS_REGISTRIES_CONF
-    registries_conf: Option<PathBuf>,
+    pub(super) registries_conf: Option<PathBuf>,
 }
 
 const PROXIES: [&str; 10] = [
@@ -66,13 +78,15 @@ impl Environment {
     pub(super) fn read() -> Self {
         Self {
             home: path("HOME"),
-            xdg_runtime_dir: path("XDG_RUNTIME_DIR"),
             docker_config: path("DOCKER_CONFIG"),
             registry_auth_file: path("REGISTRY_AUTH_FILE"),
             registries_conf: path("CONTAINERS_REGISTRIES_CONF"),
             xdg_data_home: path("XDG_DATA_HOME"),
             xdg_config_home: path("XDG_CONFIG_HOME"),
             store: path("SHMOCKER_STORE"),
+            store_max_bytes: variable("SHMOCKER_STORE_MAX_BYTES"),
+            store_keep_days: variable("SHMOCKER_STORE_KEEP_DAYS"),
+            store_min_free: variable("SHMOCKER_STORE_MIN_FREE"),
             debian_mirror: variable("SHMOCKER_DEBIAN_MIRROR"),
             debian_keyring: path("SHMOCKER_DEBIAN_KEYRING"),
             progress: variable("BUILDKIT_PROGRESS"),
@@ -88,6 +102,12 @@ impl Environment {
                     LogLimits::default().bytes_per_second_max,
                 ),
             },
+            platform: variable("DOCKER_DEFAULT_PLATFORM"),
+            programs: os_variable("PATH")
+                .map(|path| std::env::split_paths(&path).collect())
+                .unwrap_or_default(),
+            docker_host: variable("DOCKER_HOST"),
+            xdg_runtime_dir: path("XDG_RUNTIME_DIR"),
             proxies: PROXIES
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), variable(name)?)))
@@ -98,13 +118,19 @@ impl Environment {
     /// The user's own layer of every habitat: `$XDG_CONFIG_HOME/shmocker/habitat.yaml`, else below `~/.config`.
     #[must_use]
     pub(super) fn user_layer(&self) -> Option<PathBuf> {
-        Some(self.config_dir()?.join("shmocker/habitat.yaml"))
+        Some(self.config_home()?.join("shmocker/habitat.yaml"))
+    }
+
+    /// The user's settings: `$XDG_CONFIG_HOME/shmocker/config.toml`, else below `~/.config`.
+    #[must_use]
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        Some(self.config_home()?.join("shmocker/config.toml"))
     }
 
     /// Where to look for what says how registries are reached, and who one is there.
     #[must_use]
     pub(super) fn registries(&self) -> registry::Settings {
-        let config = |rest: &str| self.config_dir().map(|config| config.join(rest));
+        let config = |rest: &str| self.config_home().map(|config| config.join(rest));
         let home = |rest: &str| self.home.as_ref().map(|home| home.join(rest));
         let auth_files = [
             self.registry_auth_file.clone(),
@@ -154,10 +180,26 @@ impl Environment {
         file.or_else(|| Some(docker?.join("config.json")))
     }
 
-    fn config_dir(&self) -> Option<PathBuf> {
+    fn config_home(&self) -> Option<PathBuf> {
         self.xdg_config_home
             .clone()
             .or_else(|| Some(self.home.clone()?.join(".config")))
+    }
+
+    /// Where a docker engine may listen: at DOCKER_HOST and nowhere else, if that is set. `None`: that is on another machine.
+    #[must_use]
+    pub(super) fn docker_sockets(&self) -> Option<Vec<PathBuf>> {
+        match &self.docker_host {
+            Some(host) => Some(vec![PathBuf::from(host.strip_prefix("unix://")?)]),
+            None => {
+                let own = self
+                    .xdg_runtime_dir
+                    .as_ref()
+                    .map(|dir| dir.join("docker.sock"));
+                let usual = PathBuf::from("/var/run/docker.sock");
+                Some(own.into_iter().chain([usual]).collect())
+            }
+        }
     }
 
     /// The store's directory: `--store`, else SHMOCKER_STORE, else `$XDG_DATA_HOME/shmocker`, else

@@ -1,10 +1,10 @@
-//! `images`, `rmi`, `inspect`: the images of the local store.
+//! `images`, `rmi`, `inspect`, `tag`: the images of the local store.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::args::{Format, InspectArguments, ListArguments, RemoveArguments};
+use super::args::{Format, InspectArguments, ListArguments, RemoveArguments, TagArguments};
 use super::exit::Exit;
 use super::render::size;
 use super::report::Stop;
@@ -131,6 +131,35 @@ pub(super) fn remove(arguments: &RemoveArguments, store: PathBuf) -> Result<Exit
     } else {
         Err(missing.into())
     }
+}
+
+/// Gives an image more names.
+pub(super) fn tag(arguments: &TagArguments, store: PathBuf) -> Result<Exit, Stop> {
+    let mut names = Vec::new();
+    for given in &arguments.names {
+        match given.parse::<Name>() {
+            Ok(name) if name.digest.is_none() => names.push(name.to_string()),
+            Ok(_) => {
+                return Err(Stop::usage(
+                    format!("`{given}` names a digest, and a name is what was wanted"),
+                    "leave out what begins with `@`",
+                ));
+            }
+            Err(error) => return Err(Stop::usage(error.to_string(), "it is NAME[:TAG]")),
+        }
+    }
+    let store = open(store)?;
+    let Some(image) = images::find(&store, &arguments.image).map_err(of_store)? else {
+        return Err(unknown(&arguments.image).into());
+    };
+    for name in names {
+        let named = StoredImage {
+            name,
+            ..image.clone()
+        };
+        store.put_image(&named).map_err(of_store)?;
+    }
+    Ok(Exit::Done)
 }
 
 /// Prints an image's configuration with its digest, layers and history.

@@ -92,7 +92,7 @@ pub(super) fn read(path: &Path) -> Result<(String, String), Stop> {
 
 /// The file alone, in a context that is the directory it lies in.
 fn options(path: &Path) -> Result<Options, Stop> {
-    let platform = Platform::parse(&request::platform()).unwrap_or_default();
+    let platform = Platform::of_this_machine();
     Ok(Options {
         scope: Scope::All,
         build_platform: platform.clone(),

@@ -3,8 +3,10 @@
 //! Only this module reads the environment and writes to streams. Data goes to standard output, everything else to
 //! standard error.
 
+mod archives;
 mod args;
 mod build;
+mod cache;
 mod call;
 mod doctor;
 mod environment;
@@ -19,6 +21,7 @@ mod render;
 mod report;
 mod request;
 mod run;
+mod settings;
 mod steps;
 mod terminal;
 mod why;
@@ -74,8 +77,16 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Rmi(remove) | Command::Image(ImageCommand::Rm(remove)) => {
             images::remove(&remove, store()?)
         }
-        Command::Inspect(inspect) => images::inspect(&inspect, store()?),
-        Command::Tag(tag) => registry::tag(tag, store()?),
+        Command::Inspect(inspect) | Command::Image(ImageCommand::Inspect(inspect)) => {
+            images::inspect(&inspect, store()?)
+        }
+        Command::Tag(tag) | Command::Image(ImageCommand::Tag(tag)) => images::tag(&tag, store()?),
+        Command::Save(save) | Command::Image(ImageCommand::Save(save)) => {
+            archives::save(save, store()?, environment)
+        }
+        Command::Load(load) | Command::Image(ImageCommand::Load(load)) => {
+            archives::load(&load, store()?)
+        }
         Command::Pull(pull) => registry::pull(pull, store()?, environment),
         Command::Push(push) => registry::push(push, store()?, environment),
         Command::Copy(copy) => registry::copy(copy, store()?, environment),
@@ -83,8 +94,9 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Logout(logout) => registry::logout(&logout, environment),
         Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
+        Command::Cache(command) => cache::run(&command, &store()?),
         Command::Store(StoreCommand::Delete) => delete_store(&store()?),
-        Command::Doctor(doctor) => doctor::run(&doctor, &store()?),
+        Command::Doctor(doctor) => doctor::run(&doctor, &store()?, environment),
     }
 }
 

@@ -1,17 +1,16 @@
-//! `pull`, `push`, `login`, `logout`, `copy`, `tag`: images between the local store and registries.
+//! `pull`, `push`, `copy`, `login`, `logout`: images between the local store and registries.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::args::MeansArguments;
 use super::args::registry::{
     CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments, ReachArguments,
-    TagArguments,
 };
+use super::args::{MeansArguments, TagArguments};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::report::Stop;
-use super::request::{Draft, absolute, platform, print, say};
+use super::request::{Draft, absolute, print, say};
 use super::terminal::Hidden;
 use crate::backend::embedded::Embedded;
 use crate::engine::base::of_registry;
@@ -22,7 +21,7 @@ use crate::engine::solve::registries;
 use crate::event::{BuildEvent, EventSink};
 use crate::image::{Name, Platform};
 use crate::registry::{self, Credentials, Secret, Selection};
-use crate::store::{Store, StoreError, StoredImage};
+use crate::store::{Store, StoreError};
 
 /// The beginning of what names an image of a registry.
 const REGISTRY: &str = "docker://";
@@ -130,6 +129,8 @@ pub(super) fn copy(
             events.emit(BuildEvent::PushStarted {
                 image: image.clone(),
             });
+            // Nothing that is on its way is deleted meanwhile.
+            let _work = store.tmp_dir().map_err(of_store)?;
             let copied = registries(&draft.work).copy(&store, (&from, &to), &selection, &|_| ());
             let copied = copied.map_err(|error| Stop::from(of_registry(&error)))?;
             events.emit(BuildEvent::PushDone {
@@ -153,40 +154,14 @@ pub(super) fn copy(
             Ok(Exit::Done)
         }
         (None, Some(to)) => sent(&draft, &store, from, to, environment),
-        (None, None) => tag(
-            TagArguments {
+        (None, None) => super::images::tag(
+            &TagArguments {
                 image: from.clone(),
                 names: vec![to.clone()],
             },
             store,
         ),
     }
-}
-
-/// `tag`
-pub(super) fn tag(arguments: TagArguments, store: PathBuf) -> Result<Exit, Stop> {
-    let store = Store::open(store).map_err(of_store)?;
-    let Some(image) = images::find(&store, &arguments.image).map_err(of_store)? else {
-        return Err(super::images::unknown(&arguments.image).into());
-    };
-    let names = arguments.names.iter().map(|name| name_of(name));
-    let names = names.collect::<Result<Vec<_>, _>>()?;
-    let stored_ms = Clock::system().now().as_millis() as u64;
-    for name in names {
-        if name.digest.is_some() {
-            return Err(Stop::usage(
-                format!("`{name}` is a digest, which no image can be given"),
-                "name a repository and a tag",
-            ));
-        }
-        let tagged = StoredImage {
-            name: name.to_string(),
-            stored_ms,
-            ..image.clone()
-        };
-        store.put_image(&tagged).map_err(of_store)?;
-    }
-    Ok(Exit::Done)
 }
 
 /// `login`
@@ -327,7 +302,9 @@ fn name_of(given: &str) -> Result<Name, Stop> {
 }
 
 fn of_platform(given: Option<&str>) -> Result<Platform, Stop> {
-    let text = given.map_or_else(platform, str::to_owned);
+    let Some(text) = given else {
+        return Ok(Platform::of_this_machine());
+    };
     text.parse().map_err(|error: crate::image::NotAPlatform| {
         Stop::usage(error.to_string(), "write `--platform linux/arm64`")
     })

@@ -3,11 +3,13 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::archives;
 use super::args::{MeansArguments, Progress, SharedBuildArguments};
 use super::environment::{Environment, variable};
 use super::exit::Exit;
 use super::render::{JsonLines, Plain, Silent, Tty, tty::Color};
 use super::report::Stop;
+use super::settings;
 use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
 use crate::engine::failure::{Failure, FailureKind};
@@ -18,8 +20,10 @@ use crate::engine::work::{
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
 use crate::graph::{DebianSource, HttpSource, ImageSource, OciLayoutSource, RunDefaults, Source};
-use crate::image::Name;
-use crate::ship::export::{Destination, ImageOutput, Output, Pushing};
+use crate::image::{Compression, Name, Platform};
+use crate::ship::export::{
+    Annotation, AnnotationPlace, ImageOutput, Joined, Output, OutputError, Pushing,
+};
 
 /// How long a remembered answer serves.
 pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
@@ -28,9 +32,13 @@ pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
 pub(super) struct Draft {
     pub(super) work: Work,
     pub(super) tags: Vec<String>,
+    /// What is built for, where that is said.
+    pub(super) platforms: Vec<String>,
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
     pub(super) outputs: Vec<Output>,
+    /// `--load`: the container engines of this machine get the image.
+    load: bool,
     progress: Progress,
     quiet: bool,
     metadata_file: Option<PathBuf>,
@@ -45,22 +53,10 @@ impl Draft {
         environment: &Environment,
     ) -> Result<Self, Stop> {
         let mut draft = Self::with(arguments.means, environment)?;
-        for spec in &arguments.outputs {
-            let output = Output::parse(spec).map_err(|error| {
-                let failure = Failure::from_diagnostic(FailureKind::Input, &error);
-                Stop {
-                    exit: Exit::Usage,
-                    ..Stop::from(failure)
-                }
-            })?;
-            draft.outputs.push(output);
-        }
-        if arguments.push {
-            draft.outputs.push(Output::Image(ImageOutput {
-                pushing: Pushing::ByName,
-                ..ImageOutput::default()
-            }));
-        }
+        draft.tags = arguments.tags;
+        draft.take_outputs(&arguments.outputs, &arguments.annotations, arguments.push)?;
+        draft.note_insecure();
+        draft.load = arguments.load;
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
             draft.work.labels.push((name.to_owned(), value.to_owned()));
@@ -75,8 +71,6 @@ impl Draft {
         if arguments.keep_going {
             draft.work.on_failure = OnFailure::GoOn;
         }
-        draft.tags = arguments.tags;
-        draft.note_insecure();
         draft.quiet = arguments.quiet;
         draft.metadata_file = arguments.metadata_file;
         draft.iidfile = arguments.iidfile;
@@ -99,6 +93,117 @@ impl Draft {
                 .insecure
                 .extend(names.map(|name| name.registry));
         }
+    }
+
+    /// Reads what is to be written. What the store does by itself is nothing that is written.
+    fn take_outputs(
+        &mut self,
+        given: &[String],
+        annotations: &[String],
+        is_pushed: bool,
+    ) -> Result<(), Stop> {
+        let of_output = |error: OutputError| {
+            let failure = Failure::from_diagnostic(FailureKind::Input, &error);
+            Stop {
+                exit: Exit::Usage,
+                ..Stop::from(failure)
+            }
+        };
+        let mut outputs = Vec::new();
+        for spec in given {
+            outputs.push(Output::parse(spec).map_err(of_output)?);
+        }
+        if is_pushed {
+            outputs.push(Output::Image(ImageOutput {
+                pushing: Pushing::ByName,
+                ..ImageOutput::default()
+            }));
+        }
+        let mut notes = Vec::new();
+        for spec in annotations {
+            notes.extend(Annotation::parse(spec).map_err(of_output)?);
+        }
+        if !notes.is_empty()
+            && !outputs
+                .iter_mut()
+                .any(|output| output.image_mut().is_some())
+        {
+            outputs.push(Output::Image(ImageOutput {
+                compression: Compression::None,
+                ..ImageOutput::default()
+            }));
+        }
+        for image in outputs.iter_mut().filter_map(Output::image_mut) {
+            image.annotate(&notes).map_err(of_output)?;
+        }
+        if outputs
+            .iter()
+            .filter(|output| output.is_to_stdout())
+            .count()
+            > 1
+        {
+            return Err(Stop::usage(
+                "two outputs go to standard output, of which there is one",
+                "give all but one of them a `dest=`",
+            ));
+        }
+        for output in outputs {
+            match output {
+                Output::CacheOnly => {}
+                Output::Image(image) if image.is_plain() => {
+                    self.tags.extend(image.names.iter().map(Name::to_string));
+                }
+                output => self.outputs.push(output),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what is built can leave as it is asked for, and every note has a place on it.
+    fn can_leave(&self) -> Result<(), Stop> {
+        let built: Vec<&str> = match self.platforms.as_slice() {
+            [] => vec![&self.work.platform],
+            platforms => platforms.iter().map(String::as_str).collect(),
+        };
+        let is_built = |platform: &Platform| {
+            let mut built = built.iter().filter_map(|one| one.parse::<Platform>().ok());
+            built.any(|one| one.is_same_as(platform))
+        };
+        if built.len() > 1 {
+            for output in &self.outputs {
+                Joined::can_be(output).map_err(|error| Stop {
+                    exit: Exit::Usage,
+                    ..Stop::from(Failure::from_diagnostic(FailureKind::Input, &error))
+                })?;
+            }
+        }
+        let images = self.outputs.iter().filter_map(Output::image);
+        for note in images.flat_map(|image| &image.annotations) {
+            if let Some(platform) = note
+                .platform
+                .as_ref()
+                .filter(|platform| !is_built(platform))
+            {
+                return Err(Stop::usage(
+                    format!("an annotation is for {platform}, which is not built"),
+                    format!("the image is built for {} alone", built.join(", ")),
+                ));
+            }
+            let is_of_index = matches!(
+                note.place,
+                AnnotationPlace::Index | AnnotationPlace::IndexDescriptor
+            );
+            if is_of_index && built.len() == 1 {
+                return Err(Stop::usage(
+                    format!(
+                        "the annotation `{}` is for an index, and an image for one platform has none",
+                        note.key
+                    ),
+                    "give it the type `manifest` or `manifest-descriptor`",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// A build with no flags at all.
@@ -147,7 +252,8 @@ impl Draft {
             target: None,
             build_args: epoch_by_name(environment),
             labels: Vec::new(),
-            platform: platform(),
+            platform: Platform::of_this_machine().to_string(),
+            programs: environment.programs.clone(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
             registries: environment.registries(),
@@ -188,8 +294,10 @@ impl Draft {
         Ok(Self {
             work,
             tags: Vec::new(),
+            platforms: Vec::new(),
             home_allowed,
             outputs: Vec::new(),
+            load: false,
             progress,
             quiet: false,
             metadata_file: None,
@@ -210,7 +318,7 @@ impl Draft {
         environment: &Environment,
         hear: &(dyn Fn(&BuildEvent) + Send + Sync),
     ) -> Result<Outcome, Stop> {
-        let takes_stdout = self.outputs.iter().any(writes_stdout);
+        let takes_stdout = self.outputs.iter().any(Output::is_to_stdout);
         let tagged = !self.tags.is_empty();
         let quiet = self.quiet;
         let outcome = self.carry_out(store, environment, hear)?;
@@ -227,18 +335,24 @@ impl Draft {
         environment: &Environment,
         hear: &(dyn Fn(&BuildEvent) + Send + Sync),
     ) -> Result<Outcome, Stop> {
+        self.can_leave()?;
         let shown = self.events(environment);
         let events = |event: BuildEvent| {
             hear(&event);
             shown.emit(event);
         };
         let request = BuildRequest {
+            platforms: self.platforms,
             store,
             work: self.work,
             tags: self.tags,
             outputs: self.outputs,
+            limits: settings::limits(environment)?,
         };
         let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
+        if self.load {
+            archives::hand_over(&outcome, &request.work, &request.store, environment)?;
+        }
         if let Some(path) = &self.metadata_file {
             write_file(path, &metadata(&outcome))?;
         }
@@ -278,14 +392,6 @@ impl Draft {
     }
 }
 
-fn writes_stdout(output: &Output) -> bool {
-    match output {
-        Output::Oci(image) | Output::Docker(image) => image.dest == Destination::Stdout,
-        Output::Tar { dest } => *dest == Destination::Stdout,
-        Output::Image(_) | Output::Local { .. } | Output::CacheOnly => false,
-    }
-}
-
 fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> {
     match environment.progress.as_deref() {
         None | Some("auto") => Ok(Progress::Auto),
@@ -302,18 +408,6 @@ fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> 
 
 fn terminal_width() -> usize {
     super::terminal::width(std::io::stderr()).unwrap_or(100)
-}
-
-/// The platform of this machine, as OCI names it.
-pub(super) fn platform() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
-    format!("linux/{architecture}")
 }
 
 /// SOURCE_DATE_EPOCH of the environment where it is no number but names something: an argument, as buildx has it.
@@ -388,14 +482,14 @@ pub(super) fn read_secret(
 }
 
 /// `NAME=PLACE` as buildx has it.
-pub(super) fn named_context(spec: &str) -> Result<(String, Place), Stop> {
+pub(super) fn named_context(spec: &str, platform: &str) -> Result<(String, Place), Stop> {
     let Some((name, place)) = spec.split_once('=') else {
         return Err(Stop::usage(
             format!("`--build-context {spec}` has no place"),
             "it is NAME=DIR, NAME=URL, NAME=oci-layout://PATH, NAME=debian://SUITE or NAME=docker-image://NAME",
         ));
     };
-    let mut found = context_place(place)?;
+    let mut found = context_place(place, platform)?;
     if let Place::Directory { path, ignore } = &mut found {
         let shown = Path::new(place).join(".dockerignore").display().to_string();
         *ignore = ignore_file(&path.join(".dockerignore"), shown)?;
@@ -416,7 +510,7 @@ fn context_name(name: &str) -> String {
 }
 
 /// What a context's place is.
-pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
+pub(super) fn context_place(place: &str, platform: &str) -> Result<Place, Stop> {
     if let Some(rest) = place.strip_prefix("oci-layout://") {
         let (rest, digest) = match rest.split_once('@') {
             Some((path, digest)) => (path, Some(digest.to_owned())),
@@ -435,7 +529,7 @@ pub(super) fn context_place(place: &str) -> Result<Place, Stop> {
         })));
     }
     if let Some(rest) = place.strip_prefix("debian://") {
-        return debian_place(rest).map(|source| Place::Source(Source::Debian(source)));
+        return debian_place(rest, platform).map(|source| Place::Source(Source::Debian(source)));
     }
     if let Some(name) = place.strip_prefix("docker-image://") {
         let name: Name = name.parse().map_err(|error| {
@@ -498,7 +592,7 @@ pub(super) fn ignore_file(path: &Path, name: String) -> Result<Option<Text>, Sto
 }
 
 /// `SUITE?packages=a,b&mirror=URL&arch=amd64`
-fn debian_place(text: &str) -> Result<DebianSource, Stop> {
+fn debian_place(text: &str, platform: &str) -> Result<DebianSource, Stop> {
     let help = "it is debian://SUITE?packages=a,b&mirror=URL&arch=amd64";
     let (suite, query) = text.split_once('?').unwrap_or((text, ""));
     if suite.is_empty()
@@ -515,7 +609,7 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
         suite: suite.to_owned(),
         packages: Vec::new(),
         mirror: None,
-        arch: debian_architecture().to_owned(),
+        arch: debian_architecture(platform),
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -527,17 +621,7 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
                     .collect();
             }
             Some(("mirror", url)) => source.mirror = Some(url.to_owned()),
-            Some(("arch", arch)) if arch == debian_architecture() => {}
-            Some(("arch", arch)) => {
-                let message = format!(
-                    "`debian://{text}` asks for {arch}; this machine runs {}",
-                    debian_architecture()
-                );
-                return Err(Stop::usage(
-                    message,
-                    "other architectures are not to be had yet",
-                ));
-            }
+            Some(("arch", arch)) => source.arch = arch.to_owned(),
             _ => {
                 return Err(Stop::usage(
                     format!("`{pair}` in `debian://{text}` is not known"),
@@ -551,17 +635,11 @@ fn debian_place(text: &str) -> Result<DebianSource, Stop> {
     Ok(source)
 }
 
-/// Debian's name of this machine's architecture.
-pub(super) fn debian_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "i386",
-        "riscv64" => "riscv64",
-        "s390x" => "s390x",
-        "powerpc64" => "ppc64el",
-        other => other,
-    }
+/// Debian's name of a platform's architecture.
+pub(super) fn debian_architecture(platform: &str) -> String {
+    frontend::Platform::parse(platform)
+        .unwrap_or_default()
+        .debian()
 }
 
 /// An absolute path to something that need not exist.

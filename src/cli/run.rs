@@ -8,7 +8,7 @@ use super::args::{OutwardArguments, RunArguments, UnshareArguments};
 use super::environment::{Environment, all_variables, variable};
 use super::exit::Exit;
 use super::report::Stop;
-use super::request::{Draft, absolute};
+use super::request::absolute;
 use super::terminal;
 use crate::backend::embedded::{Embedded, Streams};
 use crate::engine::exec::Port;
@@ -36,9 +36,6 @@ fn launch(
     store: PathBuf,
     environment: &Environment,
 ) -> Result<Exit, Stop> {
-    let draft = Draft::plain(environment)?;
-    let events = draft.events(environment);
-    Embedded.unpack(&draft.work, &store, &arguments.image, events.as_ref())?;
     let OutwardArguments {
         publish,
         network,
@@ -74,6 +71,7 @@ fn launch(
         terminal,
         instance: None,
         limited: !no_limits,
+        programs: environment.programs.clone(),
         groups: None,
     };
     let status = with_streams(process.interactive, process.tty, |streams| {

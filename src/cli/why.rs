@@ -27,7 +27,7 @@ pub(super) fn run(
         pull,
         steps,
     } = arguments;
-    build::fill(&mut draft.work, dockerfile, steps, store)?;
+    build::fill(&mut draft.work, dockerfile, steps, store, environment)?;
     if pull {
         draft.work.freshness = Freshness::Now;
     }

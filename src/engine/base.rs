@@ -16,7 +16,7 @@ use super::work::Freshness;
 use crate::digest::{Digest, Fields, Key, NotADigest};
 use crate::event::BuildEvent;
 use crate::graph::{ImageSource, OciLayoutSource, Source};
-use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform};
+use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform, choice};
 use crate::registry;
 use crate::store::{Store, StoredImage};
 
@@ -84,7 +84,31 @@ pub enum Asking {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct ImageAnswer {
     listed: Digest,
-    manifest: Digest,
+    /// The documents themselves: nothing else keeps them once the layers are unpacked.
+    manifest: String,
+    config: String,
+}
+
+impl ImageAnswer {
+    /// The image, if the documents are sound.
+    fn image(&self, name: Name, age_s: Option<u64>) -> Option<BaseImage> {
+        let manifest = match Content::parse("", self.manifest.as_bytes()).ok()? {
+            Content::Manifest(manifest) => *manifest,
+            Content::Index(_) => return None,
+        };
+        if Digest::of(self.config.as_bytes()) != manifest.config.digest {
+            return None;
+        }
+        let config = choice::check_config(&manifest, self.config.as_bytes()).ok()?;
+        let layers = layers(&config, &manifest.layers).ok()?;
+        Some(BaseImage {
+            digest: Digest::of(self.manifest.as_bytes()),
+            config,
+            layers,
+            blobs: Blobs::Registry(name),
+            age_s,
+        })
+    }
 }
 
 /// Finds images for one build.
@@ -209,20 +233,11 @@ impl Finder<'_> {
         let known = self.session.answer::<ImageAnswer>(&place).map_err(failed)?;
         if let Some(known) = known {
             let is_settled = name.digest.is_some();
-            let is_here = || read_image(&known.answer.manifest, store);
-            if (is_settled
-                || work.freshness.accepts(known.age_ms)
-                || self.asking == Asking::Nobody && work.freshness == Freshness::Never)
-                && let Ok((manifest, config)) = is_here()
+            let age_s = (!is_settled).then_some(known.age_ms / 1000);
+            if (is_settled || work.freshness.accepts(known.age_ms))
+                && let Some(image) = known.answer.image(name.clone(), age_s)
             {
-                let layers = layers(&config, &manifest.layers).map_err(Unfound::Missing)?;
-                return Ok(found(BaseImage {
-                    digest: known.answer.manifest,
-                    config,
-                    layers,
-                    blobs: Blobs::Registry(name),
-                    age_s: (!is_settled).then_some(known.age_ms / 1000),
-                }));
+                return Ok(found(image));
             }
         }
         if self.asking == Asking::Nobody {
@@ -255,9 +270,11 @@ impl Finder<'_> {
             }
             Ok(resolved) => {
                 let digest = resolved.descriptor.digest;
+                let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap_or_default();
                 let answer = ImageAnswer {
                     listed: resolved.listed,
-                    manifest: digest,
+                    manifest: text(resolved.manifest_bytes),
+                    config: text(resolved.config_bytes),
                 };
                 self.session.remember(&place, &answer).map_err(failed)?;
                 events.emit(BuildEvent::SourceDone {

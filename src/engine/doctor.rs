@@ -1,9 +1,10 @@
 //! What this machine offers to builds, what each lack costs, and the one command that would mend it. Facts, for `doctor`
 //! to print.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
 use serde::Serialize;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use super::exec::ids::{Caller, Ids};
 use super::exec::probe::{self, Findings};
 use super::exec::userns::{self, Restriction};
-use super::exec::{StartError, ids, network_fix};
+use super::exec::{StartError, emulated, ids, network_fix};
 use crate::sys::memfd::sealed_self;
 
 /// How something is.
@@ -56,10 +57,10 @@ pub fn can_build(checks: &[Check]) -> bool {
         .any(|check| needed.contains(&check.check) && check.status == Status::Missing)
 }
 
-/// Looks at everything. `scratch` is an empty directory on the store's file system, for trial mounts; `errors` is where a
-/// child's bugs would be reported.
+/// Looks at everything. `scratch` is an empty directory on the store's file system, for trial mounts; `programs` are the
+/// directories in which programs are looked for, `errors` is where a child's bugs would be reported.
 #[must_use]
-pub fn checks(scratch: &Path, errors: BorrowedFd<'_>) -> Vec<Check> {
+pub fn checks(scratch: &Path, programs: &[PathBuf], errors: BorrowedFd<'_>) -> Vec<Check> {
     let caller = Caller::current();
     let restriction = userns::restriction(caller.uid);
     let ids = Ids::of(&caller);
@@ -80,7 +81,11 @@ pub fn checks(scratch: &Path, errors: BorrowedFd<'_>) -> Vec<Check> {
             network_check(findings),
         ]);
     }
-    checks.extend([cgroup_check(), foreign_check()]);
+    let handlers = match findings {
+        Some(Ok(findings)) => findings.handlers,
+        _ => Err("user namespaces cannot be had".to_owned()),
+    };
+    checks.extend([cgroup_check(), foreign_check(&handlers, programs)]);
     checks
 }
 
@@ -239,31 +244,44 @@ fn cgroup_check() -> Check {
     }
 }
 
-fn foreign_check() -> Check {
-    let handlers = fs::read_dir("/proc/sys/fs/binfmt_misc").map(|entries| {
+/// What the machine has handlers for, and what builds can have handlers for by themselves.
+fn foreign_check(handlers: &Result<(), String>, programs: &[PathBuf]) -> Check {
+    let of_machine = fs::read_dir("/proc/sys/fs/binfmt_misc").map(|entries| {
         let names = entries
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok());
-        let mut foreign: Vec<_> = names
+        names
             .filter_map(|name| Some(name.strip_prefix("qemu-")?.to_owned()))
-            .collect();
-        foreign.sort_unstable();
-        foreign
+            .collect::<BTreeSet<String>>()
     });
-    match handlers.unwrap_or_default().as_slice() {
-        [] => Check {
-            fix: Some("sudo apt-get install qemu-user-static binfmt-support".to_owned()),
-            ..check(
-                FOREIGN,
-                Status::Degraded,
-                "steps run for this machine's own architecture only",
-            )
-        },
-        foreign => check(
-            FOREIGN,
-            Status::Ok,
-            format!("steps can also run for {}", foreign.join(", ")),
+    let mut foreign = of_machine.unwrap_or_default();
+    if handlers.is_ok() {
+        foreign.extend(emulated(programs).into_iter().map(str::to_owned));
+    }
+    if !foreign.is_empty() {
+        let foreign: Vec<String> = foreign.into_iter().collect();
+        let detail = format!("steps can also run for {}", foreign.join(", "));
+        return check(FOREIGN, Status::Ok, detail);
+    }
+    let (why, fix) = match handlers {
+        Ok(()) => (
+            "there is no emulator".to_owned(),
+            "sudo apt-get install qemu-user-static",
         ),
+        Err(error) => (
+            format!(
+                "builds cannot have handlers of their own ({error}; Linux 6.7 and later lets them)"
+            ),
+            "sudo apt-get install qemu-user-static binfmt-support",
+        ),
+    };
+    Check {
+        fix: Some(fix.to_owned()),
+        ..check(
+            FOREIGN,
+            Status::Degraded,
+            format!("steps run for this machine's own architecture only: {why}"),
+        )
     }
 }
 

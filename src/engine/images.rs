@@ -1,7 +1,6 @@
 //! Images of the store: by what a person calls them, a name as Docker completes it, or a digest; and how they come there from
 //! registries.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::base;
@@ -15,16 +14,6 @@ use crate::store::{Store, StoreError, StoredImage};
 /// How many layers are fetched at once.
 const LAYERS_AT_ONCE: usize = 4;
 
-/// Whether all layers of an image are trees of the store. One that is not there needs nothing.
-///
-/// # Errors
-/// If the store cannot be read.
-pub fn is_unpacked(store: &Path, image: &str) -> Result<bool, StoreError> {
-    let store = Store::open(store)?;
-    let found = find(&store, image)?;
-    Ok(found.is_none_or(|image| image.layers.iter().all(|layer| store.has_snapshot(layer))))
-}
-
 /// Fetches an image of a registry with all of its layers into the store, under a name. Returns its digest.
 ///
 /// # Errors
@@ -37,6 +26,8 @@ pub fn pull(
     now_ms: u64,
     events: &dyn EventSink,
 ) -> Result<Digest, Error> {
+    // Nothing that is on its way is deleted meanwhile.
+    let _work = store.tmp_dir()?;
     let source = name.to_string();
     events.emit(BuildEvent::SourceStarted {
         source: source.clone(),

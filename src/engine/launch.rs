@@ -18,9 +18,9 @@ use super::exec::{
     Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Started, Streams, users,
 };
 use super::failure::{Failure, FailureKind};
-use super::images;
 use super::snapshot::{Choice, SnapshotStore};
 use super::work::Resources;
+use super::{images, layers};
 use crate::digest::Key;
 use crate::graph::Network;
 use crate::store::{Instance, Store, StoreError, TmpDir};
@@ -56,6 +56,8 @@ pub struct Launch {
     pub instance: Option<String>,
     /// Whether it is held to the limits that the image names.
     pub limited: bool,
+    /// Where this machine's programs are looked for that it may need: emulators of other architectures.
+    pub programs: Vec<PathBuf>,
     /// Where a control group for it is made, if it is limited; known only to its parent.
     pub groups: Option<PathBuf>,
 }
@@ -213,6 +215,7 @@ pub fn run(
         }
     };
     let snapshots = SnapshotStore::open(&store, Choice::Best)?;
+    layers::unpack_stored(&store, &snapshots, &image)?;
     let shift = match launch.volumes.as_slice() {
         [] => None,
         _ => shift(&user, &snapshots.mount(&image.layers)?)?,
@@ -250,7 +253,7 @@ pub fn run(
         ..Run::default()
     };
     let scratch = store.tmp_dir().map_err(of_store)?;
-    let sandbox = Sandbox::new(&scratch.path(), warn)?;
+    let sandbox = Sandbox::new(&scratch.path(), &launch.programs, warn)?;
     let active = match &instance {
         None => snapshots.prepare(&layers)?,
         Some(instance) => {

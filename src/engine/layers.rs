@@ -1,15 +1,23 @@
-//! From snapshots to layers: which digest a snapshot's tar has, and the tar itself, written whenever it is wanted.
+//! From snapshots to layers: which digest a snapshot's tar has, and the tar itself, written whenever it is wanted. And from
+//! the layers of an image to snapshots.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::sync::Mutex;
+use std::time::Instant;
 
+use super::base::{self, BaseImage, BaseLayer, Blobs};
+use super::clock::Clock;
 use super::failure::{Failure, FailureKind};
 use super::snapshot::diff::{self, DiffError, Written};
 use super::snapshot::lower::Lowers;
+use super::snapshot::{self, SnapshotStore, apply};
 use super::solve::{Session, Workshop, store_failure};
-use crate::digest::{Digest, Key};
-use crate::image::layer::TimeRewrite;
+use super::source::oci_layout;
+use crate::digest::{Digest, Fields, Key};
+use crate::image::layer::{Limits, TimeRewrite};
+use crate::store::{Store, StoredImage};
 use crate::sys::dir::Dir;
 
 /// Digest and length of each snapshot's uncompressed tar. What is not known yet is read, on all cores.
@@ -75,7 +83,7 @@ pub fn write_tar(
     out: &mut dyn Write,
 ) -> Result<Written, Failure> {
     let upper = workshop.snapshots.layer(&snapshots[place])?;
-    let lowers = lowers(workshop, &snapshots[..place])?;
+    let lowers = lowers(&workshop.snapshots, &snapshots[..place])?;
     diff::write_tar(&upper, &diff::Tree::Upper(&lowers), times, out)
         .map_err(|error| of_diff(&error))
 }
@@ -100,11 +108,95 @@ pub fn write_root(
     whole.map_err(|error| of_diff(&error))
 }
 
+/// Unpacks one layer of an image upon those below it.
+///
+/// # Errors
+/// If its blob cannot be had, is not what it should be, or cannot be unpacked.
+pub(super) fn unpack(
+    store: &Store,
+    (snapshots, below): (&SnapshotStore, &[Key]),
+    image: &BaseImage,
+    layer: &BaseLayer,
+    name: &str,
+    clock: Clock,
+) -> Result<(), Failure> {
+    let digest = &layer.descriptor.digest;
+    let failed = |error: &dyn std::error::Error| {
+        let message = format!("layer {digest} of {name} cannot be read");
+        Failure::caused(FailureKind::Source, "solve::layer", message, error)
+    };
+    let blob: Box<dyn Read + Send> = match &image.blobs {
+        Blobs::Layout(layout) => {
+            let path = layout.join("blobs/sha256").join(digest.hex());
+            let blob = File::open(path).map_err(|error| failed(&error))?;
+            Box::new(oci_layout::Verified::new(blob, &layer.descriptor))
+        }
+        // One that is damaged is put aside.
+        Blobs::Store | Blobs::Registry(_) => {
+            let blob = store.open_blob(digest);
+            Box::new(blob.map_err(|error| failed(&error))?)
+        }
+    };
+    let settled = snapshots.prepare_layer(below)?;
+    let lowers = lowers(snapshots, below)?;
+    let started = Instant::now();
+    let applied = apply::apply(
+        blob,
+        Some(layer.diff_id),
+        settled.upper(),
+        &lowers,
+        Limits::default(),
+    )
+    .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
+    let mut fields = Fields::new();
+    fields.put("unpacked layer", layer.diff_id.to_string());
+    let made = snapshot::Made {
+        id: layer.snapshot,
+        key: None,
+        fields,
+        created_ms: clock.now().as_millis() as u64,
+        duration_ms: started.elapsed().as_millis() as u64,
+        what: format!("a layer of {name}"),
+    };
+    store
+        .index()
+        .and_then(|index| index.put_diff_id(&layer.snapshot, &applied.diff_id, applied.size))
+        .map_err(store_failure)?;
+    snapshots.commit(settled, made)?;
+    Ok(())
+}
+
+/// Unpacks what is not unpacked yet of an image of the store, such as one that was loaded.
+///
+/// # Errors
+/// If a layer cannot be unpacked.
+pub(super) fn unpack_stored(
+    store: &Store,
+    snapshots: &SnapshotStore,
+    stored: &StoredImage,
+) -> Result<(), Failure> {
+    if stored.layers.iter().all(|layer| snapshots.has(layer)) {
+        return Ok(());
+    }
+    let image = base::of_store(stored, store)
+        .map_err(|reason| Failure::new(FailureKind::Machine, "layers::image", reason))?;
+    let mut below = Vec::new();
+    for layer in &image.layers {
+        if !snapshots.has(&layer.snapshot) {
+            let upon = (snapshots, below.as_slice());
+            unpack(store, upon, &image, layer, &stored.name, Clock::system())?;
+        }
+        below.push(layer.snapshot);
+    }
+    snapshots.flush()?;
+    Ok(())
+}
+
 /// The directories that a snapshot lies on, topmost first.
-pub(super) fn lowers(workshop: &Workshop, below: &[Key]) -> Result<Lowers, Failure> {
+pub(super) fn lowers(snapshots: &SnapshotStore, below: &[Key]) -> Result<Lowers, Failure> {
     let mut dirs: Vec<Dir> = Vec::new();
     for snapshot in below.iter().rev() {
-        let layer = workshop.snapshots.layer(snapshot)?;
+        let layer = snapshots.layer(snapshot)?;
         dirs.push(layer.try_clone().map_err(|error| {
             Failure::caused(
                 FailureKind::Machine,

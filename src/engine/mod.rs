@@ -9,7 +9,8 @@
 //! ssh        agents for RUN --mount=type=ssh      entitlement  what a RUN needs leave for
 //! parts      phases and stages, as they were       causes    why something would be built again
 //! phases     what a build would do, part by part   launch    `run`: a command in an image
-//! lock       what a habitat's sources are pinned to base      images that are built upon
+//! lock       what a habitat's sources are pinned to    load     images from archives, into the store
+//! base       images that are built upon
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
@@ -26,6 +27,7 @@ pub mod failure;
 pub mod images;
 pub mod launch;
 pub mod layers;
+pub mod load;
 pub mod lock;
 mod parts;
 pub mod phases;

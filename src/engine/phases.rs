@@ -19,7 +19,7 @@ use super::work::{Freshness, Item};
 use crate::digest::Key;
 use crate::event::StepOrigin;
 use crate::graph::{NodeId, Op, Source};
-use crate::store::Answer;
+use crate::store::{Answer, PartUse};
 
 /// One phase, as `habitat phases` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -378,13 +378,20 @@ fn behind(planned: &Planned, reports: &[(Option<NodeId>, StepReport)], id: NodeI
 ///
 /// # Errors
 /// If the store cannot be written.
-pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Failure> {
+pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<Vec<PartUse>, Failure> {
     let index = session.index()?;
     let now_ms = session.clock.now().as_millis() as u64;
+    let mut uses = Vec::new();
     for part in parts::parts(session, planned) {
         if part.stages.is_empty() {
             continue;
         }
+        let sources = part.sources.iter().flat_map(|id| session.layers_of(*id));
+        let steps = part.steps.iter().filter_map(|id| session.result_of(*id));
+        uses.push(PartUse {
+            name: part.name.to_owned(),
+            snapshots: sources.chain(steps.map(|(_, snapshot)| snapshot)).collect(),
+        });
         part.remember(session, planned, now_ms)?;
         if part.phase.is_none() {
             continue;
@@ -400,7 +407,7 @@ pub fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Failure>
         };
         index.put_answer(&name, &answer).map_err(store_failure)?;
     }
-    Ok(())
+    Ok(uses)
 }
 
 fn measure(session: &Session<'_>, planned: &Planned, part: &Part<'_>) -> Result<Measured, Failure> {

@@ -290,12 +290,7 @@ pub(super) fn options(work: &Work) -> Options {
         };
         Some((name.clone(), source))
     };
-    let mut parts = work.platform.splitn(3, '/').map(str::to_owned);
-    let platform = frontend::Platform {
-        os: parts.next().unwrap_or_default(),
-        arch: parts.next().unwrap_or_default(),
-        variant: parts.next(),
-    };
+    let platform = frontend::Platform::parse(&work.platform).unwrap_or_default();
     let origins = work.origins.iter().map(|origin| frontend::Origin {
         first: origin.first_line,
         last: origin.last_line,
@@ -307,7 +302,7 @@ pub(super) fn options(work: &Work) -> Options {
         scope: frontend::Scope::Target,
         build_args: work.build_args.iter().cloned().collect(),
         contexts: work.contexts.iter().filter_map(source).collect(),
-        build_platform: platform.clone(),
+        build_platform: frontend::Platform::of_this_machine(),
         platform,
         labels: work.labels.iter().cloned().collect(),
         proxies: work.proxies.iter().cloned().collect(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::lock::Lock;
 use crate::digest::{Digest, Key};
 use crate::graph::{GitSource, RunDefaults, Source};
+use crate::image::Platform;
 use crate::registry;
 
 /// A text and where it came from.
@@ -124,6 +125,8 @@ pub struct Work {
     pub labels: Vec<(String, String)>,
     /// `os/arch[/variant]`.
     pub platform: String,
+    /// Where this machine's programs are looked for that a build may need: emulators of other architectures.
+    pub programs: Vec<PathBuf>,
     /// HTTP_PROXY and the like, for RUN and for the engine's own requests.
     pub proxies: Vec<(String, String)>,
     /// Extra certificate authorities.
@@ -164,6 +167,27 @@ pub struct Work {
     /// What a person calls the sources: a context's name or an image's reference, and the path of the key that asks for
     /// it, such as `repos[1]`.
     pub source_keys: Vec<(String, String)>,
+}
+
+impl Work {
+    /// The same for another platform. A `debian://` context follows it, unless it names another architecture than that of
+    /// the work's platform.
+    #[must_use]
+    pub fn for_platform(&self, platform: &str) -> Self {
+        let debian = |platform: &str| platform.parse().map(|platform: Platform| platform.debian());
+        let mut work = self.clone();
+        if let (Ok(own), Ok(other)) = (debian(&self.platform), debian(platform)) {
+            for (_, place) in &mut work.contexts {
+                if let Place::Source(Source::Debian(source)) = place
+                    && source.arch == own
+                {
+                    source.arch.clone_from(&other);
+                }
+            }
+        }
+        platform.clone_into(&mut work.platform);
+        work
+    }
 }
 
 /// How git's ssh gets in where an address asks for it.

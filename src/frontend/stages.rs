@@ -11,7 +11,7 @@ use crate::dockerfile::expand::{Expansion, Keep, expand};
 use crate::dockerfile::suggest::nearest;
 use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
 use crate::graph::{ImageSource, OciLayoutSource, Source};
-use crate::image::Name;
+use crate::image::{self, Name};
 
 /// A Dockerfile's stages.
 #[derive(Debug)]
@@ -619,11 +619,17 @@ pub(super) fn named_context(name: &str, platform: &Platform, options: &Options) 
     let mut source = of(&format!("{name}::{platform}"))
         .or_else(|| of(name))
         .cloned()?;
-    if let Source::OciLayout(OciLayoutSource { platform: its, .. })
-    | Source::Image(ImageSource { platform: its, .. }) = &mut source
-        && platform != options.platform.normalised()
-    {
-        *its = Some(platform.to_string());
+    let own = options.platform.normalised();
+    match &mut source {
+        Source::OciLayout(OciLayoutSource { platform: its, .. })
+        | Source::Image(ImageSource { platform: its, .. })
+            if platform != own =>
+        {
+            *its = Some(platform.to_string());
+        }
+        // One that was given another architecture has that for every platform.
+        Source::Debian(debian) if debian.arch == own.debian() => debian.arch = platform.debian(),
+        _ => {}
     }
     Some(source)
 }
@@ -734,6 +740,23 @@ impl Platform {
             _ => return None,
         };
         Some(parsed.normalised())
+    }
+
+    /// That of the programs that this machine runs.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let own = image::Platform::of_this_machine();
+        Self {
+            os: own.os,
+            arch: own.architecture,
+            variant: own.variant,
+        }
+    }
+
+    /// What Debian calls its architecture.
+    #[must_use]
+    pub fn debian(&self) -> String {
+        image::Platform::new(&self.os, &self.arch, self.variant.as_deref()).debian()
     }
 
     /// The same platform in the one spelling that is compared.

@@ -243,13 +243,5 @@ impl Base {
 
 /// Whether a platform's packages are those of Debian's architecture of this name.
 pub(super) fn is_architecture(platform: &Platform, debian: &str) -> bool {
-    let named = match (platform.architecture.as_str(), platform.variant.as_deref()) {
-        ("386", _) => "i386",
-        ("arm", Some("v5" | "v6")) => "armel",
-        ("arm", _) => "armhf",
-        ("ppc64le", _) => "ppc64el",
-        ("mips64le", _) => "mips64el",
-        (same, _) => same,
-    };
-    named == debian
+    platform.debian() == debian
 }

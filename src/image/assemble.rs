@@ -152,6 +152,18 @@ impl Assembled {
         types: MediaTypes,
     ) -> Self {
         let config_bytes = manifest::to_json(&config);
+        Self::with(config, config_bytes, layers, base_layers, types)
+    }
+
+    /// The same where the configuration has bytes already, which another program may have written.
+    #[must_use]
+    pub fn with(
+        config: ImageConfig,
+        config_bytes: Vec<u8>,
+        layers: Vec<Layer>,
+        base_layers: usize,
+        types: MediaTypes,
+    ) -> Self {
         let descriptors = layers
             .iter()
             .map(|layer| {
@@ -175,6 +187,15 @@ impl Assembled {
             manifest_bytes,
             layers,
             base_layers,
+        }
+    }
+
+    /// The family of its manifest's media types.
+    #[must_use]
+    pub fn types(&self) -> MediaTypes {
+        match self.manifest.media_type.as_deref() {
+            Some(manifest::media_type::DOCKER_MANIFEST) => MediaTypes::Docker,
+            _ => MediaTypes::Oci,
         }
     }
 

@@ -59,6 +59,31 @@ impl Platform {
         }
     }
 
+    /// That of the programs that this machine runs.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86" => "386",
+            "powerpc64" => "ppc64le",
+            other => other,
+        };
+        Self::new("linux", architecture, None)
+    }
+
+    /// What Debian calls its architecture.
+    #[must_use]
+    pub fn debian(&self) -> String {
+        let debian = match (self.architecture.as_str(), self.variant.as_deref()) {
+            ("386", _) => "i386",
+            ("arm", Some("v5" | "v6")) => "armel",
+            ("arm", _) => "armhf",
+            ("ppc64le", _) => "ppc64el",
+            ("mips64le", _) => "mips64el",
+            (same, _) => same,
+        };
+        debian.to_owned()
+    }
+
     /// Whether they are the same platform, however they were spelt.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
@@ -112,6 +137,11 @@ mod tests {
         check("linux/arm", "linux/arm/v7");
         check("linux/armel", "linux/arm/v6");
         assert!("linux".parse::<Platform>().is_err());
+        let debian = |text: &str| text.parse::<Platform>().unwrap().debian();
+        assert_eq!(debian("linux/arm/v6"), "armel");
+        assert_eq!(debian("linux/arm"), "armhf");
+        assert_eq!(debian("linux/ppc64le"), "ppc64el");
+        assert_eq!(debian("linux/s390x"), "s390x");
         assert!("linux//v8".parse::<Platform>().is_err());
     }
 }

@@ -45,8 +45,12 @@ pub struct Resolved {
     pub descriptor: Descriptor,
     /// What it says.
     pub manifest: Manifest,
+    /// Its bytes.
+    pub manifest_bytes: Vec<u8>,
     /// Its configuration.
     pub config: ImageConfig,
+    /// Its bytes.
+    pub config_bytes: Vec<u8>,
 }
 
 impl Registries {
@@ -167,7 +171,7 @@ impl At<'_> {
             let index = match document.content {
                 Content::Index(index) => index,
                 Content::Manifest(manifest) => {
-                    let config =
+                    let (config, config_bytes) =
                         self.config(store, &manifest, named_platform.is_some(), platform)?;
                     return Ok(Resolved {
                         listed,
@@ -176,7 +180,9 @@ impl At<'_> {
                             ..document.descriptor
                         },
                         manifest: *manifest,
+                        manifest_bytes: document.bytes,
                         config,
+                        config_bytes,
                     });
                 }
             };
@@ -281,7 +287,7 @@ impl At<'_> {
         manifest: &Manifest,
         is_listed: bool,
         platform: &Platform,
-    ) -> Result<ImageConfig> {
+    ) -> Result<(ImageConfig, Vec<u8>)> {
         let unusable = |why: String| self.unusable(why);
         choice::check_manifest(manifest).map_err(unusable)?;
         if manifest.config.size > Content::BYTES_MAX {
@@ -300,7 +306,7 @@ impl At<'_> {
         if !is_listed && !config.architecture.is_empty() && !its.is_same_as(platform) {
             return Err(self.no_platform(platform, its.to_string()));
         }
-        Ok(config)
+        Ok((config, bytes))
     }
 
     fn fetch(&self, store: &Store, descriptor: &Descriptor, progress: &dyn Fn(u64)) -> Result<u64> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use super::{Doing, Store, StoreError, TmpFile};
 use crate::digest::{Digest, Hasher};
@@ -167,9 +168,11 @@ impl BlobWriter {
         match tmp.publish_new(&store.inner.blobs, &name) {
             // Equal content: someone else was quicker.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((digest, size)),
-            published => published
-                .doing("store a blob", &path)
-                .map(|()| (digest, size)),
+            published => {
+                published.doing("store a blob", &path)?;
+                store.inner.written.fetch_add(size, Ordering::Relaxed);
+                Ok((digest, size))
+            }
         }
     }
 

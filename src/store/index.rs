@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::record::Record;
-use super::{Doing, StoreError};
+use super::{Doing, StoreError, census};
 use crate::digest::{Digest, Fields, Key};
 use crate::sys::dir::Dir;
 use crate::sys::overlay::{FileSystem, file_system_of};
@@ -79,7 +79,7 @@ pub struct Index {
 }
 
 /// Raised when a table changes; an index with another number is made anew.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE ops (key BLOB PRIMARY KEY, layers BLOB NOT NULL, fields TEXT NOT NULL, created_ms INTEGER NOT NULL,
@@ -381,6 +381,7 @@ impl Index {
                     insert.execute(params![bytes(root), row.dir, row.entries])?;
                 }
             }
+            census::see_root(&together, root)?;
             together.commit()
         })
     }
@@ -411,7 +412,7 @@ impl Index {
     }
 
     /// Asks or tells SQLite something; an index that turns out to be damaged is made anew, once, and asked again.
-    fn with<T>(
+    pub(super) fn with<T>(
         &self,
         what: &'static str,
         ask: impl Fn(&Connection) -> rusqlite::Result<T>,
@@ -480,6 +481,7 @@ fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Optio
             (SCHEMA, _) => {}
             (0, 0) => {
                 connection.execute_batch(TABLES)?;
+                connection.execute_batch(census::TABLES)?;
                 insert_records(&connection, snapshots)?;
                 connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}"))?;
             }
@@ -577,6 +579,7 @@ fn insert_records(connection: &Connection, snapshots: &Path) -> rusqlite::Result
 }
 
 fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
+    census::insert(connection, record)?;
     let Some(key) = &record.key else {
         return Ok(());
     };
@@ -611,15 +614,15 @@ fn listed(connection: &Connection, part: &str) -> rusqlite::Result<Vec<Key>> {
     rows.collect()
 }
 
-fn bytes(key: &Key) -> &[u8] {
+pub(super) fn bytes(key: &Key) -> &[u8] {
     key.as_bytes()
 }
 
-fn bytes_of(key: &Key) -> [u8; 32] {
+pub(super) fn bytes_of(key: &Key) -> [u8; 32] {
     *key.as_bytes()
 }
 
-fn keys(bytes: &[u8]) -> Vec<Key> {
+pub(super) fn keys(bytes: &[u8]) -> Vec<Key> {
     bytes
         .as_chunks::<32>()
         .0
@@ -636,11 +639,11 @@ fn fields(text: &str) -> Fields {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-fn key_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Key> {
+pub(super) fn key_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Key> {
     row.get::<_, [u8; 32]>(column).map(Key::from_bytes)
 }
 
-fn digest_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+pub(super) fn digest_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     row.get::<_, String>(column)?.parse().map_err(|_| {
         rusqlite::Error::InvalidColumnType(column, "digest".to_owned(), rusqlite::types::Type::Text)
     })

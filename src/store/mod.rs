@@ -9,6 +9,7 @@
 //! git/ http/ caches/     of engine and net
 //! habitats/<id>/         habitats that run or have run
 //! failed/                what the last failed step of each project has left
+//! builds/                what builds have used, so that it is known what to keep
 //! locks/ tmp/            flocks; what is being made
 //! empty/                 directories in which nothing ever is, for mounts
 //! ```
@@ -17,21 +18,33 @@
 //! So each prefix of what happened is a valid store. Several processes may use it at a time. What is read is opened
 //! cheaply: nothing is written, locked or synced for it.
 //!
-//! Leaves out how a snapshot is mounted (`engine::snapshot`) and what gets deleted when.
+//! What is deleted is first moved to `tmp/`, under locks that say that nobody uses it; there it is left over, and whoever
+//! comes next deletes what a killed process could not.
+//!
+//! Leaves out how a snapshot is mounted (`engine::snapshot`).
 
 mod blob;
+mod census;
 mod error;
 mod failed;
+mod filter;
+mod groups;
 mod image;
 mod index;
 mod instance;
+mod inventory;
+mod limits;
 mod lock;
+mod measure;
 mod name;
+mod prune;
 mod record;
 mod tmp;
+mod uses;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub use blob::{BlobReader, BlobWriter};
@@ -39,12 +52,19 @@ pub(crate) use error::Doing;
 pub use error::StoreError;
 pub use failed::FailedStep;
 pub(crate) use failed::accept;
+pub use filter::{BadFilter, Filter};
+pub use groups::{Group, GroupKind, Row, groups};
 pub use image::StoredImage;
 pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use instance::{Hold, Instance, InstanceRecord, LastState};
+pub use inventory::{Disk, Entry, Inventory, Keeper, Owner, RecordType};
+pub use limits::Limits;
 pub use lock::Lease;
+pub(crate) use measure::tree_bytes;
+pub use prune::{Prune, Pruned, Removed, Space};
 pub use record::Record;
 pub use tmp::{Swept, TmpDir, TmpFile};
+pub use uses::{BuildUse, CacheUse, PartUse};
 
 use crate::digest::Key;
 use crate::sys::dir::Dir;
@@ -63,6 +83,7 @@ const DIRECTORIES: &[&str] = &[
     "caches",
     "habitats",
     "failed",
+    "builds",
     "empty",
     "locks",
     "tmp",
@@ -84,6 +105,8 @@ struct Inner {
     locks: Dir,
     tmp: Dir,
     index: OnceLock<Index>,
+    /// Bytes of the blobs that were stored since it was opened.
+    written: AtomicU64,
 }
 
 impl Store {
@@ -127,6 +150,7 @@ impl Store {
             locks: open("locks")?,
             tmp: open("tmp")?,
             index: OnceLock::new(),
+            written: AtomicU64::new(0),
             top,
             path,
         };
@@ -248,6 +272,11 @@ impl Store {
             .snapshots
             .sync()
             .doing("sync the snapshots", self.path().join("snapshots"))
+    }
+
+    /// Takes how many bytes of blobs were stored since this was asked last.
+    fn written_bytes(&self) -> u64 {
+        self.inner.written.swap(0, Ordering::Relaxed)
     }
 
     /// The directory of the store.

@@ -122,6 +122,8 @@ pub struct Metadata {
     pub gid: u32,
     /// Its size in bytes.
     pub size: u64,
+    /// What it takes of the disk, in bytes.
+    pub disk_bytes: u64,
     /// How many names it has.
     pub links: u64,
     /// Which device it stands for, for device nodes.
@@ -150,6 +152,7 @@ impl Metadata {
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: stat.st_size as u64,
+            disk_bytes: stat.st_blocks as u64 * 512,
             links: stat.st_nlink as u64,
             rdev: stat.st_rdev as u64,
             accessed: Time {

@@ -13,6 +13,22 @@ use rustix::io::Errno;
 
 use super::dir::Xattr;
 
+/// Says that an open file was used just now: its times become the present one.
+pub fn touch(file: impl AsFd) -> io::Result<()> {
+    use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    Ok(rustix::fs::futimens(
+        file,
+        &Timestamps {
+            last_access: now,
+            last_modification: now,
+        },
+    )?)
+}
+
 /// Makes the empty file `to` a copy of `from`: shared blocks where the file system can, else copied by the kernel, else
 /// read and written. Holes stay holes. Returns the number of bytes that `from` was long.
 pub fn copy_content(from: &File, to: &File) -> io::Result<u64> {

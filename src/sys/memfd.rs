@@ -35,8 +35,13 @@ pub fn sealed_self() -> io::Result<SealedSelf> {
         return Ok(SealedSelf(program.into()));
     }
     match sealed_copy(&mut program) {
-        // vm.memfd_noexec forbids it.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        // vm.memfd_noexec forbids it; or somebody holds on to its pages.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy
+            ) =>
+        {
             program.rewind()?;
             // Where nothing may be mounted either, this is the plain user's process, which runs no build steps.
             let copy = read_only_copy(&mut program);
@@ -76,13 +81,27 @@ fn sealed_copy(program: &mut File) -> io::Result<SealedSelf> {
     }?;
     let mut memory = File::from(memory);
     io::copy(program, &mut memory)?;
-    rustix::fs::fcntl_add_seals(&memory, SEALS)?;
+    seal(&memory)?;
     // The handle that could write is given up: what is executed must not be open for writing.
     let read_only = File::open(format!(
         "/proc/self/fd/{}",
         std::os::fd::AsRawFd::as_raw_fd(&memory)
     ))?;
     Ok(SealedSelf(read_only.into()))
+}
+
+/// Seals a file in memory. The kernel refuses while somebody holds one of its pages, which includes its own housekeeping:
+/// it waits for that itself, but under load not long enough.
+fn seal(memory: &File) -> io::Result<()> {
+    /// The kernel waits for 150 ms in each of them.
+    const ATTEMPTS: usize = 20;
+    for _ in 1..ATTEMPTS {
+        match rustix::fs::fcntl_add_seals(memory, SEALS) {
+            Err(Errno::BUSY) => {}
+            sealed => return Ok(sealed?),
+        }
+    }
+    Ok(rustix::fs::fcntl_add_seals(memory, SEALS)?)
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub(crate) fn drive(request: &str) -> ExitCode {
 
 /// What `doctor` would print.
 pub(crate) fn doctor(scratch: &std::path::Path) -> ExitCode {
-    let checks = doctor::checks(scratch, std::io::stderr().as_fd());
+    let checks = doctor::checks(scratch, &[], std::io::stderr().as_fd());
     println!(
         "{} {}",
         doctor::can_build(&checks),
@@ -131,7 +131,7 @@ pub(crate) fn engine(socket: Socket) -> ExitCode {
 fn answer(request: &Request) -> Answer {
     let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
     let warned = Arc::clone(&warnings);
-    let sandbox = Sandbox::new(&request.scratch, move |text| {
+    let sandbox = Sandbox::new(&request.scratch, &[], move |text| {
         warned.lock().unwrap().push(text)
     })
     .unwrap();

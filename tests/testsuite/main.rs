@@ -33,6 +33,7 @@ mod network;
 mod old_bugs;
 mod parallel;
 mod peers;
+mod platforms;
 mod published;
 mod quickstart;
 mod ready_made;

@@ -2,7 +2,7 @@
 //! user, all on one store.
 
 use crate::harness::bench::Bench;
-use crate::harness::machine::{self, Capability, Lack, need};
+use crate::harness::machine::{self, Lack, need};
 use crate::tidy::repository;
 
 fn habitats() -> Result<Bench, Lack> {
@@ -36,11 +36,7 @@ fn every_ready_made_habitat_is_built_and_passes_its_tests() {
 
 #[test]
 fn the_large_ready_made_habitats_are_built_and_pass_their_tests() {
-    if std::env::var_os("SHMOCKER_TEST_LONG").is_none() {
-        return Capability::Patience
-            .lack("go, node and rust take minutes; SHMOCKER_TEST_LONG=1 builds them")
-            .skip();
-    }
+    need!(machine::patience("go, node and rust take minutes"));
     let names = names();
     build(names.iter().filter(|name| LARGE.contains(&name.as_str())));
 }

@@ -572,3 +572,54 @@ fn a_lock_pins_the_base_image_by_its_digest() {
     other.tree(&bench.project(), "locked");
     other.ok("habitat build --frozen locked/config.yaml -o type=cacheonly");
 }
+
+#[test]
+fn an_image_for_several_platforms_is_pushed_as_one_and_taken_apart_again() {
+    let user = need!(machine::plain_user());
+    let registry = MemoryRegistry::start();
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-platforms");
+    bench.file(
+        "Dockerfile",
+        "FROM scratch\nARG TARGETARCH\nCOPY <<EOF /arch\nfor $TARGETARCH\nEOF\n",
+    );
+    let built = bench.ok(&format!(
+        "build --platform linux/amd64,linux/arm64 --push -t {host}/both:1 ."
+    ));
+    let listed = {
+        let contents = registry.contents.lock().expect("no panic");
+        let (kind, bytes) = &contents.manifests[&("both".to_owned(), "1".to_owned())];
+        assert_eq!(kind, "application/vnd.oci.image.index.v1+json");
+        serde_json::from_slice::<serde_json::Value>(bytes).expect("an index")
+    };
+    let architectures: Vec<&str> = listed["manifests"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["platform"]["architecture"].as_str())
+        .collect();
+    assert_eq!(architectures, ["amd64", "arm64"]);
+    // Each platform builds upon its own.
+    bench.file("Dockerfile", format!("FROM --platform=linux/arm64 {host}/both:1 AS arm\nFROM {host}/both:1\nCOPY --from=arm /arch /other\n"));
+    let other = Bench::new(&user, "registry-platform");
+    other.file(
+        "Dockerfile",
+        std::fs::read(bench.path("Dockerfile")).expect("it was written"),
+    );
+    other.ok("build -o out .");
+    assert_eq!(
+        other.sh("cat out/arch out/other").out(),
+        "for amd64\nfor arm64\n"
+    );
+    // All of it goes from registry to registry, or one platform of it.
+    let copied = other.ok(&format!(
+        "copy docker://{host}/both:1 docker://{host}/copied:1"
+    ));
+    assert_eq!(said(&copied), said(&built));
+    other.ok(&format!(
+        "copy --platform linux/arm64 docker://{host}/both:1 docker://{host}/arm:1"
+    ));
+    other
+        .shmocker(&format!("pull {host}/arm:1"))
+        .tells(5, &["is not there for linux/amd64", "linux/arm64"]);
+}

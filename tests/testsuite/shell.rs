@@ -82,9 +82,14 @@ fn a_phase_can_be_looked_into() {
 #[test]
 fn what_a_failed_step_has_left_can_be_looked_at_and_tried_again() {
     let bench = need!(habitat("shell-failed"));
-    bench
-        .shmocker("habitat build config.yaml")
-        .expect(3, &["not fixed", "exit code: 5"]);
+    bench.shmocker("habitat build config.yaml").tells(
+        3,
+        &[
+            "not fixed",
+            "exit code: 5",
+            "shmocker habitat shell config.yaml --failed",
+        ],
+    );
     let said = shell(
         &bench,
         "--failed config.yaml",

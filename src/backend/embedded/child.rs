@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::protocol::{self, Order, Report};
-use super::{finish, stored, supervisor, visitor};
+use super::{finish, stored, supervisor, upkeep, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
@@ -104,14 +104,15 @@ fn carry_out(
             let stdout = files.into_iter().next();
             let sink = Sink(Arc::clone(socket));
             let surroundings = Surroundings { cancel, groups };
-            finish::build(
+            let built = finish::build(
                 &request,
                 stdout,
                 &sink,
                 surroundings,
                 sink.clone().warnings(),
-            )
-            .map(|outcome| Report::Built(Box::new(outcome)))
+            );
+            finish::tidy(&request, &built, &sink);
+            built.map(|outcome| Report::Built(Box::new(outcome)))
         }
         Order::Settle { store, work } => {
             let sink = Sink(Arc::clone(socket));
@@ -157,15 +158,22 @@ fn carry_out(
             stored::push((&work, &store), &image, &to, &sink, surroundings, warn)
                 .map(Report::Pushed)
         }
-        Order::Unpack { store, work, image } => {
+        Order::Save { request, work } => {
             let sink = Sink(Arc::clone(socket));
             let surroundings = Surroundings {
                 cancel,
                 groups: None,
             };
-            let warn = sink.clone().warnings();
-            stored::unpack((&work, &store), &image, &sink, surroundings, warn)
-                .map(|()| Report::Unpacked)
+            let stdout = files.into_iter().next();
+            finish::save(
+                &request,
+                &work,
+                stdout,
+                &sink,
+                surroundings,
+                sink.clone().warnings(),
+            )
+            .map(Report::Saved)
         }
         Order::Launch(launch) => {
             let up = launch.instance.as_ref().map(|_| Arc::clone(socket));
@@ -197,6 +205,7 @@ fn carry_out(
             env,
             directory,
         } => command(&argv, &env, &directory, files),
+        Order::Prune { store, wish } => upkeep::prune(&store, &wish).map(Report::Pruned),
         Order::DeleteStore { path } => delete_store(&path),
     };
     done.unwrap_or_else(Report::Failed)

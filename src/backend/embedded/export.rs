@@ -3,22 +3,26 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use super::super::BuildRequest;
 use crate::digest::{Digest, Key};
-use crate::engine::base::{BaseImage, Blobs, of_registry};
+use crate::engine::base::{self, BaseImage, Blobs, of_registry};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::solve::{Session, Workshop};
 use crate::event::{BuildEvent, EventSink};
 use crate::image::layer::TimeRewrite;
-use crate::image::{Assembled, Name, Timestamp};
+use crate::image::{Assembled, Content, Descriptor, Layer, Name, Timestamp};
 use crate::registry::Pushed;
 use crate::ship::export::{
-    Export, ExportError, Form, LayerSource, Output, PushListener, Pushing, SourceError, Variant,
+    self, Export, ExportError, Exported, Form, ImageOutput, Joined, LayerSource, LayerTimes,
+    Output, PushListener, Pushing, SourceError, Variant, prepare,
 };
-use crate::store::LayerBlob;
+use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 
 /// The layers of one build's result.
 pub(super) struct Layers<'a> {
@@ -26,6 +30,8 @@ pub(super) struct Layers<'a> {
     workshop: &'a Workshop,
     base: Option<&'a BaseImage>,
     snapshots: &'a [Key],
+    /// Packed layers that are used again.
+    held: std::sync::Mutex<Vec<Lease>>,
 }
 
 impl<'a> Layers<'a> {
@@ -40,6 +46,7 @@ impl<'a> Layers<'a> {
             workshop,
             base,
             snapshots,
+            held: std::sync::Mutex::default(),
         }
     }
 }
@@ -92,9 +99,13 @@ impl LayerSource for Layers<'_> {
         ) else {
             return Ok(None);
         };
-        if !self.session.store.has_blob(&blob.digest) {
+        let Some(lease) = self.session.store.lease_blob(&blob.digest)? else {
             return Ok(None);
-        }
+        };
+        self.held
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(lease);
         Ok(Some(Variant {
             diff_id: tar.digest,
             digest: blob.digest,
@@ -154,7 +165,7 @@ pub(super) struct Shipped {
     pub(super) config: Digest,
 }
 
-/// Writes every output that is a file or directory. Returns the first image among them.
+/// Writes every output. Returns the first image among them.
 pub(super) fn write_all(
     request: &BuildRequest,
     assembled: &Assembled,
@@ -167,32 +178,29 @@ pub(super) fn write_all(
         .iter()
         .filter_map(|tag| tag.parse().ok())
         .collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let export = Export {
         image: assembled,
         source,
         names: &names,
         epoch,
-        threads,
+        threads: threads(),
     };
-    let mut stdout: Box<dyn Write> = match stdout {
-        Some(fd) => Box::new(File::from(fd)),
-        None => Box::new(std::io::sink()),
-    };
+    let mut stdout = writer(stdout);
     let mut shipped = None;
     for output in &request.outputs {
         let exported = match output {
             Output::CacheOnly => continue,
-            Output::Image(image) if image.pushing == Pushing::No => continue,
+            Output::Image(image) if image.pushing == Pushing::No => stored(&export, image, source)?,
             Output::Image(image) => {
                 let heard = Heard::new(source.session.events);
-                export.push(image, &source.session.registries, &heard)
+                export
+                    .push(image, &source.session.registries, &heard)
+                    .map_err(|error| vec![of_export(&error)])?
             }
-            Output::Oci(_) | Output::Docker(_) | Output::Tar { .. } | Output::Local { .. } => {
-                export.write(output, &mut stdout)
-            }
+            output => export
+                .write(output, &mut *stdout)
+                .map_err(|error| vec![of_export(&error)])?,
         };
-        let exported = exported.map_err(|error| vec![of_export(&error)])?;
         if let (None, Some(manifest), Some(config)) = (&shipped, exported.manifest, exported.config)
         {
             shipped = Some(Shipped { manifest, config });
@@ -242,6 +250,181 @@ impl PushListener for Heard<'_> {
             blobs_mounted: pushed.mounted,
             blobs_there: pushed.there,
         });
+    }
+}
+
+/// Puts the image into the store in the form that is asked for, under all of its names.
+fn stored(
+    export: &Export<'_>,
+    output: &ImageOutput,
+    source: &Layers<'_>,
+) -> Result<Exported, Vec<Failure>> {
+    let prepared = prepare(export, output).map_err(|error| vec![of_export(&error)])?;
+    let (image, store) = (&prepared.image, source.session.store);
+    let of_store = |error: StoreError| vec![Failure::from_diagnostic(FailureKind::Machine, &error)];
+    for bytes in [&image.config_bytes, &image.manifest_bytes] {
+        store.put(bytes.as_slice()).map_err(of_store)?;
+    }
+    // Other times are other files: they are unpacked from what was made, where they are needed.
+    let layers = match output.times {
+        LayerTimes::Keep => source.snapshots.to_vec(),
+        LayerTimes::ClampToEpoch => base::layers(&image.config, &image.manifest.layers)
+            .map_err(|reason| vec![Failure::new(FailureKind::Bug, "export::layers", reason)])?
+            .into_iter()
+            .map(|layer| layer.snapshot)
+            .collect(),
+    };
+    let names: Vec<Name> = export.names.iter().chain(&output.names).cloned().collect();
+    let digest = image.digest();
+    let all = names
+        .iter()
+        .map(Name::to_string)
+        .chain([digest.to_string()]);
+    for name in all {
+        let image = StoredImage {
+            name,
+            digest,
+            stored_ms: source.session.now_ms(),
+            layers: layers.clone(),
+            pulled_from: None,
+        };
+        store.put_image(&image).map_err(of_store)?;
+    }
+    Ok(Exported {
+        manifest: Some(image.descriptor()),
+        config: Some(image.config_digest()),
+        names,
+        devices_skipped: 0,
+    })
+}
+
+/// Images of the store that are to be written, each as it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SaveRequest {
+    /// The store's directory, absolute.
+    pub store: PathBuf,
+    /// Which images, by digest, and the names that they get there.
+    pub images: Vec<(Digest, Vec<Name>)>,
+    /// Where to.
+    pub output: Output,
+    /// The images are one, for several platforms.
+    pub joined: Option<JoinedNames>,
+}
+
+/// Of images that leave as one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinedNames {
+    /// Its names.
+    pub names: Vec<Name>,
+    /// SOURCE_DATE_EPOCH.
+    pub epoch: Option<i64>,
+}
+
+/// Writes images of the store, in the engine child. `stdout` is where an output to standard output goes.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn save(
+    request: &SaveRequest,
+    stdout: Option<OwnedFd>,
+    session: &Session<'_>,
+    workshop: &Workshop,
+) -> Result<Option<Descriptor>, Vec<Failure>> {
+    let store = session.store;
+    let damaged = |reason| {
+        vec![Failure::new(
+            FailureKind::Machine,
+            "save::damaged",
+            format!("an image of the store is damaged: {reason}"),
+        )]
+    };
+    let mut images = Vec::new();
+    for (digest, names) in &request.images {
+        let found = store
+            .image(&digest.to_string())
+            .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?
+            .ok_or_else(|| damaged(format!("{digest} is gone")))?;
+        let image = base::of_store(&found, store).map_err(damaged)?;
+        images.push((
+            assembled(&image, store).map_err(damaged)?,
+            found.layers,
+            names,
+        ));
+    }
+    let sources: Vec<Layers<'_>> = images
+        .iter()
+        .map(|(_, snapshots, _)| Layers::new(session, workshop, None, snapshots))
+        .collect();
+    let exports: Vec<Export<'_>> = images
+        .iter()
+        .zip(&sources)
+        .map(|((image, _, names), source)| Export {
+            image,
+            source,
+            names,
+            epoch: request
+                .joined
+                .as_ref()
+                .and_then(|joined| Some(Timestamp::from_seconds(joined.epoch?))),
+            threads: threads(),
+        })
+        .collect();
+    let mut out = writer(stdout);
+    let written = match &request.joined {
+        None => export::save(&exports, &request.output, &mut *out).map(|()| None),
+        Some(JoinedNames { names, .. }) => {
+            let joined = Joined {
+                exports: &exports,
+                names,
+            };
+            let exported = match &request.output {
+                Output::Image(image) => {
+                    let heard = Heard::new(session.events);
+                    joined.push(image, &session.registries, &heard)
+                }
+                output => joined.write(output, &mut *out),
+            };
+            exported.map(|exported| exported.manifest)
+        }
+    };
+    written.map_err(|error| vec![of_export(&error)])
+}
+
+/// An image of the store, with the very bytes of its documents.
+fn assembled(image: &BaseImage, store: &Store) -> Result<Assembled, String> {
+    let read = |digest: &Digest| {
+        let bytes = store.read_blob(digest, Content::BYTES_MAX);
+        bytes.map_err(|error| error.to_string())
+    };
+    let manifest_bytes = read(&image.digest)?;
+    let manifest = match Content::parse("", &manifest_bytes).map_err(|error| error.to_string())? {
+        Content::Manifest(manifest) => *manifest,
+        Content::Index(_) => return Err(format!("{} is an index", image.digest)),
+    };
+    let layers = image.layers.iter().map(|layer| Layer {
+        diff_id: layer.diff_id,
+        descriptor: layer.descriptor.clone(),
+        created: None,
+    });
+    Ok(Assembled {
+        config: image.config.clone(),
+        config_bytes: read(&manifest.config.digest)?,
+        layers: layers.collect(),
+        base_layers: 0,
+        manifest,
+        manifest_bytes,
+    })
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Standard output, as the engine child has it.
+fn writer(stdout: Option<OwnedFd>) -> Box<dyn Write + Send> {
+    match stdout {
+        Some(fd) => Box::new(File::from(fd)),
+        None => Box::new(std::io::sink()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! From results to an image: the layers' digests, configuration and manifest, the names in the store, the exports. The
 //! same for a build that found everything in the cache and for one that made it.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -8,9 +9,9 @@ use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
-use super::export::{self, Layers};
+use super::export::{self, Layers, SaveRequest};
 use crate::digest::Key;
-use crate::engine::base::{Asking, BaseImage};
+use crate::engine::base::{Asking, BaseImage, Blobs};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
@@ -42,6 +43,7 @@ pub(super) fn from_cache(
         return Ok(None);
     }
     let store = open(&request.store)?;
+    let _kept = store.keep_all().map_err(store_failures)?;
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Held::default();
     let contexts = Contexts::of(&request.work);
@@ -75,7 +77,7 @@ pub(super) fn from_cache(
     survey
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
-    remember(&session, &planned)?;
+    remember(&session, &planned, &assembled)?;
     let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
@@ -306,7 +308,7 @@ pub(super) fn build(
     let assembled = assemble(&session, &planned, parts)?;
     let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     if !request.work.accepts_failed {
-        remember(&session, &planned)?;
+        remember(&session, &planned, &assembled)?;
     }
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
     let epoch = planned
@@ -323,6 +325,64 @@ pub(super) fn build(
         store.sweep_tmp().map_err(store_failures)?;
     }
     Ok(outcome)
+}
+
+/// Writes images of the store, in the engine child.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn save(
+    request: &SaveRequest,
+    work: &Work,
+    stdout: Option<OwnedFd>,
+    events: &dyn EventSink,
+    surroundings: Surroundings,
+    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
+) -> Result<Option<image::Descriptor>, Vec<Failure>> {
+    let store = open(&request.store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
+    raise_open_files();
+    export::save(request, stdout, &session, &workshop)
+}
+
+/// Holds the store to its limits, in the engine child. That can fail no build.
+pub(super) fn tidy(
+    request: &BuildRequest,
+    built: &Result<Outcome, Vec<Failure>>,
+    events: &dyn EventSink,
+) {
+    if let Err(failures) = built
+        && failures.iter().all(|failure| {
+            matches!(
+                failure.kind,
+                FailureKind::Cancelled | FailureKind::Terminated
+            )
+        })
+    {
+        return;
+    }
+    let now_ms = Clock::system().now().as_millis() as u64;
+    let tidied = Store::open(&request.store).and_then(|store| store.tidy(&request.limits, now_ms));
+    let (code, message) = match tidied {
+        Ok(None) => return,
+        Ok(Some(remark)) => ("StoreFull", remark),
+        Err(error) => {
+            let failure = Failure::from_diagnostic(FailureKind::Machine, &error);
+            let mut message = format!("nothing was deleted from the store: {failure}");
+            for cause in &failure.causes {
+                message.push_str(&format!(": {cause}"));
+            }
+            ("StoreNotTidied", message)
+        }
+    };
+    events.emit(BuildEvent::Warning {
+        code: code.to_owned(),
+        message,
+        file: None,
+        line: None,
+    });
 }
 
 /// A command where a build stands, in the engine child.
@@ -485,6 +545,8 @@ fn keep(
     snapshots: &[Key],
 ) -> Result<Outcome, Vec<Failure>> {
     let store = session.store;
+    // What is there already must still be there when it is named.
+    let _kept = store.keep_all().map_err(store_failures)?;
     for (digest, bytes) in [
         (assembled.config_digest(), &assembled.config_bytes),
         (assembled.digest(), &assembled.manifest_bytes),
@@ -493,6 +555,7 @@ fn keep(
             store.put(bytes.as_slice()).map_err(store_failures)?;
         }
     }
+    keep_base(session, planned)?;
     let mut names = Vec::new();
     for tag in &request.tags {
         let name: Name = tag.parse().map_err(|error| {
@@ -522,13 +585,41 @@ fn keep(
         }
     }
     Ok(Outcome {
+        source_date_epoch: planned.lowered.source_date_epoch,
         manifest: described(&assembled.descriptor()),
+        stored: digest,
         config_digest: assembled.config_digest(),
         names,
         downloads: session
             .downloads(planned)
             .map_err(|failure| vec![failure])?,
     })
+}
+
+/// An image of the store is whole: the layers that it has of an OCI layout are kept, as that may go away, and no other
+/// program's tar can be made again from what was unpacked.
+fn keep_base(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
+    let Some(base) = base_image(planned) else {
+        return Ok(());
+    };
+    let Blobs::Layout(layout) = &base.blobs else {
+        return Ok(());
+    };
+    for layer in &base.layers {
+        let digest = &layer.descriptor.digest;
+        if session.store.has_blob(digest) {
+            continue;
+        }
+        // What is unpacked already serves for everything but writing it again.
+        let Ok(blob) = File::open(layout.join("blobs/sha256").join(digest.hex())) else {
+            continue;
+        };
+        match session.store.put_expecting(blob, digest) {
+            Ok(_) | Err(StoreError::WrongDigest { .. }) => {}
+            Err(error) => return Err(store_failures(error)),
+        }
+    }
+    Ok(())
 }
 
 /// Layers, leases and walks hold many files open. Commands of the build get the user's own limit back.
@@ -539,9 +630,18 @@ fn raise_open_files() {
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
-/// Remembers what was built, so that the next build can say what changed.
-fn remember(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
-    phases::remember(session, planned).map_err(|failure| vec![failure])
+/// Remembers what was built, so that the next build can say what changed; and what that used, so that it is kept.
+fn remember(
+    session: &Session<'_>,
+    planned: &Planned,
+    assembled: &Assembled,
+) -> Result<(), Vec<Failure>> {
+    let parts = phases::remember(session, planned).map_err(|failure| vec![failure])?;
+    let used = session.used(planned, parts, assembled.digest());
+    let now_ms = session.clock.now().as_millis() as u64;
+    // A store that can only be read answers what it knows; nothing is deleted from it.
+    drop(session.store.note_use(&used, now_ms));
+    Ok(())
 }
 
 fn described(descriptor: &image::Descriptor) -> Descriptor {

@@ -6,9 +6,11 @@ mod child;
 mod export;
 mod finish;
 mod instances;
+mod platforms;
 mod protocol;
 mod stored;
 mod supervisor;
+mod upkeep;
 mod visitor;
 
 use std::borrow::Cow;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use child::play as play_child;
+pub use export::{JoinedNames, SaveRequest};
 pub use instances::State;
 
 use super::{BuildRequest, Outcome};
@@ -28,14 +31,13 @@ use crate::engine::exec::cgroup::{Delegated, GroupError};
 use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::images;
 use crate::engine::launch::Launch;
 use crate::engine::lock::{Entry, Outdated};
 use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
-use crate::image::Name;
+use crate::image::{self, Name};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -72,16 +74,18 @@ impl Embedded {
                 .target
                 .clone()
                 .unwrap_or_else(|| "default".to_owned()),
-            platforms: vec![request.work.platform.clone()],
+            platforms: match request.platforms.as_slice() {
+                [] => vec![request.work.platform.clone()],
+                platforms => platforms.to_vec(),
+            },
         });
         let counting = Counting::new(events);
         let built = self
             .settled_request(request, &counting)
             .and_then(|request| {
-                let built = match finish::from_cache(&request, &counting) {
-                    Ok(Some(outcome)) => Ok(outcome),
-                    Ok(None) => in_child(&request, &counting),
-                    Err(failures) => Err(failures),
+                let built = match request.platforms.len() {
+                    0 | 1 => one(&request, &counting),
+                    _ => platforms::build(self, &request, &counting),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
@@ -235,29 +239,24 @@ impl Embedded {
         }
     }
 
-    /// Unpacks an image of the store, so that it can be run; one that is unpacked starts nothing.
+    /// Writes images of the store to `out`, if that is where the request's output goes, else to its destination. `work` is a
+    /// build of nothing.
     ///
     /// # Errors
-    /// Everything that went wrong.
-    pub fn unpack(
+    /// If one cannot be had, or the destination not be written.
+    pub fn save(
         self,
+        request: SaveRequest,
         work: &Work,
-        store: &Path,
-        image: &str,
+        out: BorrowedFd<'_>,
         events: &dyn EventSink,
-    ) -> Result<(), Vec<Failure>> {
-        if images::is_unpacked(store, image)
-            .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?
-        {
-            return Ok(());
-        }
-        let order = Order::Unpack {
-            store: store.to_owned(),
+    ) -> Result<Option<image::Descriptor>, Vec<Failure>> {
+        let order = Order::Save {
+            request: Box::new(request),
             work: Box::new(work.clone()),
-            image: image.to_owned(),
         };
-        match listen(&order, &[], events)? {
-            Report::Unpacked => Ok(()),
+        match listen(&order, &[out], events)? {
+            Report::Saved(joined) => Ok(joined),
             other => Err(vec![unexpected(&other)]),
         }
     }
@@ -351,6 +350,14 @@ fn lock(
         wanted,
     };
     listen(&order, &[], events)
+}
+
+/// The build of one platform.
+fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+    match finish::from_cache(request, events)? {
+        Some(outcome) => Ok(outcome),
+        None => in_child(request, events),
+    }
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Outcome};
+use super::export::SaveRequest;
 use super::finish::{Locked, Wanted};
 use crate::digest::Digest;
 use crate::engine::failure::{Failure, FailureKind};
@@ -15,6 +16,7 @@ use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::image::Name;
+use crate::store::{Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -54,14 +56,12 @@ pub(super) enum Order {
         /// Its name there.
         to: Name,
     },
-    /// Unpack an image of the store.
-    Unpack {
-        /// The store's directory.
-        store: PathBuf,
-        /// How registries are reached.
+    /// Write images of the store. Comes with standard output.
+    Save {
+        /// Which, and where to.
+        request: Box<SaveRequest>,
+        /// A build of nothing, which says how to work.
         work: Box<Work>,
-        /// The image.
-        image: String,
     },
     /// Run a command in an image. Comes with the three standard streams.
     Launch(Box<Launch>),
@@ -90,6 +90,13 @@ pub(super) enum Order {
         /// Its id.
         id: String,
     },
+    /// Delete what nothing needs any more.
+    Prune {
+        /// The store's directory.
+        store: PathBuf,
+        /// What of it.
+        wish: Prune,
+    },
     /// Delete a store.
     DeleteStore {
         /// Its directory.
@@ -111,8 +118,8 @@ pub(super) enum Report {
     Locked(Locked),
     /// The image is sent; this is what its name stands for now.
     Pushed(Digest),
-    /// The image is unpacked.
-    Unpacked,
+    /// The images are written; what they are together, where they are one.
+    Saved(Option<crate::image::Descriptor>),
     /// The build is done.
     Built(Box<Outcome>),
     /// The first process of a habitat is there, and comes along as a pidfd.
@@ -129,6 +136,8 @@ pub(super) enum Report {
     ShellEnded(ShellEnd),
     /// What was to be deleted is gone.
     Deleted,
+    /// And this it was.
+    Pruned(Pruned),
     /// It could not be done.
     Failed(Vec<Failure>),
 }

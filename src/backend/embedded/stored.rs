@@ -1,4 +1,4 @@
-//! Images of the store, in the engine child: sent to a registry, or unpacked so that they can be run.
+//! Images of the store, in the engine child: sent to a registry.
 
 use std::path::Path;
 
@@ -13,7 +13,6 @@ use crate::engine::images;
 use crate::engine::solve::{Session, Surroundings, Workshop};
 use crate::engine::work::Work;
 use crate::event::EventSink;
-use crate::graph::{ImageSource, Source};
 use crate::image::{Assembled, Content, Descriptor, Layer, MediaTypes, Name, media_type};
 use crate::ship::export::{Export, ImageOutput, Sent};
 use crate::store::{Store, StoredImage};
@@ -107,33 +106,6 @@ pub(super) fn push(
     )
     .map_err(failed)?;
     Ok(stored.digest)
-}
-
-/// Unpacks the layers of an image that are not unpacked yet.
-///
-/// # Errors
-/// Everything that went wrong.
-pub(super) fn unpack(
-    (work, store): (&Work, &Path),
-    image: &str,
-    events: &dyn EventSink,
-    surroundings: Surroundings,
-    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
-) -> Result<(), Vec<Failure>> {
-    let alone = |failure| vec![failure];
-    let store = open(store)?;
-    let (stored, found) = find(&store, image)?;
-    let contexts = Contexts::of(work);
-    let session = Session::new(work, &store, &contexts, Clock::system(), events);
-    let workshop = Workshop::open(&session, surroundings, warn).map_err(alone)?;
-    let source = Source::Image(ImageSource::new(stored.name));
-    session
-        .obtain_image(&workshop, &source, &found)
-        .map_err(alone)?;
-    workshop
-        .snapshots
-        .flush()
-        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])
 }
 
 fn find(store: &Store, image: &str) -> Result<(StoredImage, BaseImage), Vec<Failure>> {

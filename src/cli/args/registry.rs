@@ -84,13 +84,3 @@ pub(in crate::cli) struct CopyArguments {
     #[command(flatten)]
     pub(in crate::cli) watch: WatchArguments,
 }
-
-#[derive(Debug, Args)]
-pub(in crate::cli) struct TagArguments {
-    /// The image: a name, or a digest
-    #[arg(value_name = "IMAGE")]
-    pub(in crate::cli) image: String,
-    /// Its further names
-    #[arg(value_name = "NAME[:TAG]", required = true)]
-    pub(in crate::cli) names: Vec<String>,
-}

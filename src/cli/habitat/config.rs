@@ -11,6 +11,7 @@ use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::habitat::{
     self, Facts, Habitat, LayerFacts, LayerKind, Layers, PathKind, Purpose, UnknownNames, Wanted,
 };
+use crate::image::Platform;
 
 /// What a habitat is called in its directory.
 const FILE_NAME: &str = "config.yaml";
@@ -185,8 +186,8 @@ impl Config {
                 })
                 .collect(),
             root_ignore: self.root.as_deref().and_then(ignore),
-            debian_arch: request::debian_architecture().to_owned(),
-            platform: request::platform(),
+            debian_arch: Platform::of_this_machine().debian(),
+            platform: Platform::of_this_machine().to_string(),
             purpose,
             ..Facts::default()
         };

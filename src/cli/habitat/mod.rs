@@ -295,8 +295,22 @@ impl Ready {
             .with_texts(Stop::from(failures.collect::<Vec<_>>()))
     }
 
-    /// A failure may point into the habitat, or into the Dockerfile that was made from it.
-    fn with_texts(&self, stop: Stop) -> Stop {
+    /// A failure may point into the habitat, or into the Dockerfile that was made from it. What a failed step has left can be
+    /// looked into.
+    fn with_texts(&self, mut stop: Stop) -> Stop {
+        let is_step = |failure: &&mut Failure| {
+            failure.kind == FailureKind::Step && failure.code.starts_with("exec::")
+        };
+        // The first one is kept.
+        if let Some(failure) = stop.failures.iter_mut().find(is_step) {
+            let file = &self.config.layers.main().file;
+            let way_in =
+                format!("look at what it has left: `shmocker habitat shell {file} --failed`");
+            failure.help = Some(match failure.help.take() {
+                Some(help) => format!("{help}; {way_in}"),
+                None => way_in,
+            });
+        }
         self.config
             .with_texts(stop)
             .with_text("Dockerfile", &self.rendered.dockerfile)

@@ -120,6 +120,7 @@ pub(super) fn run(
         terminal: None,
         instance: Some(record.id.clone()),
         limited: !arguments.outward.no_limits,
+        programs: environment.programs.clone(),
         groups: None,
     };
     Embedded.up(launch, record.clone()).map_err(Stop::from)?;

@@ -60,12 +60,21 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// `5 min`, `2 h`: how old a remembered answer is.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
         3600..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Where in which file, in brackets, as far as that is known.
+fn place(file: Option<&str>, line: Option<u32>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!(" ({file}:{line})"),
+        (Some(file), None) => format!(" ({file})"),
+        _ => String::new(),
     }
 }
 
@@ -80,14 +89,5 @@ mod tests {
         assert_eq!(seconds(312), "0.3s");
         assert_eq!(seconds(125_000), "2m05s");
         assert_eq!(age(150), "2 min");
-    }
-}
-
-/// Where in which file, in brackets, as far as that is known.
-fn place(file: Option<&str>, line: Option<u32>) -> String {
-    match (file, line) {
-        (Some(file), Some(line)) => format!(" ({file}:{line})"),
-        (Some(file), None) => format!(" ({file})"),
-        _ => String::new(),
     }
 }

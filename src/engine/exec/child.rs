@@ -20,7 +20,9 @@ use super::devices;
 use super::machine;
 use super::rlimit;
 use super::seccomp;
-use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
+use super::spec::{
+    Emulated, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
+};
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
 use super::visit;
 use crate::graph::Security;
@@ -268,7 +270,7 @@ fn walk(steps: &[Step], socket: &Socket) -> ExitCode {
             });
         }
     }
-    failed(&execute(&spec))
+    failed(&execute(&spec, socket))
 }
 
 fn find_root(setup: &mut Setup<'_>) -> Result<(), Fault> {
@@ -671,8 +673,20 @@ fn become_user(setup: &mut Setup<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Asks the engine for what executes programs of another architecture.
+fn ask_for_emulator(architecture: &str, socket: &Socket) -> Emulated {
+    let asked = || -> io::Result<Emulated> {
+        let architecture = architecture.to_owned();
+        let question = serde_json::to_vec(&Reply::Emulate { architecture })?;
+        socket.send(&question, &[])?;
+        let answer = socket.receive()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(serde_json::from_slice(&answer.payload)?)
+    };
+    asked().unwrap_or_else(|error| Err(format!("the engine does not answer ({error})")))
+}
+
 /// Finds the program as a shell would, and becomes it. What comes back is why not, with the status that a shell has for it.
-fn execute(spec: &ExecSpec) -> Reply {
+fn execute(spec: &ExecSpec, socket: &Socket) -> Reply {
     let refuse = |status, why| Reply::NotExecuted { status, why };
     let text = |text: &str| CString::new(text).ok();
     let Some(program) = spec.argv.first().filter(|program| !program.is_empty()) else {
@@ -708,7 +722,28 @@ fn execute(spec: &ExecSpec) -> Reply {
         let Some(candidate) = text(&candidate) else {
             continue;
         };
-        let error = process::execute(&candidate, &argv, &env);
+        let mut error = process::execute(&candidate, &argv, &env);
+        let mut unable = None;
+        if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) {
+            let shown = OsStr::from_bytes(candidate.as_bytes());
+            let other =
+                machine::of_program(Path::new(shown)).filter(|other| *other != machine::OWN);
+            if let Some(other) = other {
+                match ask_for_emulator(other, socket) {
+                    Ok(()) => error = process::execute(&candidate, &argv, &env),
+                    Err(why) => {
+                        unable = Some(format!(
+                            "{} is a program for {other}, this machine runs {}, no handler of binfmt_misc takes it, and {why}",
+                            shown.display(),
+                            machine::OWN
+                        ));
+                    }
+                }
+            }
+        }
+        if let Some(why) = unable {
+            return Reply::Foreign { why };
+        }
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOENT | Errno::NOTDIR) => {
                 // A program that is there, while its interpreter is not.
@@ -722,19 +757,6 @@ fn execute(spec: &ExecSpec) -> Reply {
             }
             Some(Errno::ACCESS) => {
                 found = Some(format!("{program}: permission denied, or not executable"))
-            }
-            Some(Errno::NOEXEC) => {
-                let shown = OsStr::from_bytes(candidate.as_bytes());
-                return match machine::of_program(Path::new(shown)) {
-                    Some(other) if other != machine::OWN => Reply::Foreign {
-                        why: format!(
-                            "{} is a program for {other}, this machine runs {}, and no handler of binfmt_misc that this user namespace sees runs it",
-                            shown.display(),
-                            machine::OWN
-                        ),
-                    },
-                    _ => refuse(126, format!("{program}: {error}")),
-                };
             }
             _ => return refuse(126, format!("{program}: {error}")),
         }

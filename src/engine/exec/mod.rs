@@ -19,6 +19,7 @@ mod cancel;
 pub mod cgroup;
 mod child;
 mod devices;
+mod emulator;
 mod error;
 pub mod ids;
 mod machine;
@@ -38,6 +39,7 @@ pub mod users;
 mod visit;
 
 pub use cancel::Cancel;
+pub(crate) use emulator::emulated;
 pub use error::ExecError;
 pub(crate) use network::network_fix;
 pub use output::LINE_BYTES_MAX;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
+use super::emulator::try_handlers;
 use super::ids::Ids;
 use super::network::{Helper, try_helper};
 use super::role::{Role, StartError, start};
@@ -24,6 +25,8 @@ pub struct Findings {
     pub overlay: Result<(), String>,
     /// A network namespace.
     pub network_namespace: Result<(), String>,
+    /// Handlers for programs of other architectures.
+    pub handlers: Result<(), String>,
     /// pasta.
     pub pasta: Result<(), String>,
     /// slirp4netns.
@@ -71,6 +74,7 @@ fn probe(scratch: &Path) -> Findings {
         proc: in_words(Tree::of_filesystem("proc", &[], Attributes::NONE)),
         overlay: in_words(overlay(scratch)),
         network_namespace: in_words(new_namespace()),
+        handlers: in_words(try_handlers()),
         pasta: try_helper(Helper::Pasta, scratch),
         slirp4netns: try_helper(Helper::Slirp4netns, scratch),
     }

@@ -7,7 +7,8 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -17,6 +18,7 @@ use rustix::process::{Resource, Signal};
 use super::cancel::Cancel;
 use super::cgroup::Group;
 use super::child;
+use super::emulator::Emulators;
 use super::error::{ExecError, doing};
 use super::network::{Lease, Networks};
 use super::output::{Lines, More};
@@ -24,7 +26,9 @@ use super::ports::Port;
 use super::rlimit;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
-use super::spec::{ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec};
+use super::spec::{
+    Emulated, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
+};
 use super::stub::Stubs;
 use super::users;
 use crate::event::Stream;
@@ -252,21 +256,25 @@ pub struct Sandbox {
     networks: Networks,
     /// How many files a command may open: as many as the user's own.
     files_max: Option<u64>,
+    emulators: Arc<Emulators>,
 }
 
 impl Sandbox {
-    /// `scratch` is a directory for names that only this process uses; `warn` hears what the user should know.
+    /// `scratch` is a directory for names that only this process uses; programs that help are looked for in
+    /// `directories`; `warn` hears what the user should know.
     ///
     /// # Errors
     /// If shmocker's own program cannot be copied into memory.
     pub fn new(
         scratch: &Path,
+        directories: &[PathBuf],
         warn: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Self, ExecError> {
         Ok(Self {
             program: sealed_self().map_err(doing("copy shmocker's program into memory"))?,
             networks: Networks::new(scratch, Box::new(warn)),
             files_max: rustix::process::getrlimit(Resource::Nofile).current,
+            emulators: Arc::new(Emulators::of(directories)),
         })
     }
 
@@ -369,6 +377,7 @@ impl Sandbox {
             stubs: Stubs::default(),
             failure: None,
             grace: run.grace_ms.map_or(GRACE, Duration::from_millis),
+            emulators: Some(Arc::clone(&self.emulators)),
         };
         let ended = watch.until_end(deadline, cancel);
         watch.stubs.remove();
@@ -387,6 +396,7 @@ impl<'a> Watch<'a> {
             stubs: Stubs::default(),
             failure: None,
             grace: GRACE,
+            emulators: None,
         }
     }
 
@@ -642,6 +652,8 @@ pub(super) struct Watch<'a> {
     stubs: Stubs,
     failure: Option<Reply>,
     grace: Duration,
+    /// What it may ask for; `None`: nothing.
+    emulators: Option<Arc<Emulators>>,
 }
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
@@ -786,6 +798,16 @@ impl Watch<'_> {
                 {
                     master(ours);
                 }
+            }
+            Reply::Emulate { architecture } => {
+                let able: Emulated = match &self.emulators {
+                    Some(emulators) => emulators.provide(&architecture),
+                    None => Err("a container that runs cannot be given one".to_owned()),
+                };
+                let answer = serde_json::to_vec(&able).map_err(io::Error::from);
+                let answer = answer.map_err(doing("answer the container"))?;
+                // One that has died meanwhile is seen elsewhere.
+                drop(socket.send(&answer, &[]));
             }
             failure => self.failure = Some(failure),
         }

@@ -114,9 +114,14 @@ pub(super) enum Reply {
     },
     /// The command could not be executed.
     NotExecuted { status: i32, why: String },
+    /// The command is a program of another architecture: can it be executed all the same? Answered by [`Emulated`].
+    Emulate { architecture: String },
     /// The command is a program of another architecture.
     Foreign { why: String },
 }
+
+/// Whether programs of an architecture can be executed now, else why not.
+pub(super) type Emulated = Result<(), String>;
 
 /// A file or directory that only serves as a mount point.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -446,13 +446,8 @@ impl SnapshotStore {
         if let Some(upper) = self.publisher.upper(id) {
             return Ok(upper);
         }
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        if !leases.contains_key(id) {
-            let lease = self
-                .store
-                .lease_snapshot(id)?
-                .ok_or(StoreError::NoSuchSnapshot { id: *id })?;
-            leases.insert(*id, lease);
+        if !self.hold(id)? {
+            return Err(StoreError::NoSuchSnapshot { id: *id }.into());
         }
         let path = self.store.snapshot_path(id).join(UPPER);
         Ok(Arc::new(
@@ -460,10 +455,27 @@ impl SnapshotStore {
         ))
     }
 
-    /// Whether a snapshot can be used: it is published, or was committed by this engine.
+    /// Whether a snapshot can be used: it is published, or was committed by this engine. If so, it can be as long as this
+    /// engine lives.
     #[must_use]
     pub fn has(&self, id: &SnapshotId) -> bool {
-        self.publisher.upper(id).is_some() || self.store.has_snapshot(id)
+        self.publisher.upper(id).is_some() || self.hold(id).unwrap_or(false)
+    }
+
+    /// Whether all of these can be used.
+    #[must_use]
+    pub fn have(&self, ids: &[SnapshotId]) -> bool {
+        ids.iter().all(|id| self.has(id))
+    }
+
+    /// Keeps a published snapshot from being deleted while this engine lives; false where there is none.
+    fn hold(&self, id: &SnapshotId) -> Result<bool, StoreError> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        if leases.contains_key(id) {
+            return Ok(true);
+        }
+        let lease = self.store.lease_snapshot(id)?;
+        Ok(lease.map(|lease| leases.insert(*id, lease)).is_some())
     }
 
     /// The layers of a tree; where they are more than one mount can have, the lower ones are made one, once.

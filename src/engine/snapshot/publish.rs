@@ -1,13 +1,14 @@
 //! Finished snapshots on their way into the store. A thread takes all that have come together, syncs the file system
-//! once, renames each to its place, and tells the index. Until then this process finds them here.
+//! once, renames each to its place, and tells the index. Until then this process finds them here. When it has nothing else to
+//! do it measures what it has published.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::{SnapshotError, SnapshotId};
-use crate::store::{Lease, Record, Store, StoreError, TmpDir};
+use crate::store::{Lease, Record, Store, StoreError, TmpDir, tree_bytes};
 use crate::sys::dir::Dir;
 
 /// The thread, and what it has not done yet.
@@ -111,7 +112,8 @@ fn work(store: &Store, shared: &Shared, orders: &Receiver<Order>) {
     // this engine may have them mounted.
     let mut leases: Vec<Lease> = Vec::new();
     let mut doubles: Vec<TmpDir> = Vec::new();
-    while let Ok(first) = orders.recv() {
+    let mut unmeasured = Unmeasured::default();
+    while let Some(first) = unmeasured.until_next(store, orders) {
         let mut batch = Vec::new();
         let mut held = Vec::new();
         let mut waiting = Vec::new();
@@ -127,9 +129,15 @@ fn work(store: &Store, shared: &Shared, orders: &Receiver<Order>) {
             }
             next = orders.try_recv().ok();
         }
-        if !batch.is_empty()
-            && let Err(error) = publish(store, shared, batch, &mut leases, &mut doubles)
-        {
+        let ids: Vec<SnapshotId> = batch.iter().map(|(record, _)| record.id).collect();
+        let published = match batch.is_empty() {
+            true => Ok(()),
+            false => publish(store, shared, batch, &mut leases, &mut doubles),
+        };
+        if published.is_ok() {
+            unmeasured.ids.extend(ids);
+        }
+        if let Err(error) = published {
             let mut text = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(deeper) = cause {
@@ -142,6 +150,42 @@ fn work(store: &Store, shared: &Shared, orders: &Receiver<Order>) {
         for done in waiting {
             // Nobody waits any more: fine.
             let _ = done.send(());
+        }
+    }
+}
+
+/// Snapshots whose sizes are not known yet.
+#[derive(Default)]
+struct Unmeasured {
+    ids: Vec<SnapshotId>,
+    sizes: Vec<(SnapshotId, u64)>,
+}
+
+impl Unmeasured {
+    /// The next order; measures as long as there is none. `None`: there will be none any more.
+    fn until_next(&mut self, store: &Store, orders: &Receiver<Order>) -> Option<Order> {
+        loop {
+            let ended = match orders.try_recv() {
+                Ok(order) => return Some(order),
+                Err(TryRecvError::Empty) => false,
+                Err(TryRecvError::Disconnected) => true,
+            };
+            if let Some(id) = self.ids.pop() {
+                // What cannot be measured now is measured when something is to be deleted.
+                let tree = Dir::open_trusted(store.snapshot_path(&id));
+                self.sizes
+                    .extend(tree.and_then(tree_bytes).ok().map(|size| (id, size)));
+                continue;
+            }
+            if !self.sizes.is_empty()
+                && let Ok(index) = store.index()
+            {
+                drop(index.put_sizes(&std::mem::take(&mut self.sizes)));
+            }
+            if ended {
+                return None;
+            }
+            return orders.recv().ok();
         }
     }
 }

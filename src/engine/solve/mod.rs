@@ -11,6 +11,7 @@
 //! survey.rs    looks at every node and makes nothing: the cached build, and `habitat phases`
 //! sources.rs   recalls what a source meant last time, or obtains it
 //! pins.rs      what a lock says of them
+//! used.rs      what of the store it has used
 //! missing.rs   where a file is that a COPY does not find
 //! steps.rs     runs RUN, COPY and WORKDIR; mounts.rs what a RUN mounts; log.rs what is shown of its output; tap.rs how a
 //!              test is judged; shell.rs a command where the build stands
@@ -34,6 +35,7 @@ mod sources;
 mod steps;
 pub mod survey;
 mod tap;
+mod used;
 
 use std::collections::HashMap;
 use std::sync::mpsc;

@@ -18,7 +18,7 @@ use crate::graph::{
     self, BindMount, CacheMount, CacheSharing, Copy, CopySource, Exec, MountSource, SecretMount,
     SshMount, Unpack,
 };
-use crate::store::Lease;
+use crate::store::{CacheUse, Lease};
 use crate::sys::root::{Root, Scope};
 
 impl Session<'_> {
@@ -252,9 +252,16 @@ impl Session<'_> {
                     _ => {}
                 }
             }
-            if !directory.is_dir() {
-                self.fill_cache(workshop, cache, made, &directory)
-                    .map_err(|error| cannot(&error))?;
+            loop {
+                if !directory.is_dir() {
+                    self.fill_cache(workshop, cache, made, &directory)
+                        .map_err(|error| cannot(&error))?;
+                }
+                let lease = self.store.lease_of("caches", &name);
+                if let Some(lease) = lease.map_err(store_failure)? {
+                    held.leases.push(lease);
+                    break;
+                }
             }
         }
         let opened = if cache.subdir == "/" {
@@ -443,6 +450,27 @@ fn cache_name(cache: &CacheMount, made: Option<&Made>) -> String {
             fields.key().to_string()
         }
     }
+}
+
+/// The cache mounts of a step, as far as it is known without their sources what they are called.
+pub(super) fn caches_of(exec: &Exec) -> Vec<CacheUse> {
+    let mut caches = Vec::new();
+    for mount in &exec.mounts {
+        let graph::Mount::Cache(cache) = mount else {
+            continue;
+        };
+        let name = cache_name(cache, None);
+        let directory = match cache.sharing {
+            // Of several, the one that is used when nobody else uses it.
+            CacheSharing::Private => format!("{name}-0"),
+            CacheSharing::Shared | CacheSharing::Locked => name,
+        };
+        caches.push(CacheUse {
+            directory,
+            id: cache.id.clone(),
+        });
+    }
+    caches
 }
 
 /// A file or directory of a tree, held open; links are followed inside of the tree.

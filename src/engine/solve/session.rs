@@ -1,34 +1,27 @@
 //! What one build has at hand: its work, the store, a clock, someone who listens. The [`Workshop`] is what only the
 //! engine child has: a place to make things in.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::Read;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Instant;
 
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
 use super::reach::{self, Reach};
-use crate::digest::{Fields, Key};
-use crate::engine::base::{BaseImage, BaseLayer, Blobs};
+use crate::digest::{Digest, Fields, Key};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::layers;
-use crate::engine::snapshot::{self, Choice, Mounted, SnapshotStore, apply};
-use crate::engine::source::oci_layout;
+use crate::engine::snapshot::{Choice, Mounted, SnapshotStore};
 use crate::engine::tree::{self, hash};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
-use crate::image::layer::Limits;
 use crate::registry::Registries;
-use crate::store::{Index, OpRecord, Store, StoreError};
+use crate::store::{Index, Lease, OpRecord, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
 
@@ -50,6 +43,8 @@ pub struct Session<'a> {
     /// How many sockets of SSH agents were made.
     pub(super) doors: AtomicUsize,
     used_caches: Mutex<HashSet<String>>,
+    /// The downloads that it uses, and what keeps them from being deleted.
+    downloads: Mutex<BTreeMap<Digest, Option<Lease>>>,
 }
 
 /// What turned out of a node while the build went on.
@@ -166,6 +161,7 @@ impl<'a> Session<'a> {
             noted: Mutex::default(),
             doors: AtomicUsize::new(0),
             used_caches: Mutex::default(),
+            downloads: Mutex::default(),
         }
     }
 
@@ -176,6 +172,25 @@ impl<'a> Session<'a> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         used.insert(cache.to_owned())
+    }
+
+    /// Notes that a download is used, and holds it.
+    pub(super) fn note_download(&self, digest: Digest, lease: Option<Lease>) {
+        let mut downloads = self
+            .downloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        downloads.insert(digest, lease);
+    }
+
+    /// The downloads that this build has used.
+    #[must_use]
+    pub fn downloads_used(&self) -> Vec<Digest> {
+        let downloads = self
+            .downloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        downloads.keys().copied().collect()
     }
 
     /// Notes what a node depends on, apart from other nodes.
@@ -260,7 +275,9 @@ impl<'a> Session<'a> {
     }
 
     /// Milliseconds since 1970.
-    pub(super) fn now_ms(&self) -> u64 {
+    /// Now, in milliseconds since 1970.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
         self.clock.now().as_millis() as u64
     }
 
@@ -331,9 +348,8 @@ impl Workshop {
             );
         }
         let reach = Reach::open(session)?;
-        let sandbox = Sandbox::new(&reach.scratch.path(), move |message| {
-            warn("HostNetwork", message)
-        })?;
+        let warn = move |message| warn("HostNetwork", message);
+        let sandbox = Sandbox::new(&reach.scratch.path(), &session.work.programs, warn)?;
         let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
         Ok(Self {
             snapshots,
@@ -343,61 +359,6 @@ impl Workshop {
             cores,
             groups: surroundings.groups,
         })
-    }
-
-    /// Unpacks one layer of an image upon those below it.
-    pub(super) fn unpack(
-        &self,
-        session: &Session<'_>,
-        image: &BaseImage,
-        layer: &BaseLayer,
-        below: &[Key],
-        name: &str,
-    ) -> Result<(), Failure> {
-        let digest = &layer.descriptor.digest;
-        let failed = |error: &dyn std::error::Error| {
-            let message = format!("layer {digest} of {name} cannot be read");
-            Failure::caused(FailureKind::Source, "solve::layer", message, error)
-        };
-        let blob: Box<dyn Read + Send> = match &image.blobs {
-            Blobs::Layout(layout) => {
-                let path = layout.join("blobs/sha256").join(digest.hex());
-                let blob = File::open(path).map_err(|error| failed(&error))?;
-                Box::new(oci_layout::Verified::new(blob, &layer.descriptor))
-            }
-            // One that is damaged is put aside.
-            Blobs::Store | Blobs::Registry(_) => {
-                let blob = session.store.open_blob(digest);
-                Box::new(blob.map_err(|error| failed(&error))?)
-            }
-        };
-        let settled = self.snapshots.prepare_layer(below)?;
-        let lowers = layers::lowers(self, below)?;
-        let started = Instant::now();
-        let applied = apply::apply(
-            blob,
-            Some(layer.diff_id),
-            settled.upper(),
-            &lowers,
-            Limits::default(),
-        )
-        .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
-        let mut fields = Fields::new();
-        fields.put("unpacked layer", layer.diff_id.to_string());
-        let made = snapshot::Made {
-            id: layer.snapshot,
-            key: None,
-            fields,
-            created_ms: session.now_ms(),
-            duration_ms: started.elapsed().as_millis() as u64,
-            what: format!("a layer of {name}"),
-        };
-        session
-            .index()?
-            .put_diff_id(&layer.snapshot, &applied.diff_id, applied.size)
-            .map_err(store_failure)?;
-        self.snapshots.commit(settled, made)?;
-        Ok(())
     }
 
     /// A tree to read, mounted where every process of the engine can use it.

@@ -18,6 +18,7 @@ use crate::engine::base::{BaseImage, Blobs, of_registry};
 use crate::engine::contexts::Context;
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::layers;
 use crate::engine::plan::Planned;
 use crate::engine::snapshot;
 use crate::engine::source::{Fault, git, http};
@@ -142,7 +143,7 @@ impl Session<'_> {
                 let tree = remembered.tree_key();
                 let is_here = match http_source.is_tree {
                     true => whole(&[tree]),
-                    false => self.download_path(&remembered.digest).is_file(),
+                    false => self.hold_download(&remembered.digest)?,
                 };
                 if !is_here {
                     return Ok(None);
@@ -179,13 +180,17 @@ impl Session<'_> {
         image: Option<&BaseImage>,
         note: &dyn Fn(Fields),
     ) -> Result<Made, Failure> {
-        if let Some(made) = self.recall_source(source, image, note)? {
+        let is_held = |made: &Made| {
+            let layers = made.tree().map_or(&[][..], Tree::layers);
+            workshop.snapshots.have(layers)
+        };
+        if let Some(made) = self.recall_source(source, image, note)?.filter(is_held) {
             return Ok(made);
         }
         // Of several processes that need the same, one fetches it, and the others find it.
         let _lease = self.store.lock(&reference(source)).map_err(store_failure)?;
         if !matches!(self.work.freshness, Freshness::Now)
-            && let Some(made) = self.recall_source(source, image, note)?
+            && let Some(made) = self.recall_source(source, image, note)?.filter(is_held)
         {
             return Ok(made);
         }
@@ -256,20 +261,6 @@ impl Session<'_> {
         }
     }
 
-    /// Unpacks an image of the store.
-    ///
-    /// # Errors
-    /// If its layers cannot be had.
-    pub fn obtain_image(
-        &self,
-        workshop: &Workshop,
-        source: &Source,
-        image: &BaseImage,
-    ) -> Result<(), Failure> {
-        self.obtain_source(workshop, source, Some(image), &|_| ())
-            .map(drop)
-    }
-
     /// Unpacks the layers of an image that are not here yet.
     fn unpack_image(
         &self,
@@ -294,7 +285,10 @@ impl Session<'_> {
             .collect();
         let unpack = |place: usize| {
             let _core = workshop.cores.take();
-            workshop.unpack(self, image, &image.layers[place], &below(place), name)
+            let below = below(place);
+            let upon = (&workshop.snapshots, below.as_slice());
+            let layer = &image.layers[place];
+            layers::unpack(self.store, upon, image, layer, name, self.clock)
         };
         match &image.blobs {
             Blobs::Store | Blobs::Layout(_) => {
@@ -478,7 +472,10 @@ impl Session<'_> {
         let resolved = remembered.digest.to_string();
         let made = match http_source.is_tree {
             true => Made::Tree(self.tree_of_download(workshop, &remembered, &name)?),
-            false => Made::Download(Arc::new(remembered)),
+            false => {
+                self.hold_download(&remembered.digest)?;
+                Made::Download(Arc::new(remembered))
+            }
         };
         Ok(Obtained {
             made,
@@ -607,6 +604,15 @@ impl Session<'_> {
     /// Where a download is, or would be.
     pub(super) fn download_path(&self, digest: &Digest) -> PathBuf {
         self.store.path().join("http").join(digest.hex())
+    }
+
+    /// Whether a download is here. If so, it stays as long as this session lives.
+    fn hold_download(&self, digest: &Digest) -> Result<bool, Failure> {
+        let lease = self.store.lease_of("http", &digest.hex());
+        let lease = lease.map_err(store_failure)?;
+        let is_here = lease.is_some();
+        self.note_download(*digest, lease);
+        Ok(is_here)
     }
 
     /// Where downloads are put. What is unfinished lies in the workshop's own directory, which no other process sweeps

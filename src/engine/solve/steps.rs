@@ -89,7 +89,7 @@ impl Session<'_> {
         self.note_own(id, own.clone());
         self.note_listed(id, listed);
         let keys = self.keys(own, op, &known, Some(workshop))?;
-        if !forced && let Some(made) = self.found(id, op, origin, &keys)? {
+        if !forced && let Some(made) = self.found(workshop, id, op, origin, &keys)? {
             return Ok(made);
         }
         if self.work.accepts_failed
@@ -105,7 +105,7 @@ impl Session<'_> {
             true => None,
             false => Some(self.wait_for(workshop, &keys.best().key().to_string())?),
         };
-        if !forced && let Some(made) = self.found(id, op, origin, &keys)? {
+        if !forced && let Some(made) = self.found(workshop, id, op, origin, &keys)? {
             return Ok(made);
         }
         if workshop.cancel.is_cancelled() {
@@ -170,12 +170,15 @@ impl Session<'_> {
 
     fn found(
         &self,
+        workshop: &Workshop,
         id: NodeId,
         op: &Op,
         origin: &StepOrigin,
         keys: &Keys,
     ) -> Result<Option<Made>, Failure> {
-        let Some(hit) = self.look(keys)? else {
+        let hit = self.look(keys)?;
+        // What is deleted just now was not there.
+        let Some(hit) = hit.filter(|hit| workshop.snapshots.have(&hit.record.layers)) else {
             return Ok(None);
         };
         let definition = keys.definition.key();
@@ -485,8 +488,8 @@ impl Session<'_> {
             Exit::Foreign { why } => Err(failed(
                 format!("process \"{shown}\" could not be started: {why}"),
                 Some(
-                    "build it on a machine of that architecture, or have an emulator registered for all namespaces (the package \
-                     qemu-user-static does so)",
+                    "install qemu-user-static, with which builds run such programs themselves (from Linux 6.7 on), or build it on a \
+                     machine of that architecture",
                 ),
             )),
             Exit::TimedOut { after_ms } => Err(failed(

@@ -95,7 +95,10 @@ fn wrong(path: &str, reason: impl ToString) -> TreeError {
 }
 
 /// The tar stream that a file is or holds compressed; `None` if it is or holds none.
-pub(super) fn open(mut file: File, name: &str) -> Result<Option<Box<dyn Read>>, TreeError> {
+pub(in crate::engine) fn open(
+    mut file: File,
+    name: &str,
+) -> Result<Option<Box<dyn Read>>, TreeError> {
     let mut first = decoder(file.try_clone().map_err(reading(name))?, name)?;
     let Some(mut stream) = first.take() else {
         return Ok(None);

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use super::layers::{Counted, Origin, Prepared, copy, prepare};
 use super::place::{self, Failure, Partial, Watched};
-use super::{Destination, Export, ExportError, Exported, ImageOutput, Packing};
+use super::{AnnotationPlace, Destination, Export, ExportError, Exported, ImageOutput, Packing};
 use crate::digest::{Digest, Hasher};
 use crate::image::layer::{Entry, Kind, LayerWriter, TimeRewrite};
-use crate::image::{Content, Descriptor, Index, MediaTypes, Name, Timestamp, annotation};
+use crate::image::{Content, Descriptor, Index, Layer, MediaTypes, Name, Timestamp, annotation};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +25,18 @@ pub(super) enum Form {
 /// What `oci-layout` says.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
+/// One image of a layout.
+pub(super) struct Item<'a> {
+    pub(super) export: &'a Export<'a>,
+    pub(super) prepared: Prepared,
+    pub(super) names: Vec<Name>,
+}
+
 pub(super) fn write(
     export: &Export<'_>,
     output: &ImageOutput,
     form: Form,
-    stdout: &mut dyn Write,
+    stdout: &mut (dyn Write + Send),
 ) -> Result<Exported, ExportError> {
     let prepared = prepare(export, output)?;
     let mut names: Vec<Name> = Vec::new();
@@ -38,34 +45,50 @@ pub(super) fn write(
             names.push(name.clone());
         }
     }
-    let manifest = prepared.image.descriptor();
-    let layout = Layout {
+    let exported = Exported {
+        manifest: Some(prepared.image.descriptor()),
+        config: Some(prepared.image.config_digest()),
+        names: names.clone(),
+        devices_skipped: 0,
+    };
+    let item = Item {
         export,
-        prepared: &prepared,
-        names: &names,
+        prepared,
+        names,
+    };
+    write_items(&[item], None, output, form, stdout)?;
+    Ok(exported)
+}
+
+/// Writes images whose layers are prepared: each by itself, or all as `one`.
+pub(super) fn write_items(
+    items: &[Item<'_>],
+    one: Option<&One>,
+    output: &ImageOutput,
+    form: Form,
+    stdout: &mut (dyn Write + Send),
+) -> Result<(), ExportError> {
+    let layout = Layout {
+        items,
+        one,
+        output,
         form,
     };
     match (output.packing, &output.dest) {
-        (Packing::Directory, Destination::Path(path)) => layout.directory(path)?,
-        _ => place::written(&output.dest, stdout, |out| layout.tar(out))?,
+        (Packing::Directory, Destination::Path(path)) => layout.directory(path),
+        _ => place::written(&output.dest, stdout, |out| layout.tar(out)),
     }
-    Ok(Exported {
-        manifest: Some(manifest),
-        config: Some(prepared.image.config_digest()),
-        names,
-        devices_skipped: 0,
-    })
 }
 
 struct Layout<'a> {
-    export: &'a Export<'a>,
-    prepared: &'a Prepared,
-    names: &'a [Name],
+    items: &'a [Item<'a>],
+    one: Option<&'a One>,
+    output: &'a ImageOutput,
     form: Form,
 }
 
 impl Layout<'_> {
-    fn tar(&self, out: &mut dyn Write) -> Result<(), Failure> {
+    fn tar(&self, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
         let mut watched = Watched::new(out);
         let result = self.tar_into(&mut watched);
         match (result, watched.failure()) {
@@ -103,12 +126,12 @@ impl Layout<'_> {
                 tar.file(&entry(blob_path(&digest), kind), &mut &content[..])?;
             }
         }
-        for (index, layer) in self.prepared.image.layers.iter().enumerate() {
+        for (item, index, layer) in self.layers() {
             let Descriptor { digest, size, .. } = layer.descriptor;
             if written.insert(digest) {
                 let mut failure = None;
                 let filled = tar.filled(&entry(blob_path(&digest), Kind::File { size }), |out| {
-                    self.layer(index, out).map_err(|error| {
+                    item.layer(index, out).map_err(|error| {
                         failure = Some(error);
                         io::ErrorKind::Other.into()
                     })
@@ -127,19 +150,24 @@ impl Layout<'_> {
         let failed = |doing| move |source| place::destination(path, doing, source);
         let blobs = path.join("blobs/sha256");
         std::fs::create_dir_all(&blobs).map_err(failed("create"))?;
-        let others = others_in(path, self.names).map_err(failed("add to the layout in"))?;
+        let own = self.items.iter().flat_map(|item| &item.names);
+        let names: Vec<Name> = match self.one {
+            Some(one) => one.names.clone(),
+            None => own.cloned().collect(),
+        };
+        let others = others_in(path, &names).map_err(failed("add to the layout in"))?;
         for (digest, content) in self.documents() {
             put(&blobs.join(digest.hex()), |file| {
                 Ok(file.write_all(content)?)
             })?;
         }
-        for (index, layer) in self.prepared.image.layers.iter().enumerate() {
+        for (item, index, layer) in self.layers() {
             let blob = blobs.join(layer.descriptor.digest.hex());
             let is_there = std::fs::metadata(&blob).is_ok_and(|metadata| {
                 metadata.is_file() && metadata.len() == layer.descriptor.size
             });
             if !is_there {
-                put(&blob, |file| self.layer(index, file))?;
+                put(&blob, |file| item.layer(index, file))?;
             }
         }
         if self.form == Form::Docker {
@@ -154,6 +182,91 @@ impl Layout<'_> {
         })
     }
 
+    fn layers(&self) -> impl Iterator<Item = (&Item<'_>, usize, &Layer)> {
+        self.items.iter().flat_map(|item| {
+            let layers = item.prepared.image.layers.iter().enumerate();
+            layers.map(move |(index, layer)| (item, index, layer))
+        })
+    }
+
+    /// Everything but layers.
+    fn documents(&self) -> impl Iterator<Item = (Digest, &[u8])> {
+        let one = self.one.iter();
+        let one = one.map(|one| (one.descriptor.digest, one.bytes.as_slice()));
+        self.items.iter().flat_map(Item::documents).chain(one)
+    }
+
+    /// One entry for each name, or one without, after those that are there.
+    fn index(&self, mut manifests: Vec<Descriptor>) -> Index {
+        if let Some(one) = self.one {
+            manifests.extend(named(&one.descriptor, &one.names));
+            return Index::new(MediaTypes::Oci, manifests);
+        }
+        for item in self.items {
+            let image = &item.prepared.image;
+            let mut unnamed = image.descriptor();
+            let notes = AnnotationPlace::ManifestDescriptor;
+            let notes = self.output.notes(notes, Some(&image.platform()));
+            unnamed.annotations.extend(notes);
+            if let Some(created) = &image.config.created {
+                unnamed
+                    .annotations
+                    .insert(annotation::CREATED.to_owned(), created.clone());
+            }
+            manifests.extend(named(&unnamed, &item.names));
+        }
+        Index::new(MediaTypes::Oci, manifests)
+    }
+
+    fn docker_manifest(&self) -> Vec<u8> {
+        let listed = self.items.iter().map(|item| {
+            let image = &item.prepared.image;
+            let tags = item.names.iter().filter(|name| name.tag.is_some());
+            let layers = image.layers.iter();
+            serde_json::json!({
+                "Config": blob_path(&image.config_digest()),
+                "RepoTags": tags.map(Name::short).collect::<Vec<_>>(),
+                "Layers": layers.map(|layer| blob_path(&layer.descriptor.digest)).collect::<Vec<_>>(),
+            })
+        });
+        serde_json::Value::from(listed.collect::<Vec<_>>())
+            .to_string()
+            .into_bytes()
+    }
+}
+
+/// One image of several platforms.
+pub(super) struct One {
+    pub(super) descriptor: Descriptor,
+    /// The index that lists them.
+    pub(super) bytes: Vec<u8>,
+    pub(super) names: Vec<Name>,
+}
+
+/// An entry for each name, or one without.
+fn named(entry: &Descriptor, names: &[Name]) -> Vec<Descriptor> {
+    let mut unnamed = entry.clone();
+    unnamed.annotations.sort_keys();
+    let under = |name: &Name| {
+        let mut named = unnamed.clone();
+        named
+            .annotations
+            .insert(annotation::IMAGE_NAME.to_owned(), name.to_string());
+        if let Some(tag) = &name.tag {
+            named
+                .annotations
+                .insert(annotation::REF_NAME.to_owned(), tag.clone());
+        }
+        named.annotations.sort_keys();
+        named
+    };
+    match names {
+        [] => vec![unnamed],
+        names => names.iter().map(under).collect(),
+    }
+}
+
+impl Item<'_> {
     /// Configuration and manifest.
     fn documents(&self) -> [(Digest, &[u8]); 2] {
         let image = &self.prepared.image;
@@ -196,55 +309,6 @@ impl Layout<'_> {
             }));
         }
         Ok(())
-    }
-
-    /// One entry for each name, or one without, after those that are there.
-    fn index(&self, mut manifests: Vec<Descriptor>) -> Index {
-        let image = &self.prepared.image;
-        let mut unnamed = image.descriptor();
-        if let Some(created) = &image.config.created {
-            unnamed
-                .annotations
-                .insert(annotation::CREATED.to_owned(), created.clone());
-        }
-        for name in self.names {
-            let mut named = unnamed.clone();
-            named
-                .annotations
-                .insert(annotation::IMAGE_NAME.to_owned(), name.to_string());
-            if let Some(tag) = &name.tag {
-                named
-                    .annotations
-                    .insert(annotation::REF_NAME.to_owned(), tag.clone());
-            }
-            named.annotations.sort_keys();
-            manifests.push(named);
-        }
-        if self.names.is_empty() {
-            manifests.push(unnamed);
-        }
-        Index::new(MediaTypes::Oci, manifests)
-    }
-
-    fn docker_manifest(&self) -> Vec<u8> {
-        let image = &self.prepared.image;
-        let tags: Vec<String> = self
-            .names
-            .iter()
-            .filter(|name| name.tag.is_some())
-            .map(Name::short)
-            .collect();
-        let layers: Vec<String> = image
-            .layers
-            .iter()
-            .map(|layer| blob_path(&layer.descriptor.digest))
-            .collect();
-        let manifest = serde_json::json!([{
-            "Config": blob_path(&image.config_digest()),
-            "RepoTags": tags,
-            "Layers": layers,
-        }]);
-        manifest.to_string().into_bytes()
     }
 }
 

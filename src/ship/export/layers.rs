@@ -3,8 +3,8 @@
 use std::io::{self, Read, Write};
 
 use super::{
-    Export, ExportError, Form, ImageOutput, LayerSource, LayerTimes, OtherCompressions,
-    SourceError, Variant,
+    AnnotationPlace, Export, ExportError, Form, ImageOutput, LayerSource, LayerTimes,
+    OtherCompressions, SourceError, Variant,
 };
 use crate::digest::Hasher;
 use crate::image::compress::{Encoder, decoder};
@@ -49,7 +49,9 @@ pub fn prepare(export: &Export<'_>, output: &ImageOutput) -> Result<Prepared, Ex
             .map_err(failed)?
             .is_some();
         let now = layer_compression(&layer.descriptor.media_type);
-        let stays = match (is_stored, output.others) {
+        // What was made here leaves as it is asked for, whatever the store happens to have of it.
+        let is_ours = layer.created.is_some();
+        let stays = match (is_stored && !is_ours, output.others) {
             (true, OtherCompressions::Keep) => true,
             (true, OtherCompressions::Convert) => {
                 now.is_none_or(|now| now.is_same_method_as(output.compression))
@@ -66,7 +68,10 @@ pub fn prepare(export: &Export<'_>, output: &ImageOutput) -> Result<Prepared, Ex
             continue;
         }
         // A base's layers keep their times: they were not made here.
-        let times = if is_stored { TimeRewrite::Keep } else { times };
+        let times = match is_stored && !is_ours {
+            true => TimeRewrite::Keep,
+            false => times,
+        };
         let form = Form {
             compression: output.compression,
             times,
@@ -87,14 +92,32 @@ pub fn prepare(export: &Export<'_>, output: &ImageOutput) -> Result<Prepared, Ex
         });
         origins.push(Origin::Store);
     }
-    let mut config = export.image.config.clone();
-    config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
-    let mut image = Assembled::of(config, layers, export.image.base_layers, output.types);
-    if !output.annotations.is_empty() {
-        image.manifest.annotations.clone_from(&output.annotations);
-        image.manifest_bytes = image.manifest.to_bytes();
-    }
+    let image = renamed(export.image, layers, output);
     Ok(Prepared { image, origins })
+}
+
+/// The image with other layers of the same content, with notes or in another family of types. Its documents stay byte for
+/// byte, if nothing in them is another thing: who wrote them may have written them otherwise.
+fn renamed(image: &Assembled, layers: Vec<Layer>, output: &ImageOutput) -> Assembled {
+    let notes = output.notes(AnnotationPlace::Manifest, Some(&image.platform()));
+    if layers == image.layers && notes.is_empty() && image.types() == output.types {
+        return image.clone();
+    }
+    let mut config = image.config.clone();
+    config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
+    let (base_layers, types) = (image.base_layers, output.types);
+    let mut renamed = match config.rootfs.diff_ids == image.config.rootfs.diff_ids {
+        true => {
+            let bytes = image.config_bytes.clone();
+            Assembled::with(config, bytes, layers, base_layers, types)
+        }
+        false => Assembled::of(config, layers, base_layers, types),
+    };
+    let annotations = &mut renamed.manifest.annotations;
+    annotations.clone_from(&image.manifest.annotations);
+    annotations.extend(notes);
+    renamed.manifest_bytes = renamed.manifest.to_bytes();
+    renamed
 }
 
 /// One layer in a form: the kept blob, or one that is made and kept now. May be called as soon as a step is done, while
@@ -120,11 +143,11 @@ pub fn variant(
             hasher: Hasher::default(),
         };
         match &stored {
-            Some(file) => {
+            Some(file) if form.times == TimeRewrite::Keep => {
                 let (_, mut content) = decoder(file)?;
                 copy(&mut content, &mut tar)?;
             }
-            None => source.write_tar(layer, form.times, &mut tar)?,
+            _ => source.write_tar(layer, form.times, &mut tar)?,
         }
         let (diff_id, _) = tar.hasher.finish();
         let expected = known.diff_id;

@@ -6,7 +6,10 @@
 //!
 //! Files are written beside their destination and renamed, so that a destination is whole or as it was before.
 
+mod annotation;
 mod archive;
+mod below;
+mod joined;
 mod layers;
 mod local;
 mod output;
@@ -21,9 +24,12 @@ use crate::digest::Digest;
 use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Compression, Descriptor, Name, Timestamp};
 
+pub use annotation::{Annotation, AnnotationPlace};
+pub use joined::Joined;
 pub use layers::{Prepared, prepare, variant};
 pub use output::{
-    Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing, Pushing,
+    Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing,
+    Platforms, Pushing,
 };
 pub use registry::{PushListener, Sent};
 
@@ -201,6 +207,20 @@ pub enum ExportError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Registry(#[from] crate::registry::Error),
+    /// A form that has no way to say it.
+    #[error("an image of several platforms cannot be written as a docker archive")]
+    #[diagnostic(
+        code(export::many_platforms),
+        help("write `type=oci`, or push it; or build each platform by itself")
+    )]
+    ManyPlatforms,
+    /// The root filesystems of several platforms in one place.
+    #[error("the files of several platforms would overwrite each other")]
+    #[diagnostic(
+        code(export::platforms_together),
+        help("leave out `platform-split=false`: each platform gets its directory")
+    )]
+    PlatformsTogether,
     /// The local store is not written from here.
     #[error("an output of type `{0}` is nothing that is written to a file")]
     #[diagnostic(code(export::no_file))]
@@ -209,13 +229,20 @@ pub enum ExportError {
 
 impl Export<'_> {
     /// Writes one output. `stdout` is used where its destination is `-`.
-    pub fn write(&self, output: &Output, stdout: &mut dyn Write) -> Result<Exported, ExportError> {
+    pub fn write(
+        &self,
+        output: &Output,
+        stdout: &mut (dyn Write + Send),
+    ) -> Result<Exported, ExportError> {
         match output {
             Output::Oci(image) => archive::write(self, image, archive::Form::Oci, stdout),
             Output::Docker(image) => archive::write(self, image, archive::Form::Docker, stdout),
-            Output::Tar { dest } => self.tar(dest, stdout),
-            Output::Local { dest } => {
-                let devices_skipped = local::write(self, dest)?;
+            Output::Tar { dest, platforms } => self.tar(dest, *platforms, stdout),
+            Output::Local { dest, platforms } => {
+                let devices_skipped = match platforms {
+                    Platforms::AsMany | Platforms::Together => local::write(self, dest)?,
+                    Platforms::Apart => local::write(self, &dest.join(self.platform_directory()))?,
+                };
                 Ok(Exported {
                     devices_skipped,
                     ..Exported::of_root()
@@ -226,15 +253,33 @@ impl Export<'_> {
         }
     }
 
-    fn tar(&self, dest: &Destination, stdout: &mut dyn Write) -> Result<Exported, ExportError> {
+    fn types(&self) -> crate::image::MediaTypes {
+        self.image.types()
+    }
+
+    /// Where the files of this platform lie, where those of others may lie beside them.
+    fn platform_directory(&self) -> String {
+        self.image.platform().to_string().replace('/', "_")
+    }
+
+    fn tar(
+        &self,
+        dest: &Destination,
+        platforms: Platforms,
+        stdout: &mut (dyn Write + Send),
+    ) -> Result<Exported, ExportError> {
         place::written(dest, stdout, |out| {
             let mut out = place::Watched::new(out);
-            self.source
-                .write_root(self.root_times(), &mut out)
-                .map_err(|source| match out.failure() {
-                    Some(error) => place::Failure::Destination(error),
-                    None => place::Failure::Other(ExportError::Root(source)),
-                })
+            let written = match platforms {
+                Platforms::AsMany | Platforms::Together => {
+                    self.source.write_root(self.root_times(), &mut out)
+                }
+                Platforms::Apart => below::write_roots(&[*self], &mut out),
+            };
+            written.map_err(|source| match out.failure() {
+                Some(error) => place::Failure::Destination(error),
+                None => place::Failure::Other(ExportError::Root(source)),
+            })
         })?;
         Ok(Exported::of_root())
     }
@@ -244,6 +289,35 @@ impl Export<'_> {
         self.epoch
             .map_or(TimeRewrite::Keep, |epoch| TimeRewrite::Clamp(epoch.seconds))
     }
+}
+
+/// Writes images of the store into one archive or layout, each as it is. Names are those of the exports.
+///
+/// # Errors
+/// If one cannot be had, or the destination not be written.
+pub fn save(
+    exports: &[Export<'_>],
+    output: &Output,
+    stdout: &mut (dyn Write + Send),
+) -> Result<(), ExportError> {
+    let (output, form) = match output {
+        Output::Oci(image) => (image, archive::Form::Oci),
+        Output::Docker(image) => (image, archive::Form::Docker),
+        _ => return Err(ExportError::NoFile("save")),
+    };
+    let item = |export| {
+        let own = ImageOutput {
+            types: Export::types(export),
+            ..output.clone()
+        };
+        Ok::<_, ExportError>(archive::Item {
+            export,
+            prepared: prepare(export, &own)?,
+            names: export.names.to_vec(),
+        })
+    };
+    let items = exports.iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    archive::write_items(&items, None, output, form, stdout)
 }
 
 impl Exported {

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::annotation::{self, Annotation, AnnotationPlace};
 use crate::dockerfile::suggest::nearest;
-use crate::image::{Compression, MediaTypes, Name};
+use crate::image::{Compression, MediaTypes, Name, Platform};
 
 /// What is to be made of a build's result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,11 +21,15 @@ pub enum Output {
     Tar {
         /// Where to.
         dest: Destination,
+        /// Whether it lies below a directory of its platform's name.
+        platforms: Platforms,
     },
     /// The root filesystem as files.
     Local {
         /// The directory.
         dest: PathBuf,
+        /// Whether they lie below a directory of their platform's name.
+        platforms: Platforms,
     },
     /// An image in the local store.
     Image(ImageOutput),
@@ -49,8 +54,8 @@ pub struct ImageOutput {
     pub times: LayerTimes,
     /// OCI's media types or Docker's.
     pub types: MediaTypes,
-    /// Annotations of the manifest.
-    pub annotations: IndexMap<String, String>,
+    /// Notes on the image.
+    pub annotations: Vec<Annotation>,
     /// Whether it is sent to where its names say.
     pub pushing: Pushing,
     /// Whether the registries that its names say may speak http, and show any certificate.
@@ -67,6 +72,17 @@ pub enum Pushing {
     ByName,
     /// It is, and is found there by its digest alone (`push-by-digest`).
     ByDigest,
+}
+
+/// Whether the root filesystems of several platforms have to find room beside each other (`platform-split`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Platforms {
+    /// As there is one, or there are several.
+    AsMany,
+    /// They have not.
+    Together,
+    /// Each has its directory, such as `linux_amd64`.
+    Apart,
 }
 
 /// Where something is written.
@@ -169,6 +185,17 @@ pub enum OutputError {
         /// The key.
         key: String,
     },
+    /// A key that BuildKit has, and this does not.
+    #[error("an output of type `{kind}` has no key `{key}` here")]
+    #[diagnostic(code(output::refused_key), help("{reason}"))]
+    RefusedKey {
+        /// The type.
+        kind: String,
+        /// The key.
+        key: String,
+        /// Why, and what to do instead.
+        reason: &'static str,
+    },
     /// A value that makes no sense.
     #[error("`{key}={value}`: {reason}")]
     #[diagnostic(code(output::value))]
@@ -209,7 +236,43 @@ const IMAGE_KEYS: &[&str] = &[
 ];
 const FILE_KEYS: &[&str] = &["dest", "tar"];
 const PUSH_KEYS: &[&str] = &["push", "push-by-digest", "registry.insecure"];
-const ANNOTATION: &str = "annotation.";
+const STORE_KEYS: &[&str] = &["store", "unpack"];
+const ROOT_KEYS: &[&str] = &["type", "dest", "platform-split", "mode"];
+/// Keys that BuildKit has for some outputs, and why they are not honoured.
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "name-canonical",
+        "leave it away: an image of the store is found by its digest whatever names it has",
+    ),
+    (
+        "dangling-name-prefix",
+        "leave it away: an image without a name is kept by its digest",
+    ),
+    (
+        "attestation-inline",
+        "leave it away: this version makes no attestations",
+    ),
+    (
+        "attestation-prefix",
+        "leave it away: this version makes no attestations",
+    ),
+    (
+        "oci-artifact",
+        "leave it away: this version makes no attestations, of which it says how they are written",
+    ),
+    (
+        "prefer-nondist-layers",
+        "leave it away: layers that may not be distributed stay as they are",
+    ),
+    (
+        "source-date-epoch",
+        "set SOURCE_DATE_EPOCH, or give `--build-arg SOURCE_DATE_EPOCH=…`: one time holds for all outputs",
+    ),
+    (
+        "context",
+        "`--load` hands the image to the docker engine that DOCKER_HOST names",
+    ),
+];
 
 impl Output {
     /// Understands what was given to `-o`.
@@ -217,6 +280,7 @@ impl Output {
         if given == "-" {
             return Ok(Self::Tar {
                 dest: Destination::Stdout,
+                platforms: Platforms::AsMany,
             });
         }
         let fields = fields(given)?;
@@ -224,7 +288,10 @@ impl Output {
             && !path.is_empty()
             && !path.contains('=')
         {
-            return Ok(Self::Local { dest: path.into() });
+            return Ok(Self::Local {
+                dest: path.into(),
+                platforms: Platforms::AsMany,
+            });
         }
         let mut values: IndexMap<String, String> = IndexMap::new();
         for field in fields {
@@ -235,7 +302,7 @@ impl Output {
                 });
             };
             // Annotations keep their case, as buildx reads them.
-            let key = if key.starts_with(ANNOTATION) {
+            let key = if key.starts_with(annotation::PREFIX) {
                 key.to_owned()
             } else {
                 key.trim().to_ascii_lowercase()
@@ -252,21 +319,41 @@ impl Output {
             })?;
         let values = Values { kind, values };
         match values.kind.as_str() {
-            "oci" => values.image(FILE_KEYS, MediaTypes::Oci).map(Self::Oci),
+            "oci" => values
+                .image(FILE_KEYS, MediaTypes::Oci, "gzip")
+                .map(Self::Oci),
             "docker" => values
-                .image(FILE_KEYS, MediaTypes::Docker)
+                .image(FILE_KEYS, MediaTypes::Docker, "gzip")
                 .map(Self::Docker),
-            "image" | "registry" => values.image(PUSH_KEYS, MediaTypes::Oci).map(Self::Image),
+            // In the store layers are what they are, until somebody wants them to be otherwise.
+            "image" | "registry" => {
+                for key in STORE_KEYS {
+                    if !values.switch(key, true)? {
+                        let reason =
+                            "in the store of this machine an image is stored, and unpacked";
+                        return Err(values.wrong(key, reason.to_owned()));
+                    }
+                }
+                let compression = match values.pushing()? {
+                    Pushing::No => "uncompressed",
+                    Pushing::ByName | Pushing::ByDigest => "gzip",
+                };
+                let keys = [STORE_KEYS, PUSH_KEYS].concat();
+                values
+                    .image(&keys, MediaTypes::Oci, compression)
+                    .map(Self::Image)
+            }
             "tar" => {
-                values.only(&[&["type", "dest"]])?;
+                let platforms = values.root()?;
                 Ok(Self::Tar {
                     dest: values.destination(),
+                    platforms,
                 })
             }
             "local" => {
-                values.only(&[&["type", "dest"]])?;
+                let platforms = values.root()?;
                 match values.destination() {
-                    Destination::Path(dest) => Ok(Self::Local { dest }),
+                    Destination::Path(dest) => Ok(Self::Local { dest, platforms }),
                     Destination::Stdout => Err(OutputError::NoDestination { kind: values.kind }),
                 }
             }
@@ -287,12 +374,12 @@ impl Output {
         match &mut self {
             Self::Oci(ImageOutput { dest, .. })
             | Self::Docker(ImageOutput { dest, .. })
-            | Self::Tar { dest } => {
+            | Self::Tar { dest, .. } => {
                 if let Destination::Path(path) = dest {
                     *path = directory.join(&*path);
                 }
             }
-            Self::Local { dest } => *dest = directory.join(&*dest),
+            Self::Local { dest, .. } => *dest = directory.join(&*dest),
             Self::Image(_) | Self::CacheOnly => {}
         }
         self
@@ -310,9 +397,76 @@ impl Output {
                 dest: Destination::Stdout,
                 ..
             }) | Self::Tar {
-                dest: Destination::Stdout
+                dest: Destination::Stdout,
+                ..
             }
         )
+    }
+
+    /// The image that it is, if it is one.
+    #[must_use]
+    pub fn image(&self) -> Option<&ImageOutput> {
+        match self {
+            Self::Oci(image) | Self::Docker(image) | Self::Image(image) => Some(image),
+            Self::Tar { .. } | Self::Local { .. } | Self::CacheOnly => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn image_mut(&mut self) -> Option<&mut ImageOutput> {
+        match self {
+            Self::Oci(image) | Self::Docker(image) | Self::Image(image) => Some(image),
+            Self::Tar { .. } | Self::Local { .. } | Self::CacheOnly => None,
+        }
+    }
+}
+
+impl ImageOutput {
+    /// The notes for one place, and the image of one platform where there are several, by key; of those with the same key
+    /// the last.
+    #[must_use]
+    pub fn notes(&self, place: AnnotationPlace, of: Option<&Platform>) -> IndexMap<String, String> {
+        let is_meant = |note: &&Annotation| {
+            note.place == place
+                && match (&note.platform, of) {
+                    (Some(platform), Some(of)) => platform.is_same_as(of),
+                    _ => true,
+                }
+        };
+        let notes = self.annotations.iter().filter(is_meant);
+        let mut notes: IndexMap<String, String> = notes
+            .map(|note| (note.key.clone(), note.value.clone()))
+            .collect();
+        notes.sort_keys();
+        notes
+    }
+
+    /// Whether it asks for nothing that the store does not do by itself.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.compression == Compression::None
+            && self.others == OtherCompressions::Keep
+            && self.times == LayerTimes::Keep
+            && self.types == MediaTypes::Oci
+            && self.annotations.is_empty()
+            && self.pushing == Pushing::No
+    }
+
+    /// Adds notes.
+    ///
+    /// # Errors
+    /// If it has no place for them.
+    pub fn annotate(&mut self, annotations: &[Annotation]) -> Result<(), OutputError> {
+        if self.types == MediaTypes::Docker && !annotations.is_empty() {
+            return Err(OutputError::Value {
+                key: "oci-mediatypes".to_owned(),
+                value: "false".to_owned(),
+                reason: "Docker's media types have no annotations; add `oci-mediatypes=true`"
+                    .to_owned(),
+            });
+        }
+        self.annotations.extend_from_slice(annotations);
+        Ok(())
     }
 }
 
@@ -326,7 +480,7 @@ impl Default for ImageOutput {
             others: OtherCompressions::Keep,
             times: LayerTimes::Keep,
             types: MediaTypes::Oci,
-            annotations: IndexMap::new(),
+            annotations: Vec::new(),
             pushing: Pushing::No,
             insecure: false,
         }
@@ -343,6 +497,7 @@ impl Values {
         &self,
         more_keys: &[&str],
         default_types: MediaTypes,
+        default_method: &str,
     ) -> Result<ImageOutput, OutputError> {
         self.only(&[IMAGE_KEYS, more_keys])?;
         let packing = if self.switch("tar", true)? {
@@ -380,20 +535,13 @@ impl Values {
         let annotations = self
             .values
             .iter()
-            .filter_map(|(key, value)| {
-                Some((key.strip_prefix(ANNOTATION)?.to_owned(), value.clone()))
-            })
-            .collect::<IndexMap<_, _>>();
-        if types == MediaTypes::Docker && !annotations.is_empty() {
-            let reason =
-                "Docker's media types have no annotations; add `oci-mediatypes=true`".to_owned();
-            return Err(self.wrong("oci-mediatypes", reason));
-        }
-        Ok(ImageOutput {
+            .filter_map(|(key, value)| Annotation::of_field(key, value))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut output = ImageOutput {
             dest,
             packing,
             names,
-            compression: self.compression()?,
+            compression: self.compression(default_method)?,
             others: match self.switch("force-compression", false)? {
                 true => OtherCompressions::Convert,
                 false => OtherCompressions::Keep,
@@ -403,10 +551,12 @@ impl Values {
                 false => LayerTimes::Keep,
             },
             types,
-            annotations,
+            annotations: Vec::new(),
             pushing: self.pushing()?,
             insecure: self.switch("registry.insecure", false)?,
-        })
+        };
+        output.annotate(&annotations)?;
+        Ok(output)
     }
 
     fn pushing(&self) -> Result<Pushing, OutputError> {
@@ -418,12 +568,30 @@ impl Values {
         })
     }
 
-    fn compression(&self) -> Result<Compression, OutputError> {
+    /// How the platforms of a root filesystem lie.
+    fn root(&self) -> Result<Platforms, OutputError> {
+        self.only(&[ROOT_KEYS])?;
+        match self.values.get("mode").map(String::as_str) {
+            None | Some("copy") => {}
+            Some("delete") => {
+                let reason = "nothing is deleted that was not made here; empty the directory first";
+                return Err(self.wrong("mode", reason.to_owned()));
+            }
+            Some(_) => return Err(self.wrong("mode", "it may be `copy`".to_owned())),
+        }
+        Ok(match self.values.contains_key("platform-split") {
+            false => Platforms::AsMany,
+            true if self.switch("platform-split", false)? => Platforms::Apart,
+            true => Platforms::Together,
+        })
+    }
+
+    fn compression(&self, default_method: &str) -> Result<Compression, OutputError> {
         const METHODS: &[&str] = &["gzip", "zstd", "uncompressed"];
         let method = self
             .values
             .get("compression")
-            .map_or("gzip", String::as_str);
+            .map_or(default_method, String::as_str);
         let (default, most) = match method {
             "gzip" => (6, 9),
             "zstd" => (3, 22),
@@ -494,8 +662,15 @@ impl Values {
         let allowed = || allowed.iter().flat_map(|keys| keys.iter().copied());
         let takes_annotations = allowed().any(|key| key == "name");
         for key in self.values.keys() {
-            let is_annotation = takes_annotations && key.starts_with(ANNOTATION);
+            let is_annotation = takes_annotations && Annotation::of_field(key, "").is_some();
             if !is_annotation && !allowed().any(|known| known == key) {
+                if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| refused == key) {
+                    return Err(OutputError::RefusedKey {
+                        kind: self.kind.clone(),
+                        key: key.clone(),
+                        reason,
+                    });
+                }
                 return Err(OutputError::UnknownKey {
                     kind: self.kind.clone(),
                     key: key.clone(),
@@ -586,7 +761,7 @@ mod tests {
         assert_eq!(image.compression, Compression::Zstd(9));
         assert_eq!(image.others, OtherCompressions::Convert);
         assert_eq!(image.times, LayerTimes::ClampToEpoch);
-        assert_eq!(image.annotations["Org.X"], "y");
+        assert_eq!(image.notes(AnnotationPlace::Manifest, None)["Org.X"], "y");
         let pushing = |given| match parse(given) {
             Output::Image(image) => (image.pushing, image.insecure),
             other => panic!("{other:?}"),
@@ -643,6 +818,20 @@ mod tests {
         check("type=oci,tar=maybe", "`true` or `false`", "");
         check("type=oci,name=A B", "not an image name", "");
         check("type=docker,annotation.a=b", "no annotations", "");
+        check("type=oci,annotation-index.a=b", "has no index", "");
+        check("type=image,push=true", "no key `push`", "does not push");
+        check("type=image,store=false", "an image is stored", "");
+        check(
+            "type=image,name-canonical=true",
+            "name-canonical",
+            "by its digest",
+        );
+        check("type=local,dest=x,mode=delete", "mode=delete", "");
+        check(
+            "type=local,dest=x,attestation-prefix=y",
+            "attestation-prefix",
+            "makes no attestations",
+        );
         check("\"type=oci", "quote", "name=a,b");
         check("", "not `key=value`", "type=oci");
     }

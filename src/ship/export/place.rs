@@ -21,8 +21,8 @@ impl From<io::Error> for Failure {
 /// Has `write` write a destination.
 pub(super) fn written(
     dest: &Destination,
-    stdout: &mut dyn Write,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+    stdout: &mut (dyn Write + Send),
+    write: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), Failure>,
 ) -> Result<(), ExportError> {
     match dest {
         Destination::Stdout => {
@@ -134,12 +134,12 @@ pub(super) fn beside(path: &Path, name: &std::ffi::OsStr) -> io::Result<PathBuf>
 
 /// An output that remembers why it failed, for when the error that comes back is wrapped beyond recognition.
 pub(super) struct Watched<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut (dyn Write + Send),
     failure: Option<io::Error>,
 }
 
 impl<'a> Watched<'a> {
-    pub(super) fn new(out: &'a mut dyn Write) -> Self {
+    pub(super) fn new(out: &'a mut (dyn Write + Send)) -> Self {
         Self { out, failure: None }
     }
 

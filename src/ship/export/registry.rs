@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::layers::{Origin, prepare, variant};
+use super::layers::{Origin, Prepared, prepare, variant};
 use super::{Export, ExportError, Exported, Form, ImageOutput, Pushing, SourceError};
 use crate::digest::Digest;
 use crate::image::layer::TimeRewrite;
@@ -39,51 +39,82 @@ impl Export<'_> {
         if names.is_empty() {
             return Err(ExportError::NoName);
         }
+        let prepared = self.ready_to_send(output)?;
+        let tagging = match output.pushing {
+            Pushing::ByDigest => Tagging::Not,
+            Pushing::No | Pushing::ByName => Tagging::Last,
+        };
+        for name in &names {
+            self.send(&prepared, name, tagging, registries, listener)?;
+        }
+        Ok(Exported {
+            manifest: Some(prepared.image.descriptor()),
+            config: Some(prepared.image.config_digest()),
+            names,
+            devices_skipped: 0,
+        })
+    }
+
+    /// The image with all of its layers as blobs.
+    pub(super) fn ready_to_send(&self, output: &ImageOutput) -> Result<Prepared, ExportError> {
         let prepared = prepare(self, output)?;
-        let image = &prepared.image;
-        for (index, layer) in image.layers.iter().enumerate() {
+        for (index, layer) in prepared.image.layers.iter().enumerate() {
             if prepared.origins[index] == Origin::Written {
                 // It has to be in one piece somewhere: its length and digest are said before it is sent.
                 let form = Form {
                     compression: Compression::None,
                     times: TimeRewrite::Keep,
                 };
-                variant(self.source, index, layer, form, self.threads).map_err(|source| {
-                    ExportError::Layer {
-                        layer: index,
-                        source,
-                    }
+                let made = variant(self.source, index, layer, form, self.threads);
+                made.map_err(|source| ExportError::Layer {
+                    layer: index,
+                    source,
                 })?;
             }
         }
-        let blobs: Vec<Descriptor> = image
+        Ok(prepared)
+    }
+
+    /// Sends an image to one place.
+    pub(super) fn send(
+        &self,
+        prepared: &Prepared,
+        name: &Name,
+        tagging: Tagging,
+        registries: &Registries,
+        listener: &dyn PushListener,
+    ) -> Result<(), ExportError> {
+        let image = &prepared.image;
+        let layers: Vec<Descriptor> = image
             .layers
             .iter()
             .map(|layer| layer.descriptor.clone())
             .collect();
+        let open = |digest: &Digest| -> Result<File, SourceError> {
+            let blob = self.source.blob(digest)?;
+            blob.ok_or_else(|| format!("the blob {digest} is gone from the store").into())
+        };
+        let sent = Sent {
+            registries,
+            listener,
+            name,
+            is_tagged: tagging == Tagging::Last,
+        };
         let config = (image.config_digest(), image.config_bytes.as_slice());
         let manifest = (image.descriptor(), image.manifest_bytes.clone());
-        for name in &names {
-            let open = |digest: &Digest| -> Result<File, SourceError> {
-                let blob = self.source.blob(digest)?;
-                blob.ok_or_else(|| format!("the blob {digest} is gone from the store").into())
-            };
-            let from = |digest: &Digest| self.source.registry_of(digest);
-            let sent = Sent {
-                registries,
-                listener,
-                name,
-                is_tagged: output.pushing != Pushing::ByDigest,
-            };
-            sent.image(&blobs, config, &manifest, &open, &from)?;
-        }
-        Ok(Exported {
-            manifest: Some(image.descriptor()),
-            config: Some(image.config_digest()),
-            names,
-            devices_skipped: 0,
+        sent.image(&layers, config, &manifest, &open, &|digest| {
+            self.source.registry_of(digest)
         })
     }
+}
+
+/// Whether a manifest gets the name's tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tagging {
+    /// It is found by its digest alone.
+    Not,
+    /// It does, when all is there.
+    Last,
 }
 
 /// An image on its way to one name.

@@ -230,7 +230,7 @@ fn export(
     image: &Assembled,
     memory: &Memory,
     given: &str,
-    stdout: &mut dyn Write,
+    stdout: &mut (dyn Write + Send),
 ) -> Result<Exported, ExportError> {
     let epoch = Some(Timestamp::from_seconds(1_000_000_000));
     let export = Export {

@@ -101,17 +101,6 @@ impl Archive {
             "dpkg",
             vec![file("usr/bin/apt-get", 0o755, APT_GET.as_bytes())],
         );
-        let mut parameters = SecretKeyParamsBuilder::default();
-        parameters
-            .key_type(KeyType::Ed25519Legacy)
-            .can_certify(true)
-            .can_sign(true)
-            .primary_user_id("Archive <a@b>".into());
-        let key = parameters
-            .build()
-            .expect("the parameters are complete")
-            .generate(rand::thread_rng())
-            .expect("a key can be made");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = listener.local_addr().expect("it is bound").port();
         let held = Arc::new(Mutex::new(Held::default()));
@@ -124,7 +113,7 @@ impl Archive {
         });
         let archive = Self {
             port,
-            key,
+            key: new_key(),
             base: vec![
                 ("dpkg".to_owned(), "Essential: yes\n".to_owned(), dpkg),
                 ("apt".to_owned(), "Depends: dpkg\n".to_owned(), apt),
@@ -139,7 +128,6 @@ impl Archive {
     /// name, version, what they need, and the content of `/usr/share/NAME`. What it had is gone.
     pub(crate) fn publish(&self, day: u32, packages: &[(&str, &str, &str, &str)]) {
         let mut debs = self.base.clone();
-        let mut files = HashMap::new();
         for (name, version, needs, content) in packages {
             let share = file(&format!("usr/share/{name}"), 0o644, content.as_bytes());
             let fields = if needs.is_empty() {
@@ -153,36 +141,14 @@ impl Archive {
                 deb(name, version, needs, vec![share]),
             ));
         }
-        let mut index = String::new();
-        for (name, fields, deb) in debs {
+        let version = |name: &str| {
             let found = packages.iter().find(|package| package.0 == name);
-            let version = found.map_or("1.0", |package| package.1);
-            let path = format!("pool/main/{name}_{version}_amd64.deb");
-            index.push_str(&format!(
-                "Package: {name}\nVersion: {version}\nArchitecture: {}\n{fields}Filename: {path}\nSize: {}\nSHA256: {}\n\n",
-                architecture(),
-                deb.len(),
-                hex(&deb)
-            ));
-            files.insert(path, deb);
-        }
-        let place = format!("main/binary-{}/Packages", architecture());
-        let release = format!(
-            "Suite: {SUITE}\nCodename: {SUITE}\nDate: Mon, {day:02} Jan 2024 00:00:00 UTC\nArchitectures: {}\nComponents: main\nSHA256:\n {} {} {place}\n",
-            architecture(),
-            hex(index.as_bytes()),
-            index.len()
-        );
-        let signed = CleartextSignedMessage::sign(
-            rand::thread_rng(),
-            &release,
-            &self.key.primary_key,
-            &Password::empty(),
-        )
-        .and_then(|message| message.to_armored_string(ArmorOptions::default()))
-        .expect("it can be signed");
-        files.insert(format!("dists/{SUITE}/InRelease"), signed.into_bytes());
-        files.insert(format!("dists/{SUITE}/{place}"), index.into_bytes());
+            found.map_or("1.0", |package| package.1)
+        };
+        let debs = debs
+            .into_iter()
+            .map(|(name, fields, deb)| (version(&name).to_owned(), name, fields, deb));
+        let files = files_of(&self.key, (SUITE, "main"), day, debs);
         lock(&self.held).files = files;
     }
 
@@ -212,6 +178,79 @@ impl Archive {
         asked.sort();
         asked
     }
+}
+
+/// A vendor's own archive, for files below one directory of a web server: one package of each name, and the key that signs
+/// it, as text.
+pub(crate) fn vendor(
+    suite: &str,
+    component: &str,
+    names: &[&str],
+) -> (HashMap<String, Vec<u8>>, String) {
+    let key = new_key();
+    let debs = names.iter().map(|name| {
+        let share = file(&format!("usr/share/{name}"), 0o644, b"of the vendor\n");
+        let deb = deb(name, "1.0", "", vec![share]);
+        ("1.0".to_owned(), (*name).to_owned(), String::new(), deb)
+    });
+    let files = files_of(&key, (suite, component), 1, debs);
+    let public = SignedPublicKey::from(key)
+        .to_armored_string(ArmorOptions::default())
+        .expect("a key can be written");
+    (files, public)
+}
+
+fn new_key() -> SignedSecretKey {
+    let mut parameters = SecretKeyParamsBuilder::default();
+    parameters
+        .key_type(KeyType::Ed25519Legacy)
+        .can_certify(true)
+        .can_sign(true)
+        .primary_user_id("Archive <a@b>".into());
+    parameters
+        .build()
+        .expect("the parameters are complete")
+        .generate(rand::thread_rng())
+        .expect("a key can be made")
+}
+
+/// The files of an archive by path, its signed index among them: packages by version, name, further fields and content.
+fn files_of(
+    key: &SignedSecretKey,
+    (suite, component): (&str, &str),
+    day: u32,
+    debs: impl Iterator<Item = (String, String, String, Vec<u8>)>,
+) -> HashMap<String, Vec<u8>> {
+    let mut files = HashMap::new();
+    let mut index = String::new();
+    for (version, name, fields, deb) in debs {
+        let path = format!("pool/{component}/{name}_{version}_amd64.deb");
+        index.push_str(&format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: {}\n{fields}Filename: {path}\nSize: {}\nSHA256: {}\n\n",
+            architecture(),
+            deb.len(),
+            hex(&deb)
+        ));
+        files.insert(path, deb);
+    }
+    let place = format!("{component}/binary-{}/Packages", architecture());
+    let release = format!(
+        "Suite: {suite}\nCodename: {suite}\nDate: Mon, {day:02} Jan 2024 00:00:00 UTC\nArchitectures: {}\nComponents: {component}\nSHA256:\n {} {} {place}\n",
+        architecture(),
+        hex(index.as_bytes()),
+        index.len()
+    );
+    let signed = CleartextSignedMessage::sign(
+        rand::thread_rng(),
+        &release,
+        &key.primary_key,
+        &Password::empty(),
+    )
+    .and_then(|message| message.to_armored_string(ArmorOptions::default()))
+    .expect("it can be signed");
+    files.insert(format!("dists/{suite}/InRelease"), signed.into_bytes());
+    files.insert(format!("dists/{suite}/{place}"), index.into_bytes());
+    files
 }
 
 /// Debian's name of this machine's architecture.

@@ -28,6 +28,7 @@ pub(crate) enum Capability {
     Fixtures,
     Tun,
     Cgroup,
+    Emulator,
     /// Minutes for what says little more than its neighbours: SHMOCKER_TEST_LONG is set.
     Patience,
 }
@@ -51,6 +52,7 @@ impl Capability {
             Self::Fixtures => "fixtures",
             Self::Tun => "tun",
             Self::Cgroup => "cgroup",
+            Self::Emulator => "emulator",
             Self::Patience => "patience",
         }
     }
@@ -251,6 +253,17 @@ pub(crate) fn program(capability: Capability, program: &str) -> Result<String, L
         Ok(program.to_owned())
     } else {
         Err(capability.lack(format!("{program} is not installed")))
+    }
+}
+
+/// Whether what takes minutes is wanted.
+pub(crate) fn patience(what: &str) -> Result<(), Lack> {
+    match std::env::var_os("SHMOCKER_TEST_LONG") {
+        Some(_) => Ok(()),
+        None => {
+            Err(Capability::Patience
+                .lack(format!("{what}; SHMOCKER_TEST_LONG=1 has time for that")))
+        }
     }
 }
 

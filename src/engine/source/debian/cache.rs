@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Error, Result};
 use crate::digest::{Digest, Hasher};
 use crate::net::{Client, Download, Fetched, Outcome};
+use crate::sys::file::touch;
 
 /// A directory of downloads.
 #[derive(Debug, Clone)]
@@ -107,7 +108,9 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(Error::io("cannot open", path, error)),
         };
-        if digest_of(file).map_err(|error| Error::io("cannot read", path, error))? == *digest {
+        if digest_of(&file).map_err(|error| Error::io("cannot read", path, error))? == *digest {
+            // What was just used is not deleted by others meanwhile. Where that cannot be said, nothing is deleted.
+            drop(touch(&file));
             return Ok(true);
         }
         fs::remove_file(path)
@@ -116,7 +119,7 @@ impl Cache {
     }
 }
 
-fn digest_of(mut file: File) -> io::Result<Digest> {
+fn digest_of(mut file: &File) -> io::Result<Digest> {
     let mut hasher = Hasher::default();
     let mut piece = vec![0; 256 << 10];
     loop {

@@ -314,6 +314,11 @@ impl Git {
             ])?;
         }
         let program = program.in_repository(&directory);
+        // For people; and its time says when the mirror was last used. Nothing is lost where it cannot be written.
+        drop(fs::write(
+            directory.join("description"),
+            format!("{}\n", reference::without_credentials(&url)),
+        ));
         Ok(Mirror {
             directory,
             url: route.url,

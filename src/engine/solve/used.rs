@@ -1,0 +1,35 @@
+//! What a build has used of the store, so that it is known what to keep.
+
+use super::mounts;
+use super::session::Session;
+use crate::digest::Digest;
+use crate::engine::plan::Planned;
+use crate::graph::Op;
+use crate::store::{BuildUse, PartUse};
+
+impl Session<'_> {
+    /// What this build has used: what its parts have made, its downloads and cache mounts, and its image.
+    #[must_use]
+    pub fn used(&self, planned: &Planned, parts: Vec<PartUse>, image: Digest) -> BuildUse {
+        let graph = &planned.lowered.graph;
+        let mut caches = Vec::new();
+        for id in graph.needed(&[planned.lowered.target]) {
+            let Op::Exec(exec) = &graph.node(id).op else {
+                continue;
+            };
+            for cache in mounts::caches_of(exec) {
+                if !caches.contains(&cache) {
+                    caches.push(cache);
+                }
+            }
+        }
+        BuildUse {
+            project: self.work.project.clone(),
+            target: self.work.target.clone().unwrap_or_default(),
+            parts,
+            image: Some(image),
+            downloads: self.downloads_used(),
+            caches,
+        }
+    }
+}
