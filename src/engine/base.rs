@@ -231,7 +231,7 @@ impl Finder<'_> {
         };
         let place = format!("{} {platform} {}", reference(source), name);
         let known = self.session.answer::<ImageAnswer>(&place).map_err(failed)?;
-        if let Some(known) = known {
+        if let Some(known) = &known {
             let is_settled = name.digest.is_some();
             let age_s = (!is_settled).then_some(known.age_ms / 1000);
             if (is_settled || work.freshness.accepts(known.age_ms))
@@ -256,6 +256,10 @@ impl Finder<'_> {
         let wanted: Platform = platform
             .parse()
             .map_err(|error| Unfound::Missing(in_full(&error)))?;
+        if let Some(known) = &known {
+            // Most often it is the same as before.
+            drop(store.put(known.answer.config.as_bytes()));
+        }
         events.emit(BuildEvent::SourceStarted {
             source: shown.clone(),
         });

@@ -155,7 +155,7 @@ impl World {
                 return Err(format!("there is no {missing} here"));
             }
         }
-        for missing in ["attest", "cache_from", "platform", "contextsubdir"] {
+        for missing in ["attest", "cache_from", "contextsubdir"] {
             if !step["opts"][missing].is_null() {
                 return Err(format!("there is no {missing} here"));
             }
@@ -420,6 +420,7 @@ impl World {
         }
         for (flag, field) in [
             ("--target", "target"),
+            ("--platform", "platform"),
             ("--shm-size", "shm_size"),
             ("--ulimit", "ulimit"),
             ("--memory", "memory"),
