@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 mod harness;
 
 use harness::{Bench, Lack, User, busybox, machine};
+use shmocker::digest::{Digest, Fields, Key};
+use shmocker::store::Record;
 
 const ROUNDS: usize = 20;
 
@@ -33,6 +35,7 @@ fn main() {
         nothing_changed,
         what_would_be_built,
         sixteen_steps_that_wait,
+        ten_thousand_records,
     ] {
         if let Err(lack) = user.clone().and_then(|user| figure(&user)) {
             println!("left out: {lack}");
@@ -144,6 +147,79 @@ fn sixteen_steps_that_wait(user: &User) -> Result<(), Lack> {
         times[2].as_secs_f64(),
         times[2].as_secs_f64() - 0.5
     );
+    Ok(())
+}
+
+/// A store of 10,000 snapshots, in stacks of 20, and 2,000 blobs: what it holds, and what of it goes.
+fn ten_thousand_records(user: &User) -> Result<(), Lack> {
+    const SNAPSHOTS: u64 = 10_000;
+    let bench = Bench::new(user, "records");
+    bench.ok("cache du");
+    let store = bench.store();
+    let mut below = Vec::new();
+    for number in 0..SNAPSHOTS {
+        if number % 20 == 0 {
+            below.clear();
+        }
+        let id = Key::of(&number.to_le_bytes());
+        let mut fields = Fields::new();
+        fields.put("op", "exec");
+        fields.put("command", format!("make {number}"));
+        let record = Record {
+            id,
+            below: below.clone(),
+            key: Some(fields.key()),
+            fields,
+            created_ms: 1_700_000_000_000 + number,
+            duration_ms: 1,
+            what: format!("[stage] RUN make {number}"),
+        };
+        let dir = store.join("snapshots").join(id.to_string());
+        std::fs::create_dir_all(dir.join("fs")).expect("a directory can be made");
+        std::fs::write(dir.join("fs/file"), number.to_string()).expect("a file can be written");
+        let text = serde_json::to_vec(&record).expect("a record is text");
+        std::fs::write(dir.join("record.json"), text).expect("a file can be written");
+        below.push(id);
+    }
+    for number in 0..SNAPSHOTS / 5 {
+        let content = number.to_string();
+        let name = Digest::of(content.as_bytes()).hex();
+        std::fs::write(store.join("blobs/sha256").join(name), content).expect("a blob");
+    }
+    std::fs::remove_file(store.join("index.sqlite")).expect("it can be made again");
+    if machine::process_uid() == 0 {
+        let owner = format!("{}:{}", user.uid, user.gid);
+        let done = std::process::Command::new("chown")
+            .args(["-R", &owner])
+            .arg(store)
+            .status();
+        assert!(done.is_ok_and(|status| status.success()));
+    }
+    let once = |what: &str, line: &str| {
+        println!(
+            "{what:<48} {:>8.2} ms, once",
+            timed(&bench, line).as_secs_f64() * 1000.0
+        );
+    };
+    once("10,000 snapshots: the index made again", "cache du");
+    once("10,000 snapshots: measured", "cache prune --dry-run");
+    report(
+        "10,000 snapshots, 2,000 blobs: `cache du`",
+        &rounds(&bench, "cache du"),
+    );
+    let line = "cache prune --dry-run --max-used-space 1";
+    report("the same: `cache prune --dry-run`", &rounds(&bench, line));
+    let mut left = bench.ok("cache du --format json").json()["total_bytes"]
+        .as_u64()
+        .unwrap_or(0);
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            left -= 400_000;
+            timed(&bench, &format!("cache prune --max-used-space {left}"))
+        })
+        .collect();
+    times.sort();
+    report("the same: `cache prune` of some 50 of them", &times);
     Ok(())
 }
 

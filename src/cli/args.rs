@@ -2,8 +2,10 @@
 
 pub(super) mod cache;
 pub(super) mod habitat;
+pub(super) mod history;
 pub(super) mod registry;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,6 +15,7 @@ use super::steps::StepArguments;
 use crate::graph::Network;
 use cache::CacheCommand;
 use habitat::HabitatCommand;
+use history::HistoryCommand;
 use registry::{CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments};
 
 /// Builds container images and development habitats without root and without a daemon.
@@ -76,6 +79,9 @@ pub(super) enum Command {
     /// What the store holds: how much it is, and deleting what nothing needs
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Past builds: how they ended, how long they took, what they ran, what that printed
+    #[command(subcommand)]
+    History(HistoryCommand),
     /// The store as a whole
     #[command(subcommand)]
     Store(StoreCommand),
@@ -144,8 +150,33 @@ pub(super) struct TagArguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum StoreCommand {
+    /// Look whether blobs, snapshots, index and images are what they should be; ends with 4 if something is damaged
+    Check(CheckStoreArguments),
+    /// Write the store into one archive, for another machine
+    Export(ArchiveArguments),
+    /// Take what is in such an archive; what is here already stays
+    Import(ArchiveArguments),
     /// Delete the store with all that it holds
     Delete,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArchiveArguments {
+    /// The archive; - is standard output, or input
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckStoreArguments {
+    /// Put aside or delete what is damaged, so that it is fetched or made again
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Read every file of every snapshot
+    #[arg(long)]
+    pub(super) deep: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -240,6 +271,9 @@ pub(super) struct SharedBuildArguments {
     /// Write the image's id (the digest of its configuration)
     #[arg(long, value_name = "FILE")]
     pub(super) iidfile: Option<PathBuf>,
+    /// How many steps run at a time, and on how many cores is computed [default: any number of steps, on all cores]
+    #[arg(short, long, value_name = "N")]
+    pub(super) jobs: Option<NonZeroUsize>,
     /// When a step fails, go on with all that does not need it
     #[arg(long)]
     pub(super) keep_going: bool,

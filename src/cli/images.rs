@@ -149,6 +149,7 @@ pub(super) fn tag(arguments: &TagArguments, store: PathBuf) -> Result<Exit, Stop
         }
     }
     let store = open(store)?;
+    let _kept = store.keep_all().map_err(of_store)?;
     let Some(image) = images::find(&store, &arguments.image).map_err(of_store)? else {
         return Err(unknown(&arguments.image).into());
     };

@@ -14,6 +14,7 @@ mod exit;
 mod fmt;
 mod found;
 mod habitat;
+mod history;
 mod images;
 mod lint;
 mod registry;
@@ -23,17 +24,17 @@ mod request;
 mod run;
 mod settings;
 mod steps;
+mod store;
 mod terminal;
 mod why;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::backend::embedded::Embedded;
-use args::{Arguments, Command, ImageCommand, StoreCommand};
+use args::{Arguments, Command, ImageCommand};
 use environment::Environment;
 use exit::Exit;
 use report::Stop;
@@ -95,7 +96,8 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
         Command::Cache(command) => cache::run(&command, &store()?),
-        Command::Store(StoreCommand::Delete) => delete_store(&store()?),
+        Command::History(command) => history::run(&command, &store()?),
+        Command::Store(command) => store::run(&command, &store()?),
         Command::Doctor(doctor) => doctor::run(&doctor, &store()?, environment),
     }
 }
@@ -108,11 +110,4 @@ fn store_path(option: Option<PathBuf>, environment: &Environment) -> Result<Path
             "give `--store DIR`, or set HOME",
         )),
     }
-}
-
-fn delete_store(path: &Path) -> Result<Exit, Stop> {
-    if path.exists() {
-        Embedded.delete_store(path).map_err(Stop::from)?;
-    }
-    Ok(Exit::Done)
 }

@@ -61,6 +61,7 @@ impl Draft {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
             draft.work.labels.push((name.to_owned(), value.to_owned()));
         }
+        draft.work.jobs = arguments.jobs;
         if arguments.pull {
             draft.work.freshness = Freshness::Now;
         } else if let (Some(ms), Freshness::After { .. }) =
@@ -145,6 +146,12 @@ impl Draft {
             return Err(Stop::usage(
                 "two outputs go to standard output, of which there is one",
                 "give all but one of them a `dest=`",
+            ));
+        }
+        if outputs.iter().any(Output::is_to_stdout) && std::io::stdout().is_terminal() {
+            return Err(Stop::usage(
+                "an output to standard output is nothing for a terminal",
+                "give it a `dest=`; `--load` gives the image to podman or docker",
             ));
         }
         for output in outputs {
@@ -273,6 +280,7 @@ impl Draft {
             run: RunDefaults::default(),
             resources: Resources::default(),
             log_limits: environment.log_limits,
+            jobs: None,
             no_cache: NoCache::Nothing,
             accepts_failed: false,
             on_failure: OnFailure::CallOff,

@@ -403,6 +403,18 @@ impl Load<'_> {
                 )));
             }
         }
+        // What is there must still be there when it is named.
+        let _kept = self.store.keep_all()?;
+        if let Some(layer) = manifest
+            .layers
+            .iter()
+            .find(|layer| !self.store.has_blob(&layer.digest))
+        {
+            return Err(StoreError::NoSuchBlob {
+                digest: layer.digest,
+            }
+            .into());
+        }
         self.store.put(config_bytes)?;
         let (digest, _) = self.store.put(bytes)?;
         for name in names.iter().cloned().chain([digest.to_string()]) {

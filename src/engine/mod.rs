@@ -11,11 +11,13 @@
 //! phases     what a build would do, part by part   launch    `run`: a command in an image
 //! lock       what a habitat's sources are pinned to    load     images from archives, into the store
 //! base       images that are built upon
+//! carry      a store as one archive
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
 pub mod base;
+pub mod carry;
 pub mod causes;
 pub mod clock;
 pub mod contexts;

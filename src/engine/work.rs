@@ -2,6 +2,7 @@
 //! child as JSON; nothing in it is looked up again.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,8 @@ pub struct Work {
     pub run: RunDefaults,
     /// How much of this machine a RUN may take.
     pub resources: Resources,
+    /// How many steps run at a time, and on how many cores is computed; `None`: any number of steps, on all cores.
+    pub jobs: Option<NonZeroUsize>,
     /// How much of what a RUN writes is shown.
     pub log_limits: LogLimits,
     /// What must not be taken from the cache.
@@ -187,6 +190,13 @@ impl Work {
         }
         platform.clone_into(&mut work.platform);
         work
+    }
+
+    /// On how many cores is computed.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.jobs.map_or_else(all, NonZeroUsize::get)
     }
 }
 

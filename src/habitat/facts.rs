@@ -36,14 +36,14 @@ pub struct Facts {
     pub at_home: BTreeMap<String, PathKind>,
     /// The text of `.habignore` at ROOT.
     pub root_ignore: Option<String>,
-    /// Debian's name of this machine's architecture.
+    /// Debian's name of its architecture.
     pub debian_arch: String,
     /// What downloads have to be, as a lock file knows it: the SHA-256 (64 hex digits) by address. It holds for tools that say
     /// none themselves.
     pub sums: BTreeMap<String, String>,
     /// Only tests whose path has this in it.
     pub tests: Option<String>,
-    /// This machine's platform, `linux/amd64`: the one that can be built.
+    /// The platform that is built for, `linux/amd64`.
     pub platform: String,
     /// What the plan is for.
     pub purpose: Purpose,

@@ -192,7 +192,9 @@ pub struct Plan {
     pub secrets: Vec<SecretSource>,
     /// Files of the host's home that would become part of the image without having been allowed: a build refuses them.
     pub home_files: Vec<Problem>,
-    /// Platforms that this machine cannot build: a build is refused.
+    /// The platform that it names, if it names one.
+    pub(super) platform: Option<String>,
+    /// Platforms beside the one that is built for: a build is refused.
     pub foreign_platforms: Vec<Problem>,
     /// What should be mended, but stops nothing.
     pub warnings: Vec<Problem>,
@@ -419,6 +421,10 @@ impl Plan {
             downloads,
             secrets,
             home_files,
+            platform: match habitat.document.platforms.0.as_slice() {
+                [only] => Some(only.value.clone()),
+                _ => None,
+            },
             foreign_platforms,
             warnings,
             fields: values(habitat, facts),
@@ -666,7 +672,7 @@ impl Planner<'_> {
         BASE_CONTEXT.to_owned()
     }
 
-    /// The platforms that are asked for and are not this machine's.
+    /// The platforms that are asked for beside the one that is built for.
     fn foreign_platforms(&mut self) -> Vec<Problem> {
         let own = self.facts.platform.parse::<Platform>();
         let platforms = self.habitat.document.platforms.0.iter();
@@ -677,13 +683,11 @@ impl Planner<'_> {
         let own = &self.facts.platform;
         let problems: Vec<Problem> = foreign
             .map(|platform| {
-                let message = format!("`{}` cannot be built on this machine", platform.value);
+                let message = format!("`{}` is not built together with {own}", platform.value);
                 Problem::warning("habitat::foreign_platform", message, platform.span)
-                    .label(format!(
-                        "this machine is {own}, and programs of other platforms are not emulated yet"
-                    ))
+                    .label("a habitat is built for one platform at a time")
                     .help(format!(
-                        "keep only {own} in `platforms`, and build the others on machines of their own"
+                        "keep one of them in `platforms`: {own}, or another one, whose programs an emulator then runs"
                     ))
             })
             .collect();

@@ -233,6 +233,7 @@ impl Plan {
         let values = json!({
             "name": self.name,
             "file": one_line(&self.layers.main().file),
+            "platform": self.platform,
             "contexts": self.contexts.iter().map(|context| context_values(context, &self.layers)).collect::<Vec<_>>(),
             "phases": phases,
         });

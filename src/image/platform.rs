@@ -62,12 +62,18 @@ impl Platform {
     /// That of the programs that this machine runs.
     #[must_use]
     pub fn of_this_machine() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86" => "386",
-            "powerpc64" => "ppc64le",
-            other => other,
+        const ARCHITECTURE: &str = match () {
+            () if cfg!(target_arch = "x86_64") => "amd64",
+            () if cfg!(target_arch = "aarch64") => "arm64",
+            () if cfg!(target_arch = "riscv64") => "riscv64",
+            () if cfg!(target_arch = "s390x") => "s390x",
+            () if cfg!(target_arch = "powerpc64") => "ppc64le",
+            () if cfg!(target_arch = "loongarch64") => "loong64",
+            () if cfg!(target_arch = "arm") => "arm",
+            () if cfg!(target_arch = "x86") => "386",
+            () => "unknown",
         };
-        Self::new("linux", architecture, None)
+        Self::new("linux", ARCHITECTURE, None)
     }
 
     /// What Debian calls its architecture.

@@ -90,13 +90,10 @@ impl Engine {
     ///
     /// # Errors
     /// What `write` says, else that the engine has not taken it.
-    pub fn take<E: From<EngineError>>(
+    pub fn take<E: From<EngineError> + Send>(
         &self,
         write: impl FnOnce(BorrowedFd<'_>) -> Result<(), E> + Send,
-    ) -> Result<(), E>
-    where
-        E: Send,
-    {
+    ) -> Result<(), E> {
         match self {
             Self::Podman => self.podman(write),
             Self::Docker(socket) => self.docker(socket, write),

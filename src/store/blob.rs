@@ -46,6 +46,30 @@ impl Store {
         writer.finish_expecting(expected)
     }
 
+    /// Keeps a download that must have a digest. False: it is here already.
+    pub fn put_download(
+        &self,
+        mut content: impl Read,
+        expected: &Digest,
+    ) -> Result<bool, StoreError> {
+        let mut writer = self.blob_writer()?;
+        writer.take_all(&mut content)?;
+        let (found, _) = writer.hasher.finish();
+        if found != *expected {
+            return Err(StoreError::WrongDigest {
+                expected: *expected,
+                found,
+            });
+        }
+        let path = self.path().join("http");
+        let kept = crate::sys::dir::Dir::open_trusted(&path)
+            .and_then(|dir| writer.tmp.publish_new(&dir, &expected.hex()));
+        match kept {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            kept => kept.doing("keep a download", path).map(|()| true),
+        }
+    }
+
     /// Begins to store content that comes bit by bit.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
         Ok(BlobWriter {

@@ -2,6 +2,7 @@
 //! it was last measured. So nobody walks a tree to answer a question.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -76,7 +77,7 @@ pub(super) struct Measured {
 /// What a store's index has to know of one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Number {
-    /// Bytes of all blobs and downloads when they were last counted.
+    /// Bytes of all single files (blobs, downloads, history), when they were last counted.
     FileBytes,
     /// When everything was last looked through.
     LookedThroughMs,
@@ -233,6 +234,67 @@ impl Index {
             )?;
             let rows = select.query_map([], |row| Ok((key_at(row, 0)?, digest_at(row, 1)?)))?;
             rows.collect()
+        })
+    }
+
+    /// Writes a copy of it into an empty file.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        self.with("copy everything", |connection| {
+            connection
+                .execute("VACUUM INTO ?", params![path.to_string_lossy()])
+                .map(drop)
+        })
+    }
+
+    /// Takes from a copy of another index what it does not know itself.
+    pub(crate) fn take_from(&self, path: &Path) -> Result<(), StoreError> {
+        const TABLES: [&str; 8] = [
+            "ops",
+            "parts",
+            "listings",
+            "diff_ids",
+            "layer_blobs",
+            "contents",
+            "answers",
+            "snapshots",
+        ];
+        self.with("take over results", |connection| {
+            connection.execute("ATTACH ? AS other", params![path.to_string_lossy()])?;
+            let taken = || -> rusqlite::Result<()> {
+                let together = connection.unchecked_transaction()?;
+                for table in TABLES {
+                    together.execute(
+                        &format!("INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"),
+                        [],
+                    )?;
+                }
+                together.commit()
+            };
+            let taken = taken();
+            connection.execute("DETACH other", [])?;
+            taken
+        })
+    }
+
+    /// What SQLite finds wrong with it.
+    pub(super) fn fault(&self) -> Result<Option<String>, StoreError> {
+        self.with("look for damage", |connection| {
+            let verdict: String =
+                connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+            Ok((verdict != "ok").then_some(verdict))
+        })
+    }
+
+    /// All snapshots that results need.
+    pub(super) fn layers_used(&self) -> Result<HashSet<Key>, StoreError> {
+        self.with("look up results", |connection| {
+            let mut select = connection.prepare_cached("SELECT layers FROM ops")?;
+            let mut rows = select.query([])?;
+            let mut used = HashSet::new();
+            while let Some(row) = rows.next()? {
+                used.extend(keys(row.get_ref(0)?.as_blob()?));
+            }
+            Ok(used)
         })
     }
 

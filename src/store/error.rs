@@ -13,7 +13,8 @@ pub enum StoreError {
     #[diagnostic(
         code(store::no_space),
         help(
-            "make room on that file system, or put the store elsewhere with --store; results made so far are kept"
+            "make room on that file system (`shmocker cache prune` does), or put the store elsewhere with --store; results made so \
+             far are kept"
         )
     )]
     NoSpace {
@@ -155,6 +156,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Where the index cannot be written, as on a full disk, it stays as it was: it may know less than there is, or what is
+    /// gone.
+    pub(super) fn unless_unwritable<T: Default>(written: Result<T, Self>) -> Result<T, Self> {
+        match written {
+            Err(Self::Index { source, .. }) if super::index::is_unwritable(&source) => {
+                Ok(T::default())
+            }
+            written => written,
+        }
+    }
+
     pub(crate) fn io(what: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
         let path = path.as_ref().to_owned();
         match source.kind() {

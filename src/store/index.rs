@@ -411,6 +411,19 @@ impl Index {
         })
     }
 
+    /// Puts it aside and makes a new one.
+    pub(super) fn renew(&self) -> Result<(), StoreError> {
+        let mut connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mode =
+            connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0));
+        let local = mode.is_ok_and(|mode| mode != "delete");
+        *connection = anew(&self.path, &self.snapshots, local)?;
+        Ok(())
+    }
+
     /// Asks or tells SQLite something; an index that turns out to be damaged is made anew, once, and asked again.
     pub(super) fn with<T>(
         &self,
@@ -493,10 +506,16 @@ fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Optio
     Ok(Some(connection))
 }
 
-fn is_unwritable(error: &rusqlite::Error) -> bool {
+pub(super) fn is_unwritable(error: &rusqlite::Error) -> bool {
+    // On a full disk there is no room for what its users share.
     matches!(
         error.sqlite_error_code(),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+        Some(
+            ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+        )
     )
 }
 

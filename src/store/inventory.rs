@@ -200,11 +200,13 @@ impl Entry {
 pub struct Inventory {
     /// Each thing once.
     pub entries: Vec<Entry>,
-    /// What the index takes of the disk.
+    /// What the index and the history take of the disk.
     pub index_bytes: u64,
     /// The disk that the store is on.
     pub disk: Disk,
     pub(super) images: Vec<Image>,
+    /// Snapshots that the index knows and that are gone.
+    pub(super) stale: Vec<Key>,
 }
 
 /// A disk.
@@ -240,6 +242,7 @@ struct Gathering {
     entries: Vec<Entry>,
     places: HashMap<Place, usize>,
     images: Vec<Image>,
+    stale: Vec<Key>,
 }
 
 impl Gathering {
@@ -275,12 +278,11 @@ impl Gathering {
                 way.push(here);
                 at = parents[here];
             }
-            let mut depth = at
+            let first = at
                 .and_then(|here| depths[here])
                 .map_or(0, |depth| depth + 1);
-            for here in way.into_iter().rev() {
+            for (depth, here) in (first..).zip(way.into_iter().rev()) {
                 depths[here] = Some(depth);
-                depth += 1;
             }
         }
         let mut order: Vec<usize> = (0..parents.len()).collect();
@@ -378,6 +380,17 @@ impl Store {
         Ok(since)
     }
 
+    /// What SQLite's files take of the disk.
+    pub(super) fn sqlite_bytes(&self) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for ending in ["", "-wal"] {
+            let seen = self.top().find(format!("index.sqlite{ending}"));
+            let seen = seen.doing("look at the index", self.path())?;
+            bytes += seen.map_or(0, |seen| seen.disk_bytes);
+        }
+        Ok(bytes)
+    }
+
     /// Looks through all that the store holds.
     pub fn inventory(&self, now_ms: u64) -> Result<Inventory, StoreError> {
         let mut gathering = Gathering::default();
@@ -395,23 +408,35 @@ impl Store {
             self.gather_work(&mut gathering, since)?;
         }
         let mut index_bytes = 0;
-        for ending in ["", "-wal"] {
-            let seen = self.top().find(format!("index.sqlite{ending}"));
-            let seen = seen.doing("look at the index", self.path())?;
-            index_bytes += seen.map_or(0, |seen| seen.disk_bytes);
+        for directory in ["builds", "history"] {
+            let Ok(dir) = self.top().open_dir(directory) else {
+                continue;
+            };
+            let entries = dir
+                .entries()
+                .doing("read the store", self.path().join(directory))?;
+            let sizes = entries
+                .iter()
+                .filter_map(|entry| dir.find(&entry.name).ok().flatten());
+            index_bytes += sizes.map(|seen| seen.disk_bytes).sum::<u64>();
         }
+        index_bytes += self.sqlite_bytes()?;
         Ok(Inventory {
             entries: gathering.entries,
             index_bytes,
             disk: self.disk()?,
             images: gathering.images,
+            stale: gathering.stale,
         })
     }
 
     fn gather_snapshots(&self, gathering: &mut Gathering) -> Result<(), StoreError> {
+        // In this order: what the index knows was there before.
+        let known = self.index()?.known()?;
         let there: HashSet<Key> = self.snapshots()?.into_iter().collect();
-        for known in self.index()?.known()? {
+        for known in known {
             if !there.contains(&known.id) {
+                gathering.stale.push(known.id);
                 continue;
             }
             gathering.put(Entry {

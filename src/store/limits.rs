@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::census::Number;
+use super::history::History;
 use super::inventory::{Disk, Inventory};
 use super::prune::{Prune, Space, choose};
 use super::{Store, StoreError};
@@ -14,6 +15,10 @@ const LOOK_EVERY_MS: u64 = DAY_MS;
 const MEASURE_EVERY_MS: u64 = 3_600_000;
 /// How long what was put aside is kept for those who want to know what happened.
 const DAMAGED_KEPT_MS: u64 = 7 * DAY_MS;
+/// What part of everything may have come since it was counted.
+const UNCOUNTED: u64 = 50;
+/// What part of the budget is made free when it is used up.
+const ROOM: u64 = 16;
 /// How much more there has to be, after not enough could be deleted, until it is tried again.
 const MORE: f64 = 1.05;
 
@@ -68,13 +73,16 @@ impl Store {
         if written > 0 {
             index.put_number(Number::FileBytes, files.unwrap_or(0) + written)?;
         }
-        let total = index.tree_bytes()? + files.unwrap_or(0) + written;
+        let total = index.tree_bytes()? + files.unwrap_or(0) + written + self.sqlite_bytes()?;
         let looked_ms = index.number(Number::LookedThroughMs)?.unwrap_or(0);
         let is_due = looked_ms.saturating_add(LOOK_EVERY_MS) < now_ms || files.is_none();
         let stuck = index.number(Number::StuckAtBytes)?.unwrap_or(0);
-        let is_much = limits.keep_bytes(total, self.disk()?).is_some();
+        // Names and the like are counted only when everything is looked through.
+        let is_much = limits
+            .keep_bytes(total + total / UNCOUNTED, self.disk()?)
+            .is_some();
         let is_more = total as f64 > stuck as f64 * MORE;
-        if !is_due && !(is_much && is_more) {
+        if !(is_due || is_much && is_more) {
             return Ok(None);
         }
         self.tidy_thoroughly(limits, now_ms)
@@ -86,7 +94,11 @@ impl Store {
             return Ok(None);
         };
         self.measure(now_ms, MEASURE_EVERY_MS)?;
-        let pruned = self.delete_chosen(now_ms, |inventory| {
+        // No build waits for this: the next one will do it.
+        let Some(nobody_looks) = self.soon_nobody_looks()? else {
+            return Ok(None);
+        };
+        let pruned = self.delete_chosen(nobody_looks, now_ms, |inventory| {
             let mut chosen = choose(inventory, &Prune::default(), now_ms, &|entry| {
                 entry.is_orphan()
                     || (entry.is_damaged() && entry.used_ms + DAMAGED_KEPT_MS < now_ms)
@@ -97,7 +109,8 @@ impl Store {
             let left = left(inventory, &chosen);
             if let Some(keep) = limits.keep_bytes(left, inventory.disk) {
                 let space = Prune {
-                    max_used: Some(Space::Bytes(keep)),
+                    // A little more than has to be, so that not every build deletes something.
+                    max_used: Some(Space::Bytes(keep - keep / ROOM)),
                     ..Prune::default()
                 };
                 for at in choose(inventory, &space, now_ms, &|entry| !entry.is_damaged()) {
@@ -108,6 +121,7 @@ impl Store {
             }
             chosen
         })?;
+        History::of(self.path()).keep(|_| true)?;
         let index = self.index()?;
         if let Some(keep_ms) = limits.keep_ms {
             index.forget_before(now_ms.saturating_sub(keep_ms))?;

@@ -10,6 +10,7 @@
 //! habitats/<id>/         habitats that run or have run
 //! failed/                what the last failed step of each project has left
 //! builds/                what builds have used, so that it is known what to keep
+//! history/               what was built, and what that printed
 //! locks/ tmp/            flocks; what is being made
 //! empty/                 directories in which nothing ever is, for mounts
 //! ```
@@ -25,10 +26,12 @@
 
 mod blob;
 mod census;
+mod check;
 mod error;
 mod failed;
 mod filter;
 mod groups;
+mod history;
 mod image;
 mod index;
 mod instance;
@@ -42,18 +45,23 @@ mod record;
 mod tmp;
 mod uses;
 
+#[cfg(test)]
+mod month_tests;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub use blob::{BlobReader, BlobWriter};
+pub use check::{Checked, Finding, Repair};
 pub(crate) use error::Doing;
 pub use error::StoreError;
 pub use failed::FailedStep;
 pub(crate) use failed::accept;
 pub use filter::{BadFilter, Filter};
 pub use groups::{Group, GroupKind, Row, groups};
+pub use history::{BuildLog, BuildRecord, History, StepRecord};
 pub use image::StoredImage;
 pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use instance::{Hold, Instance, InstanceRecord, LastState};
@@ -84,6 +92,7 @@ const DIRECTORIES: &[&str] = &[
     "habitats",
     "failed",
     "builds",
+    "history",
     "empty",
     "locks",
     "tmp",

@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -224,9 +225,29 @@ impl Store {
             pruned.total_bytes = inventory.total_bytes().saturating_sub(pruned.removed_bytes);
             return Ok(pruned);
         }
-        self.delete_chosen(now_ms, |inventory| {
+        let nobody_looks = loop {
+            let held = self.hold_directory("snapshots", FlockOperation::LockExclusive)?;
+            if let Some(held) = held {
+                break held;
+            }
+        };
+        self.delete_chosen(nobody_looks, now_ms, |inventory| {
             choose(inventory, wish, now_ms, &|_| true)
         })
+    }
+
+    /// The right to move things away, if those who just look things up leave it soon.
+    pub(super) fn soon_nobody_looks(&self) -> Result<Option<Lease>, StoreError> {
+        const TRIES: u32 = 40;
+        const PAUSE: Duration = Duration::from_millis(5);
+        for _ in 0..TRIES {
+            let way = FlockOperation::NonBlockingLockExclusive;
+            if let Some(held) = self.hold_directory("snapshots", way)? {
+                return Ok(Some(held));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(None)
     }
 
     /// The right to delete, if nobody else has it.
@@ -263,28 +284,30 @@ impl Store {
     /// Deletes what is chosen of all that is there. The right to do so is held by the caller.
     pub(super) fn delete_chosen(
         &self,
+        nobody_looks: Lease,
         now_ms: u64,
         choose: impl FnOnce(&Inventory) -> Vec<usize>,
     ) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
         let mut moved = Vec::new();
         let mut snapshots: HashSet<Key> = HashSet::new();
-        let mut files_left = 0;
+        let mut files_left: u64 = 0;
+        let mut stale: HashSet<Key>;
         {
-            let _nobody_looks = loop {
-                let held = self.hold_directory("snapshots", FlockOperation::LockExclusive)?;
-                if let Some(held) = held {
-                    break held;
-                }
-            };
+            let _nobody_looks = nobody_looks;
             let inventory = self.inventory(now_ms)?;
             pruned.total_bytes = inventory.total_bytes();
+            stale = inventory.stale.iter().copied().collect();
             for entry in &inventory.entries {
                 if matches!(entry.place, Place::Blob(_) | Place::In("http", _)) {
                     files_left += entry.size.unwrap_or(0);
                 }
             }
-            for at in choose(&inventory) {
+            files_left += inventory.index_bytes.saturating_sub(self.sqlite_bytes()?);
+            let mut chosen = choose(&inventory);
+            // A name goes before what it stands for: whatever ends this process, no image is left without a part of it.
+            chosen.sort_by_key(|at| !matches!(inventory.entries[*at].place, Place::Image(_)));
+            for at in chosen {
                 let entry = &inventory.entries[at];
                 let Some(names) = self.move_away(&entry.place)? else {
                     continue;
@@ -295,7 +318,7 @@ impl Store {
                 match &entry.place {
                     Place::Snapshot(id) => drop(snapshots.insert(*id)),
                     Place::Blob(_) | Place::In("http", _) => {
-                        files_left = u64::saturating_sub(files_left, entry.size.unwrap_or(0));
+                        files_left = files_left.saturating_sub(entry.size.unwrap_or(0));
                     }
                     _ => {}
                 }
@@ -307,22 +330,23 @@ impl Store {
         }
         // After the deletion: on a full disk nothing could be written before.
         let index = self.index()?;
-        index.forget_snapshots(&snapshots)?;
+        stale.extend(&snapshots);
+        StoreError::unless_unwritable(index.forget_snapshots(&stale))?;
         for removed in &pruned.removed {
             if removed.kind == RecordType::CacheMount.name() {
-                index.forget_thing("caches", &removed.id)?;
+                StoreError::unless_unwritable(index.forget_thing("caches", &removed.id))?;
             }
         }
         self.forget_uses(|build| {
             let mut used = build.parts.iter().flat_map(|part| &part.snapshots);
             !used.any(|snapshot| snapshots.contains(snapshot))
         })?;
-        index.put_number(Number::FileBytes, files_left)?;
+        StoreError::unless_unwritable(index.put_number(Number::FileBytes, files_left))?;
         Ok(pruned)
     }
 
     /// Moves something to `tmp/`, unless somebody uses it. Returns what it is called there.
-    fn move_away(&self, place: &Place) -> Result<Option<Option<String>>, StoreError> {
+    pub(super) fn move_away(&self, place: &Place) -> Result<Option<Option<String>>, StoreError> {
         let inner = &self.inner;
         let directory = |name: &str| Dir::open_trusted(self.path().join(name));
         let away = |from: &Dir, name: &str| -> io::Result<Option<Option<String>>> {
@@ -374,7 +398,7 @@ impl Store {
             }
         }
         if !sizes.is_empty() {
-            index.put_sizes(&sizes)?;
+            StoreError::unless_unwritable(index.put_sizes(&sizes))?;
         }
         self.measure_changing(now_ms, age_ms)
     }
@@ -403,12 +427,12 @@ impl Store {
                         size,
                         measured_ms: now_ms,
                     };
-                    index.put_thing(directory, name, measured)?;
+                    StoreError::unless_unwritable(index.put_thing(directory, name, measured))?;
                 }
             }
             for (kind, name) in things.keys() {
                 if kind == directory && matches!(dir.find(name), Ok(None)) {
-                    index.forget_thing(kind, name)?;
+                    StoreError::unless_unwritable(index.forget_thing(kind, name))?;
                 }
             }
         }

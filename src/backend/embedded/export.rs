@@ -20,7 +20,7 @@ use crate::image::{Assembled, Content, Descriptor, Layer, Name, Timestamp};
 use crate::registry::Pushed;
 use crate::ship::export::{
     self, Export, ExportError, Exported, Form, ImageOutput, Joined, LayerSource, LayerTimes,
-    Output, PushListener, Pushing, SourceError, Variant, prepare,
+    Origin, Output, PushListener, Pushing, SourceError, Variant, prepare,
 };
 use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 
@@ -183,7 +183,7 @@ pub(super) fn write_all(
         source,
         names: &names,
         epoch,
-        threads: threads(),
+        threads: request.work.cores(),
     };
     let mut stdout = writer(stdout);
     let mut shipped = None;
@@ -262,6 +262,14 @@ fn stored(
     let prepared = prepare(export, output).map_err(|error| vec![of_export(&error)])?;
     let (image, store) = (&prepared.image, source.session.store);
     let of_store = |error: StoreError| vec![Failure::from_diagnostic(FailureKind::Machine, &error)];
+    // What is there must still be there when it is named.
+    let _kept = store.keep_all().map_err(of_store)?;
+    for (layer, origin) in image.layers.iter().zip(&prepared.origins) {
+        let digest = layer.descriptor.digest;
+        if *origin == Origin::Store && !store.has_blob(&digest) {
+            return Err(of_store(StoreError::NoSuchBlob { digest }));
+        }
+    }
     for bytes in [&image.config_bytes, &image.manifest_bytes] {
         store.put(bytes.as_slice()).map_err(of_store)?;
     }
@@ -366,7 +374,7 @@ pub(super) fn save(
                 .joined
                 .as_ref()
                 .and_then(|joined| Some(Timestamp::from_seconds(joined.epoch?))),
-            threads: threads(),
+            threads: session.work.cores(),
         })
         .collect();
     let mut out = writer(stdout);
@@ -414,10 +422,6 @@ fn assembled(image: &BaseImage, store: &Store) -> Result<Assembled, String> {
         manifest,
         manifest_bytes,
     })
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Standard output, as the engine child has it.

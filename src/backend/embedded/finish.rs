@@ -623,7 +623,7 @@ fn keep_base(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure
 }
 
 /// Layers, leases and walks hold many files open. Commands of the build get the user's own limit back.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Where it may not be raised, small builds still work.

@@ -8,6 +8,7 @@ mod finish;
 mod instances;
 mod platforms;
 mod protocol;
+mod recorder;
 mod stored;
 mod supervisor;
 mod upkeep;
@@ -24,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 pub use child::play as play_child;
 pub use export::{JoinedNames, SaveRequest};
 pub use instances::State;
+pub use upkeep::Look;
 
 use super::{BuildRequest, Outcome};
 use crate::digest::Digest;
@@ -42,6 +44,7 @@ use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
 use protocol::{Order, Report};
+use recorder::Recorder;
 
 /// How long the engine may take to end after it was asked to: a little more than its steps may.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
@@ -67,7 +70,7 @@ impl Embedded {
         request: &BuildRequest,
         events: &dyn EventSink,
     ) -> Result<Outcome, Vec<Failure>> {
-        let started = Instant::now();
+        let recorder = Recorder::new(&request.store, events);
         events.emit(BuildEvent::BuildStarted {
             target: request
                 .work
@@ -79,17 +82,16 @@ impl Embedded {
                 platforms => platforms.to_vec(),
             },
         });
-        let counting = Counting::new(events);
         let built = self
-            .settled_request(request, &counting)
+            .settled_request(request, &recorder)
             .and_then(|request| {
                 let built = match request.platforms.len() {
-                    0 | 1 => one(&request, &counting),
-                    _ => platforms::build(self, &request, &counting),
+                    0 | 1 => one(&request, &recorder),
+                    _ => platforms::build(self, &request, &recorder),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
-        let (steps_run, steps_cached) = counting.steps();
+        let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
             Ok(_) => Status::Ok,
@@ -105,13 +107,14 @@ impl Embedded {
             }
             Err(_) => Status::Failed,
         };
+        recorder.finish(request, status, &built);
         events.emit(BuildEvent::BuildDone {
             status,
             digest: outcome.map(|outcome| outcome.manifest.digest),
             config_digest: outcome.map(|outcome| outcome.config_digest),
             steps_run,
             steps_cached,
-            duration_ms: started.elapsed().as_millis() as u64,
+            duration_ms: recorder.duration_ms(),
         });
         built
     }
@@ -569,41 +572,4 @@ fn next(engine: &Engine) -> Result<Report, Vec<Failure>> {
 fn unexpected(report: &Report) -> Failure {
     let message = format!("the engine process answered what was not asked: {report:?}");
     Failure::new(FailureKind::Bug, "engine::protocol", message)
-}
-
-/// Counts the steps of a build as their events pass.
-struct Counting<'a> {
-    events: &'a dyn EventSink,
-    run: std::sync::atomic::AtomicU32,
-    cached: std::sync::atomic::AtomicU32,
-}
-
-impl<'a> Counting<'a> {
-    fn new(events: &'a dyn EventSink) -> Self {
-        Self {
-            events,
-            run: 0.into(),
-            cached: 0.into(),
-        }
-    }
-
-    fn steps(&self) -> (u32, u32) {
-        use std::sync::atomic::Ordering::Relaxed;
-        (self.run.load(Relaxed), self.cached.load(Relaxed))
-    }
-}
-
-impl EventSink for Counting<'_> {
-    fn emit(&self, event: BuildEvent) {
-        use std::sync::atomic::Ordering::Relaxed;
-        match &event {
-            BuildEvent::StepDone { cached: true, .. } => self.cached.fetch_add(1, Relaxed),
-            // A step that failed was executed too.
-            BuildEvent::StepDone { .. } | BuildEvent::StepFailed { .. } => {
-                self.run.fetch_add(1, Relaxed)
-            }
-            _ => 0,
-        };
-        self.events.emit(event);
-    }
 }

@@ -9,14 +9,16 @@ use serde::{Deserialize, Serialize};
 use super::super::{BuildRequest, Outcome};
 use super::export::SaveRequest;
 use super::finish::{Locked, Wanted};
+use super::upkeep::Look;
 use crate::digest::Digest;
+use crate::engine::carry::Carried;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::image::Name;
-use crate::store::{Prune, Pruned};
+use crate::store::{Checked, Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -97,6 +99,23 @@ pub(super) enum Order {
         /// What of it.
         wish: Prune,
     },
+    /// Look whether a store is what it says.
+    Check {
+        /// The store's directory.
+        store: PathBuf,
+        /// How, and what becomes of what is not.
+        look: Look,
+    },
+    /// Make one archive of a store, into the file that comes along.
+    Export {
+        /// The store's directory.
+        store: PathBuf,
+    },
+    /// Take what is in such an archive, which comes along.
+    Import {
+        /// The store's directory.
+        store: PathBuf,
+    },
     /// Delete a store.
     DeleteStore {
         /// Its directory.
@@ -138,6 +157,10 @@ pub(super) enum Report {
     Deleted,
     /// And this it was.
     Pruned(Pruned),
+    /// The store was looked through.
+    Checked(Checked),
+    /// The store was made an archive, or taken from one.
+    Carried(Carried),
     /// It could not be done.
     Failed(Vec<Failure>),
 }

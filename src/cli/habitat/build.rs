@@ -47,7 +47,7 @@ pub(super) fn run(
         .map_err(|stop| ready.with_texts(stop));
     }
     if !ready.plan.foreign_platforms.is_empty() {
-        return Err(ready.unable(&ready.plan.foreign_platforms));
+        return Err(ready.refused(&ready.plan.foreign_platforms));
     }
     ready.refuse_home(&draft)?;
     if draft.tags.is_empty() && draft.work.target.is_none() {

@@ -169,6 +169,12 @@ impl Config {
         environment: &Environment,
     ) -> Facts {
         let ignore = |directory: &Path| std::fs::read_to_string(directory.join(".habignore")).ok();
+        // One that it names alone is what it is built for; of several, this machine's.
+        let platform = match habitat.document.platforms.0.as_slice() {
+            [only] => only.value.parse().ok(),
+            _ => None,
+        };
+        let platform: Platform = platform.unwrap_or_else(Platform::of_this_machine);
         let layers = self.directories.iter().zip(self.layers.all());
         let mut facts = Facts {
             layers: layers
@@ -186,8 +192,8 @@ impl Config {
                 })
                 .collect(),
             root_ignore: self.root.as_deref().and_then(ignore),
-            debian_arch: Platform::of_this_machine().debian(),
-            platform: Platform::of_this_machine().to_string(),
+            debian_arch: platform.debian(),
+            platform: platform.to_string(),
             purpose,
             ..Facts::default()
         };

@@ -75,6 +75,8 @@ struct Ready {
     base_image: Option<(String, Span)>,
     plan: Plan,
     rendered: Rendered,
+    /// What it is built for.
+    platform: String,
 }
 
 impl Ready {
@@ -138,6 +140,7 @@ impl Ready {
             base_image: base_image.map(|image| (image.value, image.span)),
             plan,
             rendered,
+            platform: facts.platform,
         })
     }
 
@@ -169,6 +172,7 @@ impl Ready {
     /// Puts the habitat into a build's work.
     fn fill(&self, work: &mut Work, environment: &Environment) -> Result<(), Stop> {
         work.project = self.config.path().display().to_string();
+        work.platform.clone_from(&self.platform);
         work.dockerfile = Text {
             file: "Dockerfile".to_owned(),
             text: self.rendered.dockerfile.clone(),
@@ -284,10 +288,9 @@ impl Ready {
         declared.map(|secret| self.secret(secret)).collect()
     }
 
-    /// What this machine cannot do, as what stops a command.
-    fn unable(&self, problems: &[Problem]) -> Stop {
+    /// What is only warned of otherwise, as what stops a command.
+    fn refused(&self, problems: &[Problem]) -> Stop {
         let failures = problems.iter().map(|problem| Failure {
-            kind: FailureKind::Machine,
             is_warning: false,
             ..self.config.failure(problem)
         });

@@ -80,6 +80,8 @@ pub struct Workshop {
     pub cancel: Cancel,
     /// Leave to use a core.
     pub cores: Cores,
+    /// Leave to run a step, where the build bounds their number.
+    pub steps: Option<Cores>,
     /// Where control groups for steps are made, for builds that limit them.
     pub groups: Option<PathBuf>,
 }
@@ -350,13 +352,15 @@ impl Workshop {
         let reach = Reach::open(session)?;
         let warn = move |message| warn("HostNetwork", message);
         let sandbox = Sandbox::new(&reach.scratch.path(), &session.work.programs, warn)?;
-        let cores = Cores::new(std::thread::available_parallelism().map_or(1, usize::from));
+        let cores = Cores::new(session.work.cores());
+        let steps = session.work.jobs.map(|jobs| Cores::new(jobs.get()));
         Ok(Self {
             snapshots,
             sandbox,
             reach,
             cancel: surroundings.cancel,
             cores,
+            steps,
             groups: surroundings.groups,
         })
     }

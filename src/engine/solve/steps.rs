@@ -9,7 +9,7 @@ use super::inputs::{Made, Tree};
 use super::log::{Clip, Shown};
 use super::look::Keys;
 use super::mounts::Held;
-use super::session::{Session, Workshop, store_failure, unlike_any_other};
+use super::session::{Cores, Session, Workshop, store_failure, unlike_any_other};
 use super::tap::Tap;
 use crate::digest::{Fields, Key};
 use crate::engine::exec::cgroup::Group;
@@ -365,6 +365,7 @@ impl Session<'_> {
         origin: &StepOrigin,
         inputs: &[Made],
     ) -> Result<Option<TestReport>, Failure> {
+        let _turn = workshop.steps.as_ref().map(Cores::take);
         let mut held = Held::default();
         let mut env = exec.env.clone();
         env.extend(exec.env_unkeyed.iter().cloned());

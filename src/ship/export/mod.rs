@@ -26,7 +26,7 @@ use crate::image::{Assembled, Compression, Descriptor, Name, Timestamp};
 
 pub use annotation::{Annotation, AnnotationPlace};
 pub use joined::Joined;
-pub use layers::{Prepared, prepare, variant};
+pub use layers::{Origin, Prepared, prepare, variant};
 pub use output::{
     Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing,
     Platforms, Pushing,

@@ -324,11 +324,13 @@ impl Run {
     /// The same, wherever lines were broken to fit the terminal.
     #[track_caller]
     pub(crate) fn tells(&self, status: i32, parts: &[&str]) -> &Self {
-        self.holds(status, parts, |text| text.split_whitespace().collect())
+        // A message that goes on in another line has this at its beginning.
+        let is_between = |c: char| c.is_whitespace() || c == '│';
+        self.holds(status, parts, |text| text.split(is_between).collect())
     }
 
     #[track_caller]
-    fn holds(&self, status: i32, parts: &[&str], seen: fn(&str) -> String) -> &Self {
+    fn holds(&self, status: i32, parts: &[&str], seen: impl Fn(&str) -> String) -> &Self {
         assert_eq!(self.status, status, "{}", self.both());
         let said = seen(&self.stderr);
         for part in parts {
