@@ -19,9 +19,11 @@ use crate::engine::work::{
 };
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
-use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
+use crate::graph::{DebianSource, HttpSource, ImageSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::{Compression, Name, Platform};
-use crate::ship::export::{Annotation, AnnotationPlace, ImageOutput, Joined, Output, OutputError};
+use crate::ship::export::{
+    Annotation, AnnotationPlace, ImageOutput, Joined, Output, OutputError, Pushing,
+};
 
 /// How long a remembered answer serves.
 pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
@@ -54,7 +56,8 @@ impl Draft {
     ) -> Result<Self, Stop> {
         let mut draft = Self::with(arguments.means, environment)?;
         draft.tags = arguments.tags;
-        draft.take_outputs(&arguments.outputs, &arguments.annotations)?;
+        draft.take_outputs(&arguments.outputs, &arguments.annotations, arguments.push)?;
+        draft.note_insecure();
         draft.load = arguments.load;
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
@@ -87,8 +90,31 @@ impl Draft {
         Ok(draft)
     }
 
+    /// Registries that an output calls insecure are so for all of this build.
+    fn note_insecure(&mut self) {
+        for output in &self.outputs {
+            let Output::Image(image) = output else {
+                continue;
+            };
+            if !image.insecure {
+                continue;
+            }
+            let tags = self.tags.iter().filter_map(|tag| tag.parse::<Name>().ok());
+            let names = tags.chain(image.names.iter().cloned());
+            self.work
+                .registries
+                .insecure
+                .extend(names.map(|name| name.registry));
+        }
+    }
+
     /// Reads what is to be written. What the store does by itself is nothing that is written.
-    fn take_outputs(&mut self, given: &[String], annotations: &[String]) -> Result<(), Stop> {
+    fn take_outputs(
+        &mut self,
+        given: &[String],
+        annotations: &[String],
+        is_pushed: bool,
+    ) -> Result<(), Stop> {
         let of_output = |error: OutputError| {
             let failure = Failure::from_diagnostic(FailureKind::Input, &error);
             Stop {
@@ -99,6 +125,12 @@ impl Draft {
         let mut outputs = Vec::new();
         for spec in given {
             outputs.push(Output::parse(spec).map_err(of_output)?);
+        }
+        if is_pushed {
+            outputs.push(Output::Image(ImageOutput {
+                pushing: Pushing::ByName,
+                ..ImageOutput::default()
+            }));
         }
         let mut notes = Vec::new();
         for spec in annotations {
@@ -243,6 +275,7 @@ impl Draft {
             programs: environment.programs.clone(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
+            registries: environment.registries(),
             ssh: Ssh {
                 agent: environment.ssh_agent.clone(),
                 known_hosts: environment
@@ -556,9 +589,9 @@ pub(super) fn context_place(place: &str, platform: &str) -> Result<Place, Stop> 
                 "it is docker-image://NAME[:TAG]",
             )
         })?;
-        return Ok(Place::Source(Source::StoredImage {
-            name: name.to_string(),
-        }));
+        return Ok(Place::Source(Source::Image(ImageSource::new(
+            name.to_string(),
+        ))));
     }
     let path = Path::new(place);
     if !path.is_dir() {

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::base::{self, BaseImage, BaseLayer, Blobs};
 use super::clock::Clock;
 use super::failure::{Failure, FailureKind};
-use super::plan::{self, BaseImage, BaseLayer, Blobs};
 use super::snapshot::diff::{self, DiffError, Written};
 use super::snapshot::lower::Lowers;
 use super::snapshot::{self, SnapshotStore, apply};
@@ -120,18 +120,23 @@ pub(super) fn unpack(
     name: &str,
     clock: Clock,
 ) -> Result<(), Failure> {
-    let path = match &image.blobs {
-        Blobs::Layout(layout) => layout
-            .join("blobs/sha256")
-            .join(layer.descriptor.digest.hex()),
-        Blobs::Store => store.blob_path(&layer.descriptor.digest),
-    };
+    let digest = &layer.descriptor.digest;
     let failed = |error: &dyn std::error::Error| {
-        let message = format!("layer {} of {name} cannot be read", layer.descriptor.digest);
+        let message = format!("layer {digest} of {name} cannot be read");
         Failure::caused(FailureKind::Source, "solve::layer", message, error)
     };
-    let blob = File::open(&path).map_err(|error| failed(&error))?;
-    let blob = oci_layout::Verified::new(blob, &layer.descriptor);
+    let blob: Box<dyn Read + Send> = match &image.blobs {
+        Blobs::Layout(layout) => {
+            let path = layout.join("blobs/sha256").join(digest.hex());
+            let blob = File::open(path).map_err(|error| failed(&error))?;
+            Box::new(oci_layout::Verified::new(blob, &layer.descriptor))
+        }
+        // One that is damaged is put aside.
+        Blobs::Store | Blobs::Registry(_) => {
+            let blob = store.open_blob(digest);
+            Box::new(blob.map_err(|error| failed(&error))?)
+        }
+    };
     let settled = snapshots.prepare_layer(below)?;
     let lowers = lowers(snapshots, below)?;
     let started = Instant::now();
@@ -173,7 +178,7 @@ pub(super) fn unpack_stored(
     if stored.layers.iter().all(|layer| snapshots.has(layer)) {
         return Ok(());
     }
-    let image = plan::of_store(stored, store)
+    let image = base::of_store(stored, store)
         .map_err(|reason| Failure::new(FailureKind::Machine, "layers::image", reason))?;
     let mut below = Vec::new();
     for layer in &image.layers {

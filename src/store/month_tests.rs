@@ -107,6 +107,7 @@ fn build(
             digest,
             stored_ms: now_ms,
             layers: layers.clone(),
+            pulled_from: None,
         };
         let known = store.image(&image.name).unwrap();
         if known.is_none_or(|known| known.digest != digest) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::protocol::{self, Order, Report};
-use super::{finish, supervisor, upkeep, visitor};
+use super::{finish, stored, supervisor, upkeep, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
@@ -142,6 +142,21 @@ fn carry_out(
                 sink.clone().warnings(),
             )
             .map(Report::Locked)
+        }
+        Order::Push {
+            store,
+            work,
+            image,
+            to,
+        } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let warn = sink.clone().warnings();
+            stored::push((&work, &store), &image, &to, &sink, surroundings, warn)
+                .map(Report::Pushed)
         }
         Order::Save { request, work } => {
             let sink = Sink(Arc::clone(socket));

@@ -9,6 +9,7 @@ mod instances;
 mod platforms;
 mod protocol;
 mod recorder;
+mod stored;
 mod supervisor;
 mod upkeep;
 mod visitor;
@@ -27,6 +28,7 @@ pub use instances::State;
 pub use upkeep::Look;
 
 use super::{BuildRequest, Outcome};
+use crate::digest::Digest;
 use crate::engine::exec::cgroup::{Delegated, GroupError};
 use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
@@ -37,7 +39,7 @@ use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
-use crate::image;
+use crate::image::{self, Name};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -217,6 +219,30 @@ impl Embedded {
     /// If the input is wrong.
     pub fn phases(self, work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<Failure>> {
         finish::phases(work, store)
+    }
+
+    /// Sends an image of the store to a registry. Returns the digest that it has there.
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn push(
+        self,
+        work: &Work,
+        store: &Path,
+        image: &str,
+        to: Name,
+        events: &dyn EventSink,
+    ) -> Result<Digest, Vec<Failure>> {
+        let order = Order::Push {
+            store: store.to_owned(),
+            work: Box::new(work.clone()),
+            image: image.to_owned(),
+            to,
+        };
+        match listen(&order, &[], events)? {
+            Report::Pushed(digest) => Ok(digest),
+            other => Err(vec![unexpected(&other)]),
+        }
     }
 
     /// Writes images of the store to `out`, if that is where the request's output goes, else to its destination. `work` is a
