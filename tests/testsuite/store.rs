@@ -293,7 +293,11 @@ fn an_archive_on_standard_input_does_not_stay() {
         .out();
     assert!(told.contains("a blob that nothing refers to"), "{told}");
     bench.ok("cache prune");
-    assert_eq!(blobs(&bench), 3, "manifest, configuration, the layer of the base");
+    assert_eq!(
+        blobs(&bench),
+        3,
+        "manifest, configuration, the layer of the base"
+    );
     assert!(feed(&bench).out().contains("0 steps run"));
 }
 
