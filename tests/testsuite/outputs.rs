@@ -250,7 +250,7 @@ fn what_was_saved_is_loaded_elsewhere_as_it_was() {
     let run = other.ok(&format!("load -i {from}/both.tar"));
     assert_eq!(
         run.out(),
-        "Loaded image: app:1\nLoaded image: localhost/other:2\nLoaded image: two\n"
+        "Loaded image: app:1\nLoaded image: localhost/other:2\nLoaded image: two:latest\n"
     );
     let known = images(&other);
     assert_eq!(
