@@ -202,6 +202,38 @@ pub enum BuildEvent {
         /// Why.
         message: String,
     },
+    /// An image begins to be sent to a registry.
+    #[serde(rename = "push.started")]
+    PushStarted {
+        /// Its name there.
+        image: String,
+    },
+    /// An image is on its way to a registry.
+    #[serde(rename = "push.progress")]
+    PushProgress {
+        /// Its name there.
+        image: String,
+        /// Bytes that are sent.
+        bytes: u64,
+        /// Bytes that there are; some of them may be there already.
+        total: u64,
+    },
+    /// An image is in a registry.
+    #[serde(rename = "push.done")]
+    PushDone {
+        /// Its name there.
+        image: String,
+        /// What the name stands for now.
+        digest: Digest,
+        /// Bytes that were sent.
+        bytes: u64,
+        /// Blobs that were sent.
+        blobs_sent: u32,
+        /// Blobs that the registry took from another of its repositories.
+        blobs_mounted: u32,
+        /// Blobs that were there.
+        blobs_there: u32,
+    },
     /// Something the user should know.
     #[serde(rename = "warning")]
     Warning {

@@ -12,6 +12,7 @@ pub mod graph;
 pub mod habitat;
 pub mod image;
 pub mod net;
+pub mod registry;
 pub mod ship;
 pub mod store;
 pub mod sys;

@@ -3,6 +3,7 @@
 pub(super) mod cache;
 pub(super) mod habitat;
 pub(super) mod history;
+pub(super) mod registry;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::graph::Network;
 use cache::CacheCommand;
 use habitat::HabitatCommand;
 use history::HistoryCommand;
+use registry::{CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments};
 
 /// Builds container images and development habitats without root and without a daemon.
 #[derive(Debug, Parser)]
@@ -60,6 +62,16 @@ pub(super) enum Command {
     Rmi(RemoveArguments),
     /// Print an image's configuration
     Inspect(InspectArguments),
+    /// Fetch images from registries into the local store
+    Pull(PullArguments),
+    /// Send an image of the local store to a registry
+    Push(PushArguments),
+    /// Copy an image from one registry to another, or between a registry and the local store
+    Copy(CopyArguments),
+    /// Keep credentials for a registry
+    Login(LoginArguments),
+    /// Forget the credentials for a registry
+    Logout(LogoutArguments),
     /// Run a command in an image
     Run(RunArguments),
     /// Run a command with the engine's ids, so that it can look at what the store holds
@@ -231,10 +243,19 @@ pub(super) struct SharedBuildArguments {
     /// Store the image under this name (may be given again)
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub(super) tags: Vec<String>,
-    /// Write the result (may be given again): type=oci|docker|tar|local,dest=PATH[,…], type=image[,…] or type=cacheonly; PATH
-    /// alone is a directory, - a tar on standard output
+    /// Write the result (may be given again): type=oci|docker|tar|local,dest=PATH[,…], type=image[,…], type=registry[,…] or
+    /// type=cacheonly; PATH alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
+    /// Look for results in what a build elsewhere has written: type=local,src=DIR
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_from: Vec<String>,
+    /// Write what this build uses, for builds elsewhere: type=local,dest=DIR[,mode=max]
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_to: Vec<String>,
+    /// Send the image to the registries that its names say: the same as -o type=registry
+    #[arg(long)]
+    pub(super) push: bool,
     /// Give the image to podman, if that is installed, and to a docker engine whose socket answers
     #[arg(long)]
     pub(super) load: bool,

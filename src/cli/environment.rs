@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::engine::work::LogLimits;
+use crate::registry;
 
 /// The values of the environment that shmocker listens to.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +51,12 @@ pub(super) struct Environment {
     pub(super) xdg_runtime_dir: Option<PathBuf>,
     /// HTTP_PROXY and the like, in either case, as they are set.
     pub(super) proxies: Vec<(String, String)>,
+    /// DOCKER_CONFIG
+    pub(super) docker_config: Option<PathBuf>,
+    /// REGISTRY_AUTH_FILE
+    pub(super) registry_auth_file: Option<PathBuf>,
+    /// CONTAINERS_REGISTRIES_CONF
+    pub(super) registries_conf: Option<PathBuf>,
 }
 
 const PROXIES: [&str; 10] = [
@@ -71,6 +78,9 @@ impl Environment {
     pub(super) fn read() -> Self {
         Self {
             home: path("HOME"),
+            docker_config: path("DOCKER_CONFIG"),
+            registry_auth_file: path("REGISTRY_AUTH_FILE"),
+            registries_conf: path("CONTAINERS_REGISTRIES_CONF"),
             xdg_data_home: path("XDG_DATA_HOME"),
             xdg_config_home: path("XDG_CONFIG_HOME"),
             store: path("SHMOCKER_STORE"),
@@ -115,6 +125,59 @@ impl Environment {
     #[must_use]
     pub(super) fn config_file(&self) -> Option<PathBuf> {
         Some(self.config_home()?.join("shmocker/config.toml"))
+    }
+
+    /// Where to look for what says how registries are reached, and who one is there.
+    #[must_use]
+    pub(super) fn registries(&self) -> registry::Settings {
+        let config = |rest: &str| self.config_home().map(|config| config.join(rest));
+        let home = |rest: &str| self.home.as_ref().map(|home| home.join(rest));
+        let auth_files = [
+            self.registry_auth_file.clone(),
+            self.docker_config
+                .as_ref()
+                .map(|docker| docker.join("config.json")),
+            self.xdg_runtime_dir
+                .as_ref()
+                .map(|runtime| runtime.join("containers/auth.json")),
+            config("containers/auth.json"),
+            home(".docker/config.json"),
+        ];
+        let conf_files = match &self.registries_conf {
+            Some(path) => vec![path.clone()],
+            None => {
+                let own = config("containers/registries.conf");
+                let own = own.filter(|own| own.exists());
+                let of_machine = PathBuf::from("/etc/containers");
+                let first = own.unwrap_or_else(|| of_machine.join("registries.conf"));
+                let drop_ins = config("containers/registries.conf.d");
+                [first, of_machine.join("registries.conf.d")]
+                    .into_iter()
+                    .chain(drop_ins)
+                    .collect()
+            }
+        };
+        let cert_dirs = [
+            config("containers/certs.d"),
+            Some(PathBuf::from("/etc/containers/certs.d")),
+            Some(PathBuf::from("/etc/docker/certs.d")),
+        ];
+        registry::Settings {
+            auth_files: auth_files.into_iter().flatten().collect(),
+            conf_files,
+            cert_dirs: cert_dirs.into_iter().flatten().collect(),
+            helper_env: helper_variables(),
+            ..registry::Settings::default()
+        }
+    }
+
+    /// Where `shmocker login` keeps credentials.
+    #[must_use]
+    pub(super) fn auth_file(&self) -> Option<PathBuf> {
+        let docker = self.docker_config.clone();
+        let docker = docker.or_else(|| Some(self.home.clone()?.join(".docker")));
+        let file = self.registry_auth_file.clone();
+        file.or_else(|| Some(docker?.join("config.json")))
     }
 
     fn config_home(&self) -> Option<PathBuf> {
@@ -169,6 +232,33 @@ pub(super) fn all_variables() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+/// What a helper for credentials may need to find what it keeps, and no more of the environment.
+fn helper_variables() -> Vec<(String, String)> {
+    const BEGINNINGS: [&str; 14] = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "LC_",
+        "XDG_",
+        "DBUS_",
+        "GNUPG",
+        "PASSWORD_STORE_",
+        "AWS_",
+        "AZURE_",
+        "CLOUDSDK_",
+        "GOOGLE_",
+    ];
+    let mut all = all_variables();
+    all.retain(|(name, _)| {
+        BEGINNINGS
+            .iter()
+            .any(|beginning| name.starts_with(beginning))
+    });
+    all
 }
 
 fn path(name: &str) -> Option<PathBuf> {

@@ -11,7 +11,7 @@ use super::report::Stop;
 use super::request::print;
 use crate::digest::Digest;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::{images, plan};
+use crate::engine::{base, images};
 use crate::image::Name;
 use crate::store::{Store, StoreError, StoredImage};
 
@@ -38,7 +38,7 @@ pub(super) fn list(arguments: &ListArguments, store: PathBuf) -> Result<Exit, St
         if is_digest(image) && has_other_name {
             continue;
         }
-        let (manifest, config) = plan::read_image(&image.digest, &store).map_err(damaged)?;
+        let (manifest, config) = base::read_image(&image.digest, &store).map_err(damaged)?;
         listed.push(Listed {
             name: (!is_digest(image)).then(|| image.name.clone()),
             digest: image.digest,
@@ -169,7 +169,7 @@ pub(super) fn inspect(arguments: &InspectArguments, store: PathBuf) -> Result<Ex
     let Some(image) = images::find(&store, &arguments.image).map_err(of_store)? else {
         return Err(unknown(&arguments.image).into());
     };
-    let (manifest, config) = plan::read_image(&image.digest, &store).map_err(damaged)?;
+    let (manifest, config) = base::read_image(&image.digest, &store).map_err(damaged)?;
     let mut shown = serde_json::to_value(&config).unwrap_or_default();
     shown["digest"] = image.digest.to_string().into();
     shown["layers"] = serde_json::to_value(&manifest.layers).unwrap_or_default();

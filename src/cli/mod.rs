@@ -17,6 +17,7 @@ mod habitat;
 mod history;
 mod images;
 mod lint;
+mod registry;
 mod render;
 mod report;
 mod request;
@@ -87,6 +88,11 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Load(load) | Command::Image(ImageCommand::Load(load)) => {
             archives::load(&load, store()?)
         }
+        Command::Pull(pull) => registry::pull(pull, store()?, environment),
+        Command::Push(push) => registry::push(push, store()?, environment),
+        Command::Copy(copy) => registry::copy(copy, store()?, environment),
+        Command::Login(login) => registry::login(login, environment),
+        Command::Logout(logout) => registry::logout(&logout, environment),
         Command::Run(run) => run::run(run, store()?, environment),
         Command::Unshare(unshare) => run::unshare(unshare, environment),
         Command::Cache(command) => cache::run(&command, &store()?),

@@ -19,9 +19,11 @@ use crate::engine::work::{
 };
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend;
-use crate::graph::{DebianSource, HttpSource, OciLayoutSource, RunDefaults, Source};
+use crate::graph::{DebianSource, HttpSource, ImageSource, OciLayoutSource, RunDefaults, Source};
 use crate::image::{Compression, Name, Platform};
-use crate::ship::export::{Annotation, AnnotationPlace, ImageOutput, Joined, Output, OutputError};
+use crate::ship::export::{
+    Annotation, AnnotationPlace, ImageOutput, Joined, Output, OutputError, Pushing,
+};
 
 /// How long a remembered answer serves.
 pub(super) const DEFAULT_REFRESH_MS: u64 = 3_600_000;
@@ -35,6 +37,8 @@ pub(super) struct Draft {
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
     pub(super) outputs: Vec<Output>,
+    cache_from: Vec<PathBuf>,
+    cache_to: Vec<PathBuf>,
     /// `--load`: the container engines of this machine get the image.
     load: bool,
     progress: Progress,
@@ -52,7 +56,8 @@ impl Draft {
     ) -> Result<Self, Stop> {
         let mut draft = Self::with(arguments.means, environment)?;
         draft.tags = arguments.tags;
-        draft.take_outputs(&arguments.outputs, &arguments.annotations)?;
+        draft.take_outputs(&arguments.outputs, &arguments.annotations, arguments.push)?;
+        draft.note_insecure();
         draft.load = arguments.load;
         for label in &arguments.labels {
             let (name, value) = label.split_once('=').unwrap_or((label, ""));
@@ -69,14 +74,47 @@ impl Draft {
         if arguments.keep_going {
             draft.work.on_failure = OnFailure::GoOn;
         }
+        for spec in &arguments.cache_from {
+            draft
+                .cache_from
+                .push(cache_directory("--cache-from", "src", spec)?);
+        }
+        for spec in &arguments.cache_to {
+            draft
+                .cache_to
+                .push(cache_directory("--cache-to", "dest", spec)?);
+        }
         draft.quiet = arguments.quiet;
         draft.metadata_file = arguments.metadata_file;
         draft.iidfile = arguments.iidfile;
         Ok(draft)
     }
 
+    /// Registries that an output calls insecure are so for all of this build.
+    fn note_insecure(&mut self) {
+        for output in &self.outputs {
+            let Output::Image(image) = output else {
+                continue;
+            };
+            if !image.insecure {
+                continue;
+            }
+            let tags = self.tags.iter().filter_map(|tag| tag.parse::<Name>().ok());
+            let names = tags.chain(image.names.iter().cloned());
+            self.work
+                .registries
+                .insecure
+                .extend(names.map(|name| name.registry));
+        }
+    }
+
     /// Reads what is to be written. What the store does by itself is nothing that is written.
-    fn take_outputs(&mut self, given: &[String], annotations: &[String]) -> Result<(), Stop> {
+    fn take_outputs(
+        &mut self,
+        given: &[String],
+        annotations: &[String],
+        is_pushed: bool,
+    ) -> Result<(), Stop> {
         let of_output = |error: OutputError| {
             let failure = Failure::from_diagnostic(FailureKind::Input, &error);
             Stop {
@@ -87,6 +125,12 @@ impl Draft {
         let mut outputs = Vec::new();
         for spec in given {
             outputs.push(Output::parse(spec).map_err(of_output)?);
+        }
+        if is_pushed {
+            outputs.push(Output::Image(ImageOutput {
+                pushing: Pushing::ByName,
+                ..ImageOutput::default()
+            }));
         }
         let mut notes = Vec::new();
         for spec in annotations {
@@ -231,6 +275,7 @@ impl Draft {
             programs: environment.programs.clone(),
             proxies: environment.proxies.clone(),
             ca_file: environment.ca_file.clone(),
+            registries: environment.registries(),
             ssh: Ssh {
                 agent: environment.ssh_agent.clone(),
                 known_hosts: environment
@@ -272,6 +317,8 @@ impl Draft {
             platforms: Vec::new(),
             home_allowed,
             outputs: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             load: false,
             progress,
             quiet: false,
@@ -322,6 +369,8 @@ impl Draft {
             work: self.work,
             tags: self.tags,
             outputs: self.outputs,
+            cache_from: self.cache_from,
+            cache_to: self.cache_to,
             limits: settings::limits(environment)?,
         };
         let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
@@ -383,6 +432,33 @@ fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> 
 
 fn terminal_width() -> usize {
     super::terminal::width(std::io::stderr()).unwrap_or(100)
+}
+
+/// `type=local,src=DIR` or `type=local,dest=DIR[,mode=max]`
+fn cache_directory(flag: &str, key: &str, spec: &str) -> Result<PathBuf, Stop> {
+    let help = format!("a cache is given as `{flag} type=local,{key}=DIR`");
+    let wrong = |why: String| Stop::usage(format!("`{flag} {spec}`: {why}"), help.clone());
+    let (mut kind, mut directory) = (None, None);
+    for part in spec.split(',') {
+        match part.split_once('=') {
+            Some(("type", value)) => kind = Some(value),
+            Some((name, value)) if name == key => directory = Some(value),
+            Some(("mode", "max")) if key == "dest" => {}
+            Some(("mode", value)) if key == "dest" => {
+                return Err(wrong(format!(
+                    "the mode `{value}` is not there: all steps are written, which is `max`"
+                )));
+            }
+            Some((name, _)) => return Err(wrong(format!("there is no `{name}`"))),
+            None => return Err(wrong("caches of registries are not there".to_owned())),
+        }
+    }
+    match (kind, directory.filter(|directory| !directory.is_empty())) {
+        (Some("local"), Some(directory)) => absolute(Path::new(directory)),
+        (Some("local"), None) => Err(wrong(format!("`{key}` is missing"))),
+        (Some(other), _) => Err(wrong(format!("caches of type `{other}` are not there"))),
+        (None, _) => Err(wrong("`type` is missing".to_owned())),
+    }
 }
 
 /// SOURCE_DATE_EPOCH of the environment where it is no number but names something: an argument, as buildx has it.
@@ -513,9 +589,9 @@ pub(super) fn context_place(place: &str, platform: &str) -> Result<Place, Stop> 
                 "it is docker-image://NAME[:TAG]",
             )
         })?;
-        return Ok(Place::Source(Source::StoredImage {
-            name: name.to_string(),
-        }));
+        return Ok(Place::Source(Source::Image(ImageSource::new(
+            name.to_string(),
+        ))));
     }
     let path = Path::new(place);
     if !path.is_dir() {

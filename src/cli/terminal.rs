@@ -43,6 +43,29 @@ impl Raw {
     }
 }
 
+/// A terminal that does not show what is typed. Set back when dropped.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    _raw: Raw,
+}
+
+impl Hidden {
+    /// Hides what is typed.
+    ///
+    /// # Errors
+    /// What the kernel says: it is no terminal.
+    pub(super) fn enter(terminal: impl AsFd) -> io::Result<Self> {
+        let terminal = terminal.as_fd().try_clone_to_owned()?;
+        let before = rustix::termios::tcgetattr(&terminal)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(rustix::termios::LocalModes::ECHO);
+        rustix::termios::tcsetattr(&terminal, OptionalActions::Drain, &hidden)?;
+        Ok(Self {
+            _raw: Raw { terminal, before },
+        })
+    }
+}
+
 impl Drop for Raw {
     fn drop(&mut self) {
         // A terminal that went away needs nothing.

@@ -12,12 +12,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::base::read_image;
 use super::exec::cgroup::Group;
 use super::exec::{
     Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Started, Streams, users,
 };
 use super::failure::{Failure, FailureKind};
-use super::plan::read_image;
 use super::snapshot::{Choice, SnapshotStore};
 use super::work::Resources;
 use super::{images, layers};

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::base::{self, BaseImage, BaseLayer, Blobs};
 use super::clock::Clock;
 use super::failure::{Failure, FailureKind};
-use super::plan::{self, BaseImage, BaseLayer, Blobs};
 use super::snapshot::diff::{self, DiffError, Written};
 use super::snapshot::lower::Lowers;
 use super::snapshot::{self, SnapshotStore, apply};
@@ -120,19 +120,26 @@ pub(super) fn unpack(
     name: &str,
     clock: Clock,
 ) -> Result<(), Failure> {
-    let path = match &image.blobs {
-        Blobs::Layout(layout) => layout
-            .join("blobs/sha256")
-            .join(layer.descriptor.digest.hex()),
-        Blobs::Store => store.blob_path(&layer.descriptor.digest),
-    };
+    let digest = &layer.descriptor.digest;
     let failed = |error: &dyn std::error::Error| {
-        let message = format!("layer {} of {name} cannot be read", layer.descriptor.digest);
+        let message = format!("layer {digest} of {name} cannot be read");
         Failure::caused(FailureKind::Source, "solve::layer", message, error)
     };
-    let file = File::open(&path).map_err(|error| failed(&error))?;
-    let blob = file.try_clone().map_err(|error| failed(&error))?;
-    let blob = oci_layout::Verified::new(blob, &layer.descriptor);
+    let mut foreign = None;
+    let blob: Box<dyn Read + Send> = match &image.blobs {
+        Blobs::Layout(layout) => {
+            let path = layout.join("blobs/sha256").join(digest.hex());
+            let file = File::open(path).map_err(|error| failed(&error))?;
+            let blob = file.try_clone().map_err(|error| failed(&error))?;
+            foreign = Some(file);
+            Box::new(oci_layout::Verified::new(blob, &layer.descriptor))
+        }
+        // One that is damaged is put aside.
+        Blobs::Store | Blobs::Registry(_) => {
+            let blob = store.open_blob(digest);
+            Box::new(blob.map_err(|error| failed(&error))?)
+        }
+    };
     let settled = snapshots.prepare_layer(below)?;
     let lowers = lowers(snapshots, below)?;
     let started = Instant::now();
@@ -145,10 +152,8 @@ pub(super) fn unpack(
     )
     .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
     // A layout may go away, and no other program's tar can be made again from what was unpacked.
-    if let Blobs::Layout(_) = &image.blobs {
-        store
-            .adopt(file, &layer.descriptor.digest)
-            .map_err(store_failure)?;
+    if let Some(file) = foreign {
+        store.adopt(file, digest).map_err(store_failure)?;
     }
     let mut fields = Fields::new();
     fields.put("unpacked layer", layer.diff_id.to_string());
@@ -180,7 +185,7 @@ pub(super) fn unpack_stored(
     if stored.layers.iter().all(|layer| snapshots.has(layer)) {
         return Ok(());
     }
-    let image = plan::of_store(stored, store)
+    let image = base::of_store(stored, store)
         .map_err(|reason| Failure::new(FailureKind::Machine, "layers::image", reason))?;
     let mut below = Vec::new();
     for layer in &image.layers {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::plan;
+use super::base;
 use super::source::oci_layout::Verified;
 use super::tree::archive;
 use crate::digest::Digest;
@@ -393,7 +393,7 @@ impl Load<'_> {
         let config: ImageConfig =
             serde_json::from_slice(config_bytes).map_err(|error| self.damaged(&error))?;
         let layers =
-            plan::layers(&config, &manifest.layers).map_err(|error| self.damaged(&error))?;
+            base::layers(&config, &manifest.layers).map_err(|error| self.damaged(&error))?;
         for layer in &layers {
             let plain = layer.descriptor.media_type == media_type::LAYER;
             if plain && layer.descriptor.digest != layer.diff_id {
@@ -423,6 +423,7 @@ impl Load<'_> {
                 digest,
                 stored_ms: self.now_ms,
                 layers: layers.iter().map(|layer| layer.snapshot).collect(),
+                pulled_from: None,
             })?;
         }
         Ok(Loaded { names, digest })

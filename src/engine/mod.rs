@@ -10,11 +10,15 @@
 //! parts      phases and stages, as they were       causes    why something would be built again
 //! phases     what a build would do, part by part   launch    `run`: a command in an image
 //! lock       what a habitat's sources are pinned to    load     images from archives, into the store
+//! base       images that are built upon
 //! carry      a store as one archive
+//! cache_dir  what one build has used, in a directory
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
+pub mod base;
+pub mod cache_dir;
 pub mod carry;
 pub mod causes;
 pub mod clock;

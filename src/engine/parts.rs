@@ -15,7 +15,7 @@ use super::solve::{Session, shown, store_failure};
 use super::work::{Named, PhaseStages, Place};
 use crate::digest::{Fields, Key, without_passwords};
 use crate::frontend::Stage;
-use crate::graph::{NodeId, Op, Source};
+use crate::graph::{ImageSource, NodeId, Op, Source};
 use crate::image::ImageConfig;
 use crate::store::PartRecord;
 
@@ -229,7 +229,7 @@ fn source_name(session: &Session<'_>, source: &Source) -> String {
             _ => false,
         });
     let known = match (context, source) {
-        (Some((name, _)), _) | (None, Source::StoredImage { name }) => Some(name),
+        (Some((name, _)), _) | (None, Source::Image(ImageSource { name, .. })) => Some(name),
         _ => None,
     };
     let keys = &session.work.source_keys;

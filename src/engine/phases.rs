@@ -276,7 +276,7 @@ fn asks(
             Source::Git(_) => "what the reference means now",
             Source::Debian(_) => "what the archive has now",
             Source::Http(_) => "whether it is still the same",
-            Source::StoredImage { .. } | Source::OciLayout(_) | Source::Local { .. } => continue,
+            Source::Image(_) | Source::OciLayout(_) | Source::Local { .. } => continue,
         };
         if !session.is_fresh(source, freshness)? {
             asks.push(format!("{}: {what}", shown(source)));

@@ -1,26 +1,23 @@
 //! From a Dockerfile to a graph in which every base image is known: parse, lower, find out what the lowering asks for,
-//! lower again. Asks nothing of the network: an image is in the store or in a layout on this machine.
+//! lower again. What an image is, `base` finds out.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
+use super::base::{self, Asking, BaseImage, Finder, Found, Unfound};
 use super::contexts::{Context, Contexts, NO_CONTEXT};
 use super::failure::{Failure, FailureKind, Place};
-use super::images;
-use super::lock::Pin;
-use super::source::{debian, oci_layout};
+use super::solve::Session;
 use super::tree::TreeError;
 use super::work::{self, Work};
-use crate::digest::{Digest, Fields, Key, NotADigest};
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{self, Dockerfile, Problem, Severity};
 use crate::event::{BuildEvent, EventSink};
 use crate::frontend::{
     self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved, Review,
 };
-use crate::graph::{OciLayoutSource, Source};
-use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform};
-use crate::store::{Store, StoredImage};
+use crate::graph::Source;
+use crate::store::Store;
 
 /// A graph, and the images that its sources are.
 #[derive(Debug)]
@@ -29,39 +26,8 @@ pub struct Planned {
     pub lowered: Lowered,
     /// Images by the source that names them.
     pub images: HashMap<Source, BaseImage>,
-}
-
-/// An image that a build starts from or copies from.
-#[derive(Debug, Clone)]
-pub struct BaseImage {
-    /// Its manifest.
-    pub digest: Digest,
-    /// Its configuration.
-    pub config: ImageConfig,
-    /// Its layers, bottom first.
-    pub layers: Vec<BaseLayer>,
-    /// Where its blobs are.
-    pub blobs: Blobs,
-}
-
-/// Where the blobs of an image are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Blobs {
-    /// In the store, or regenerated from a snapshot of it.
-    Store,
-    /// In an OCI layout.
-    Layout(std::path::PathBuf),
-}
-
-/// One layer of a base image.
-#[derive(Debug, Clone)]
-pub struct BaseLayer {
-    /// The snapshot that it is, or would be once it is unpacked.
-    pub snapshot: Key,
-    /// The digest of its uncompressed tar.
-    pub diff_id: Digest,
-    /// Its blob.
-    pub descriptor: Descriptor,
+    /// Not everything is known of the images, because nobody was asked.
+    pub is_guessed: bool,
 }
 
 impl Planned {
@@ -69,12 +35,13 @@ impl Planned {
     ///
     /// # Errors
     /// Every problem of the Dockerfile, and every image that is not there.
-    pub fn of(
-        work: &Work,
-        store: &Store,
-        contexts: &Contexts<'_>,
-        events: &dyn EventSink,
-    ) -> Result<Self, Vec<Failure>> {
+    pub fn of(session: &Session<'_>, asking: Asking) -> Result<Self, Vec<Failure>> {
+        let (work, events) = (session.work, session.events);
+        let finder = &Finder {
+            session,
+            asking,
+            lacks: Cell::new(false),
+        };
         let mut options = options(work);
         let under = work.contexts.iter().find_map(|(name, place)| match place {
             work::Place::Dockerfile(under) => Some((name, under)),
@@ -85,13 +52,14 @@ impl Planned {
             let text = &under.dockerfile;
             let options_under = options_under(&options, name, under);
             let file = File {
-                work,
-                store,
-                contexts,
+                finder,
                 text,
                 options: &options_under,
             };
-            let planned = file.planned(events)?;
+            let planned = match file.planned(events) {
+                Err(_) if finder.lacks.get() => return Err(Vec::new()),
+                planned => planned?,
+            };
             images = planned.images;
             options.under = Some(frontend::Under {
                 name: name.clone(),
@@ -100,13 +68,16 @@ impl Planned {
         }
         let text = &work.dockerfile;
         let file = File {
-            work,
-            store,
-            contexts,
+            finder,
             text,
             options: &options,
         };
-        let mut planned = file.planned(events)?;
+        let mut planned = match file.planned(events) {
+            // What is wrong may be so only because too little is known.
+            Err(_) if finder.lacks.get() => return Err(Vec::new()),
+            planned => planned?,
+        };
+        planned.is_guessed = finder.lacks.get();
         planned.images.extend(images);
         Ok(planned)
     }
@@ -148,9 +119,7 @@ fn options_under(above: &Options, name: &str, under: &work::Under) -> Options {
 
 /// One Dockerfile of a build.
 struct File<'a> {
-    work: &'a Work,
-    store: &'a Store,
-    contexts: &'a Contexts<'a>,
+    finder: &'a Finder<'a>,
     text: &'a work::Text,
     options: &'a Options,
 }
@@ -165,6 +134,7 @@ impl File<'_> {
         let mut refused = Vec::new();
         let planned = self.lowered(&parsed.dockerfile, &mut refused);
         if !refused.is_empty() {
+            place(&mut refused, planned.err().unwrap_or_default(), name);
             return Err(refused);
         }
         let found = match planned {
@@ -190,7 +160,7 @@ impl File<'_> {
         dockerfile: &Dockerfile,
         refused: &mut Vec<Failure>,
     ) -> Result<Planned, Vec<Problem>> {
-        let contexts = self.contexts;
+        let contexts = self.finder.session.contexts;
         let mut resolved = Resolved::default();
         let mut images = HashMap::new();
         loop {
@@ -201,6 +171,7 @@ impl File<'_> {
                         return Ok(Planned {
                             lowered: *lowered,
                             images,
+                            is_guessed: false,
                         });
                     }
                     for file in lowered.files {
@@ -218,14 +189,14 @@ impl File<'_> {
                                 continue;
                             }
                         };
-                        match find_pinned(self.work, &source, self.store) {
+                        match self.finder.find(&source) {
                             Ok(Found::Image(image)) => {
                                 resolved.found(source.clone(), image.config.clone());
                                 images.insert(source, *image);
                             }
                             Ok(Found::Config(config)) => resolved.found(source, *config),
                             Err(Unfound::Missing(reason)) => resolved.missing(source, reason),
-                            Err(Unfound::Refused(failure)) => {
+                            Err(Unfound::Failed(failure)) => {
                                 resolved.missing(source, failure.message.clone());
                                 refused.push(*failure);
                             }
@@ -285,6 +256,16 @@ fn is_top(path: &str) -> bool {
     path.split('/').all(|part| matches!(part, "" | "."))
 }
 
+/// Puts failures where the problem of the same words is.
+fn place(refused: &mut [Failure], problems: Vec<Problem>, file: &str) {
+    for refused in refused.iter_mut().filter(|refused| refused.place.is_none()) {
+        let problem = problems
+            .iter()
+            .find(|problem| problem.message == refused.message);
+        refused.place = problem.and_then(|problem| failure(file, problem).place);
+    }
+}
+
 /// Both, in the order of the file; of several at one line, the first.
 fn without_doubles(mut failures: Vec<Failure>, more: Vec<Failure>) -> Vec<Failure> {
     let line = |failure: &Failure| failure.place.as_ref().map_or(0, |place| place.line);
@@ -295,172 +276,6 @@ fn without_doubles(mut failures: Vec<Failure>, more: Vec<Failure>) -> Vec<Failur
     }
     failures.sort_by_key(line);
     failures
-}
-
-enum Found {
-    Image(Box<BaseImage>),
-    Config(Box<ImageConfig>),
-}
-
-/// Why an image is not to be had.
-enum Unfound {
-    Missing(String),
-    Refused(Box<Failure>),
-}
-
-/// The image that a source is pinned to, else the one that it names.
-fn find_pinned(work: &Work, source: &Source, store: &Store) -> Result<Found, Unfound> {
-    let named = || find(source, store, &work.platform);
-    let (Some(Pin::Image(pin)), Some(lock)) = (work.pin(source), &work.lock) else {
-        return named().map_err(Unfound::Missing);
-    };
-    let wanted = match source {
-        Source::StoredImage { .. } => Source::StoredImage {
-            name: pin.digest.to_string(),
-        },
-        Source::OciLayout(layout) => Source::OciLayout(OciLayoutSource {
-            digest: Some(pin.digest.to_string()),
-            ..layout.clone()
-        }),
-        other => other.clone(),
-    };
-    find(&wanted, store, &work.platform).or_else(|_| match named() {
-        Ok(Found::Image(image)) if image.digest == pin.digest => Ok(Found::Image(image)),
-        Ok(Found::Image(image)) => {
-            let found = image.digest.to_string();
-            let failure = lock.mismatch(source, &pin.digest.to_string(), &found);
-            Err(Unfound::Refused(Box::new(failure)))
-        }
-        Ok(found) => Ok(found),
-        Err(reason) => Err(Unfound::Missing(reason)),
-    })
-}
-
-fn find(source: &Source, store: &Store, platform: &str) -> Result<Found, String> {
-    match source {
-        Source::OciLayout(layout) => {
-            oci_layout_image(layout, platform).map(|image| Found::Image(Box::new(image)))
-        }
-        Source::StoredImage { name } => {
-            stored_image(name, store).map(|image| Found::Image(Box::new(image)))
-        }
-        Source::Debian(debian) => Ok(Found::Config(Box::new(debian::image_config(&debian.arch)))),
-        Source::Git(_) | Source::Http(_) | Source::Local { .. } => {
-            Ok(Found::Config(Box::default()))
-        }
-    }
-}
-
-/// An image of a layout on this machine.
-fn oci_layout_image(layout: &OciLayoutSource, platform: &str) -> Result<BaseImage, String> {
-    let opened =
-        oci_layout::Layout::open(Path::new(&layout.path)).map_err(|error| in_full(&error))?;
-    let wanted = match (&layout.digest, &layout.tag) {
-        (Some(digest), _) => oci_layout::Wanted::Digest(
-            digest
-                .parse()
-                .map_err(|error: NotADigest| in_full(&error))?,
-        ),
-        (None, Some(tag)) => oci_layout::Wanted::Tag(tag),
-        (None, None) => oci_layout::Wanted::Only,
-    };
-    let platform = layout.platform.as_deref().unwrap_or(platform);
-    let platform = platform
-        .parse::<Platform>()
-        .map_err(|error| in_full(&error))?;
-    let image = opened
-        .image(wanted, &platform)
-        .map_err(|error| in_full(&error))?;
-    let layers = layers(&image.config, &image.manifest.layers)?;
-    Ok(BaseImage {
-        digest: image.descriptor.digest,
-        config: image.config,
-        layers,
-        blobs: Blobs::Layout(layout.path.clone().into()),
-    })
-}
-
-/// An image of the store, by a name or by its digest.
-fn stored_image(name: &str, store: &Store) -> Result<BaseImage, String> {
-    let Some(stored) = images::find(store, name).map_err(|error| in_full(&error))? else {
-        return Err(format!(
-            "there is no image `{}` in the store, and images of registries are not to be had yet",
-            Name::familiar(name)
-        ));
-    };
-    of_store(&stored, store)
-}
-
-/// An image of the store with its layers, whether they are unpacked or not.
-pub fn of_store(stored: &StoredImage, store: &Store) -> Result<BaseImage, String> {
-    let (manifest, config) = read_image(&stored.digest, store)?;
-    let mut layers = layers(&config, &manifest.layers)?;
-    for (layer, snapshot) in layers.iter_mut().zip(&stored.layers) {
-        layer.snapshot = *snapshot;
-    }
-    Ok(BaseImage {
-        digest: stored.digest,
-        config,
-        layers,
-        blobs: Blobs::Store,
-    })
-}
-
-/// Manifest and configuration of an image of the store.
-pub fn read_image(digest: &Digest, store: &Store) -> Result<(Manifest, ImageConfig), String> {
-    let bytes = store
-        .read_blob(digest, Content::BYTES_MAX)
-        .map_err(|error| in_full(&error))?;
-    let manifest = match Content::parse("", &bytes).map_err(|error| in_full(&error))? {
-        Content::Manifest(manifest) => *manifest,
-        Content::Index(_) => return Err(format!("{digest} is an index, not an image")),
-    };
-    let bytes = store
-        .read_blob(&manifest.config.digest, Content::BYTES_MAX)
-        .map_err(|error| in_full(&error))?;
-    let config = serde_json::from_slice(&bytes).map_err(|error| in_full(&error))?;
-    Ok((manifest, config))
-}
-
-/// The layers of an image, or why they cannot be those of one. The snapshot of an unpacked layer is named by what it lies upon and by its own content.
-pub fn layers(config: &ImageConfig, descriptors: &[Descriptor]) -> Result<Vec<BaseLayer>, String> {
-    let diff_ids = &config.rootfs.diff_ids;
-    if diff_ids.len() != descriptors.len() {
-        return Err(format!(
-            "its configuration lists {} layers and its manifest {}",
-            diff_ids.len(),
-            descriptors.len()
-        ));
-    }
-    let mut below = String::new();
-    let layers = diff_ids
-        .iter()
-        .zip(descriptors)
-        .map(|(diff_id, descriptor)| {
-            let mut fields = Fields::new();
-            fields.put("unpacked layer", diff_id.to_string());
-            fields.put("below", below.clone());
-            let snapshot = fields.key();
-            below = snapshot.to_string();
-            BaseLayer {
-                snapshot,
-                diff_id: *diff_id,
-                descriptor: descriptor.clone(),
-            }
-        });
-    Ok(layers.collect())
-}
-
-/// An error and its causes in one line, for a label in the Dockerfile.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 pub(super) fn options(work: &Work) -> Options {
@@ -519,21 +334,7 @@ pub fn review(work: &Work, store: Option<&Store>, scope: frontend::Scope) -> Rev
         ..options(work)
     };
     frontend::review(&work.dockerfile.text, &options, |source| {
-        let is_here = match (source, store) {
-            (Source::StoredImage { name }, Some(store)) => {
-                images::find(store, name).is_ok_and(|image| image.is_some())
-            }
-            (Source::StoredImage { .. }, None) => false,
-            _ => true,
-        };
-        let found = match (is_here, store) {
-            (true, Some(store)) => find(source, store, &work.platform),
-            _ => return None,
-        };
-        Some(found.map(|found| match found {
-            Found::Image(image) => image.config,
-            Found::Config(config) => *config,
-        }))
+        base::known_config(source, store?, &work.platform)
     })
 }
 

@@ -11,6 +11,7 @@ use super::lock::Lock;
 use crate::digest::{Digest, Key};
 use crate::graph::{GitSource, RunDefaults, Source};
 use crate::image::Platform;
+use crate::registry;
 
 /// A text and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +132,8 @@ pub struct Work {
     pub proxies: Vec<(String, String)>,
     /// Extra certificate authorities.
     pub ca_file: Option<PathBuf>,
+    /// How registries are reached, and who one is there.
+    pub registries: registry::Settings,
     /// How git's ssh gets in.
     pub ssh: Ssh,
     /// Every time in the image is this one, in seconds since 1970.

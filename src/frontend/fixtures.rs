@@ -87,7 +87,7 @@ fn options_of(step: &Value) -> Options {
             text(value).starts_with("docker-image") || text(value).starts_with("oci-layout");
         let local = Source::Local { name: name.clone() };
         let source = if image {
-            Source::StoredImage { name: name.clone() }
+            Source::Image(crate::graph::ImageSource::new(name.clone()))
         } else {
             local
         };

@@ -8,7 +8,7 @@ use super::{Options, Platform, ports};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
 use crate::dockerfile::suggest::nearest;
 use crate::dockerfile::{Dockerfile, From, Instruction, Kind, Problem, Span, Word};
-use crate::graph::Source;
+use crate::graph::{ImageSource, Source};
 use crate::image::{ImageConfig, Name};
 
 /// Where the instructions stand of which only the last counts.
@@ -166,7 +166,7 @@ pub(super) fn base_platform(
     planned: &PlannedStage<'_>,
     config: &ImageConfig,
 ) {
-    let Ok(Tree::Source(Source::StoredImage { name })) = &planned.base else {
+    let Ok(Tree::Source(Source::Image(ImageSource { name, .. }))) = &planned.base else {
         return;
     };
     let actual = Platform {

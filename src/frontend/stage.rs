@@ -17,7 +17,7 @@ use crate::dockerfile::{
     Dockerfile, Instruction, Kind, OnBuild, Problem, Severity, Span, Word, parse,
 };
 use crate::event::StepOrigin;
-use crate::graph::{Graph, NodeId, Op, Source};
+use crate::graph::{Graph, ImageSource, NodeId, Op, Source};
 use crate::image::{History, ImageConfig, Name, RootFs};
 
 /// PATH where the base has none.
@@ -362,7 +362,7 @@ impl<'a> Lowerer<'a> {
 
     fn missing(&self, source: &Source, reason: &str, span: Span) -> Problem {
         let problem = Problem::error("frontend::no_base", reason, span);
-        let Source::StoredImage { name } = source else {
+        let Source::Image(ImageSource { name, .. }) = source else {
             return problem;
         };
         let short = Name::familiar(name);
@@ -385,8 +385,7 @@ impl<'a> Lowerer<'a> {
             }
             _ => problem
                 .help(format!(
-                    "give it as a context, from a directory that `skopeo copy docker://{short} oci:DIR` makes: \
-                     `--build-context {short}=oci-layout://DIR`"
+                    "build it first, or give it as a context: `--build-context {short}=docker-image://REGISTRY/NAME:TAG`"
                 ))
                 .near(
                     short,
@@ -714,7 +713,7 @@ fn names(text: &str, path: &str) -> bool {
 /// Whether a source is an image; the others are trees alone.
 fn has_config(source: &Source) -> bool {
     match source {
-        Source::StoredImage { .. } | Source::OciLayout(_) | Source::Debian(_) => true,
+        Source::Image(_) | Source::OciLayout(_) | Source::Debian(_) => true,
         Source::Git(_) | Source::Http(_) | Source::Local { .. } => false,
     }
 }

@@ -10,7 +10,7 @@ use super::{Options, Platform, Scope, lint};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
 use crate::dockerfile::suggest::nearest;
 use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
-use crate::graph::Source;
+use crate::graph::{ImageSource, OciLayoutSource, Source};
 use crate::image::{self, Name};
 
 /// A Dockerfile's stages.
@@ -595,7 +595,11 @@ fn outside(
     {
         return Ok(Tree::Source(source));
     }
-    Ok(Tree::Source(Source::StoredImage { name: full }))
+    let other = platform.normalised();
+    Ok(Tree::Source(Source::Image(ImageSource {
+        name: full,
+        platform: (other != options.platform.normalised()).then(|| other.to_string()),
+    })))
 }
 
 /// The context of that name: the one for the platform, `name::linux/arm64`, before the one for all.
@@ -617,8 +621,11 @@ pub(super) fn named_context(name: &str, platform: &Platform, options: &Options) 
         .cloned()?;
     let own = options.platform.normalised();
     match &mut source {
-        Source::OciLayout(layout) if platform != own => {
-            layout.platform = Some(platform.to_string());
+        Source::OciLayout(OciLayoutSource { platform: its, .. })
+        | Source::Image(ImageSource { platform: its, .. })
+            if platform != own =>
+        {
+            *its = Some(platform.to_string());
         }
         // One that was given another architecture has that for every platform.
         Source::Debian(debian) if debian.arch == own.debian() => debian.arch = platform.debian(),

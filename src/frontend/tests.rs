@@ -3,7 +3,7 @@
 use super::*;
 use crate::dockerfile::parse;
 use crate::graph::{
-    CacheSharing, CopySource, Exec, FileMode, GitSource, Judge, Mkdir, Mount, Network,
+    CacheSharing, CopySource, Exec, FileMode, GitSource, ImageSource, Judge, Mkdir, Mount, Network,
     OciLayoutSource, Op, Source, Unpack,
 };
 
@@ -37,9 +37,7 @@ fn options() -> Options {
 }
 
 fn image(name: &str) -> Source {
-    Source::StoredImage {
-        name: name.to_owned(),
-    }
+    Source::Image(ImageSource::new(name.to_owned()))
 }
 
 /// A base with a little of everything.
@@ -750,7 +748,11 @@ fn a_stage_can_be_for_another_platform() {
         panic!("bases are asked for");
     };
     let arm = layout(Some("linux/arm64"));
-    for source in [&arm, &image("special"), &layout(None)] {
+    let special = Source::Image(ImageSource {
+        name: "special".to_owned(),
+        platform: Some("linux/s390x".to_owned()),
+    });
+    for source in [&arm, &special, &layout(None)] {
         assert!(needs.contains(&Need::Config(source.clone())), "{needs:?}");
     }
     let config = |architecture: &str| ImageConfig {
@@ -758,7 +760,7 @@ fn a_stage_can_be_for_another_platform() {
         ..base()
     };
     resolved.found(arm, config("arm64"));
-    resolved.found(image("special"), config("amd64"));
+    resolved.found(special, config("amd64"));
     resolved.found(layout(None), config("amd64"));
     let Ok(Lowering::Done(lowered)) = try_lower(file, &with, &resolved) else {
         panic!("it lowers");

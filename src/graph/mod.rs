@@ -7,8 +7,9 @@ mod op;
 
 pub use op::{
     BindMount, CacheMount, CacheSharing, Copy, CopySource, DebianSource, Exec, FileMode, GitSource,
-    Host, HttpSource, InlineFile, Judge, Mkdir, Mount, MountSource, Network, OciLayoutSource, Op,
-    RunDefaults, SecretMount, SecretTarget, Security, Source, SshMount, TmpfsMount, Ulimit, Unpack,
+    Host, HttpSource, ImageSource, InlineFile, Judge, Mkdir, Mount, MountSource, Network,
+    OciLayoutSource, Op, RunDefaults, SecretMount, SecretTarget, Security, Source, SshMount,
+    TmpfsMount, Ulimit, Unpack,
 };
 
 use serde::{Deserialize, Serialize};

@@ -23,11 +23,8 @@ pub enum Op {
 /// A tree that comes from outside the graph.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Source {
-    /// An image of the local store, by the name it was stored under.
-    StoredImage {
-        /// The name, with its tag.
-        name: String,
-    },
+    /// An image by its name: of the local store, else of its registry.
+    Image(ImageSource),
     /// An image in an OCI layout on this machine.
     OciLayout(OciLayoutSource),
     /// A root filesystem made from a Debian archive.
@@ -41,6 +38,27 @@ pub enum Source {
         /// The context's name.
         name: String,
     },
+}
+
+/// `REGISTRY/REPOSITORY[:TAG][@DIGEST]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ImageSource {
+    /// The name in full.
+    pub name: String,
+    /// Which of its images, where it has one for several platforms; `None`: the one that is built for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+}
+
+impl ImageSource {
+    /// The image of that name for the platform that is built for.
+    #[must_use]
+    pub const fn new(name: String) -> Self {
+        Self {
+            name,
+            platform: None,
+        }
+    }
 }
 
 /// `oci-layout://PATH[:TAG][@DIGEST]`.

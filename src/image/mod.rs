@@ -2,6 +2,7 @@
 //! files.
 
 mod assemble;
+pub mod choice;
 pub mod compress;
 mod config;
 pub mod layer;

@@ -41,6 +41,27 @@ pub fn host(url: &str) -> Option<String> {
     Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
+/// Whether an address names this machine or its own network link.
+#[must_use]
+pub fn is_own_address(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| is_own(&url))
+}
+
+/// Whether two addresses have scheme, host and port in common.
+#[must_use]
+pub fn same_origin(one: &str, other: &str) -> bool {
+    match (Url::parse(one), Url::parse(other)) {
+        (Ok(one), Ok(other)) => one.origin() == other.origin(),
+        _ => false,
+    }
+}
+
+/// What a reference means that was found at an address.
+#[must_use]
+pub fn resolved(base: &str, reference: &str) -> Option<String> {
+    Some(Url::parse(base).ok()?.join(reference).ok()?.to_string())
+}
+
 pub(super) fn parse(url: &str) -> Result<Url> {
     let wrong = |why: &str| Error::Address {
         url: redacted(url),

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! Client::download(&Download, &mut dyn Sink)      one body, checked, retried, resumed
+//! Client::ask(&Question)                          any question and its answer, with a small body
 //! fetch_all(jobs, parallel, one)                  many at once, ends with the first failure
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 mod address;
 mod error;
+mod exchange;
 mod parallel;
 mod sink;
 mod transfer;
@@ -25,8 +27,9 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 
-pub use address::{host, redacted};
+pub use address::{host, is_own_address, redacted, resolved, same_origin};
 pub use error::{Error, Result};
+pub use exchange::{Answer, Method, Payload, Persistence, Question};
 pub use parallel::fetch_all;
 pub use sink::Sink;
 
@@ -37,6 +40,10 @@ pub struct Settings {
     pub proxies: Proxies,
     /// Certificate authorities beside the system's own: files in PEM form.
     pub ca_files: Vec<PathBuf>,
+    /// What this side shows of itself: a certificate and its key, both in PEM form.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Whether the other side has to show that it is who it says.
+    pub verification: Verification,
     /// `User-Agent`.
     pub user_agent: String,
     /// How long a connection may take to come about.
@@ -52,12 +59,23 @@ impl Default for Settings {
         Self {
             proxies: Proxies::default(),
             ca_files: Vec::new(),
+            identity: None,
+            verification: Verification::On,
             user_agent: concat!("shmocker/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(60),
             retry: Retry::default(),
         }
     }
+}
+
+/// Whether certificates are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// They are.
+    On,
+    /// Not at all: whoever answers is believed.
+    Off,
 }
 
 /// The proxies to use, as `http_proxy`, `https_proxy` and `no_proxy` have them.
@@ -107,6 +125,8 @@ pub struct Download<'a> {
     pub known: Validators,
     /// What the server wants to see.
     pub authorization: Option<&'a Authorization>,
+    /// The address can only ever mean one content, so that a rest fits whatever came before it.
+    pub is_immutable: bool,
 }
 
 /// The value of an `Authorization` header. It is never shown.
@@ -196,6 +216,7 @@ pub struct Fetched {
 pub struct Client {
     settings: Settings,
     connections: OnceLock<reqwest::blocking::Client>,
+    straight: OnceLock<reqwest::blocking::Client>,
 }
 
 impl Client {
@@ -205,6 +226,7 @@ impl Client {
         Self {
             settings,
             connections: OnceLock::new(),
+            straight: OnceLock::new(),
         }
     }
 
@@ -253,11 +275,20 @@ impl Client {
         if let Some(made) = self.connections.get() {
             return Ok(made);
         }
-        let made = self.connect()?;
+        let made = self.connect(reqwest::redirect::Policy::custom(address::follow))?;
         Ok(self.connections.get_or_init(|| made))
     }
 
-    fn connect(&self) -> Result<reqwest::blocking::Client> {
+    /// Connections for what is sent: they follow no redirect.
+    fn straight(&self) -> Result<&reqwest::blocking::Client> {
+        if let Some(made) = self.straight.get() {
+            return Ok(made);
+        }
+        let made = self.connect(reqwest::redirect::Policy::none())?;
+        Ok(self.straight.get_or_init(|| made))
+    }
+
+    fn connect(&self, redirects: reqwest::redirect::Policy) -> Result<reqwest::blocking::Client> {
         let settings = &self.settings;
         let mut builder = reqwest::blocking::Client::builder()
             .no_proxy()
@@ -266,7 +297,8 @@ impl Client {
             .timeout(settings.stall_timeout)
             .referer(false)
             .pool_max_idle_per_host(16)
-            .redirect(reqwest::redirect::Policy::custom(address::follow));
+            .redirect(redirects)
+            .tls_danger_accept_invalid_certs(settings.verification == Verification::Off);
         let exempt = settings
             .proxies
             .no_proxy
@@ -304,6 +336,22 @@ impl Client {
                 });
             }
             builder = builder.tls_certs_merge(found);
+        }
+        if let Some((certificate, key)) = &settings.identity {
+            let unusable = |path: &PathBuf, why: String| Error::CaFile {
+                path: path.clone(),
+                why,
+            };
+            let mut pem = Vec::new();
+            for path in [certificate, key] {
+                let part =
+                    std::fs::read(path).map_err(|error| unusable(path, error.to_string()))?;
+                pem.extend(part);
+                pem.push(b'\n');
+            }
+            let identity = reqwest::Identity::from_pem(&pem)
+                .map_err(|error| unusable(certificate, error::chain(&error)))?;
+            builder = builder.identity(identity);
         }
         builder.build().map_err(|error| Error::Setup {
             why: error::chain(&error),

@@ -9,10 +9,12 @@
 //!
 //! What is known already is asked after by HEAD first: there are servers that give an ETag and do not listen to one.
 //! The rest is asked for with `If-Range`, so that a resource that changed in between starts over rather than being
-//! patched together; without a validator it always starts over.
+//! patched together; without a validator it starts over, unless the address can mean only one content.
+//!
+//! Who sends so little that it would never end has broken off.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::{RequestBuilder, Response};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -25,6 +27,12 @@ use crate::digest::Hasher;
 
 /// How much is read at once.
 const PIECE_BYTES: usize = 128 << 10;
+/// Less than this within [`Settings::stall_timeout`] is as good as nothing.
+///
+/// [`Settings::stall_timeout`]: super::Settings::stall_timeout
+const WINDOW_BYTES_MIN: u64 = 4 << 10;
+/// So much has to come of an attempt before it counts as one that went well.
+const RENEWING_BYTES: u64 = 4 << 10;
 
 /// Whether the head of what is there now has the ETag that is known. No answer, or one that says nothing, is no.
 fn still_holds(
@@ -92,10 +100,11 @@ pub(super) fn download(
     let mut taken = Taken::default();
     loop {
         let mut request = with_common_headers(connections.get(address.clone()), what)?;
-        if let (true, Some(validator)) = (taken.bytes > 0, &taken.strong_validator) {
-            request = request
-                .header(header::RANGE, format!("bytes={}-", taken.bytes))
-                .header(header::IF_RANGE, validator);
+        if taken.bytes > 0 && (what.is_immutable || taken.strong_validator.is_some()) {
+            request = request.header(header::RANGE, format!("bytes={}-", taken.bytes));
+            if let (false, Some(validator)) = (what.is_immutable, &taken.strong_validator) {
+                request = request.header(header::IF_RANGE, validator);
+            }
         } else {
             for (name, value) in [
                 (header::IF_NONE_MATCH, &what.known.etag),
@@ -193,8 +202,21 @@ impl Taken {
         patience: &mut Patience<'_>,
     ) -> Result<Option<Trouble>> {
         let limit = what.limit_bytes.unwrap_or(LIMIT_BYTES);
+        let window = patience.client.settings().stall_timeout;
+        let (mut since, mut before) = (Instant::now(), self.bytes);
+        let mut fresh = 0;
         let mut piece = vec![0; PIECE_BYTES];
         loop {
+            if since.elapsed() > window {
+                if self.bytes - before < WINDOW_BYTES_MIN {
+                    let (got, seconds) = (self.bytes - before, window.as_secs_f32());
+                    return Ok(Some(Trouble {
+                        why: format!("only {got} bytes came in {seconds} seconds"),
+                        wait: None,
+                    }));
+                }
+                (since, before) = (Instant::now(), self.bytes);
+            }
             let count = match answer.read(&mut piece) {
                 Ok(0) => break,
                 Ok(count) => count,
@@ -218,7 +240,10 @@ impl Taken {
                 url: redacted(what.url),
                 source,
             })?;
-            patience.renew();
+            fresh += count as u64;
+            if fresh >= RENEWING_BYTES {
+                patience.renew();
+            }
             progress(count as u64);
         }
         // A server that closes early without having said a length is found out by size and digest.
@@ -261,13 +286,13 @@ impl Taken {
 }
 
 /// A failure that may be better in a moment.
-struct Trouble {
-    why: String,
-    wait: Option<Duration>,
+pub(super) struct Trouble {
+    pub(super) why: String,
+    pub(super) wait: Option<Duration>,
 }
 
 impl Trouble {
-    fn of_error(url: &str, error: &reqwest::Error) -> Result<Self> {
+    pub(super) fn of_error(url: &str, error: &reqwest::Error) -> Result<Self> {
         let mut cause: Option<&dyn std::error::Error> = Some(error);
         while let Some(inner) = cause {
             if let Some(refusal) = inner.downcast_ref::<NotFollowed>() {
@@ -291,7 +316,7 @@ impl Trouble {
         Ok(Self { why, wait: None })
     }
 
-    fn of_status(url: &str, answer: &Response) -> Result<Self> {
+    pub(super) fn of_status(url: &str, answer: &Response) -> Result<Self> {
         let status = answer.status();
         let reason = status.canonical_reason().unwrap_or("").to_owned();
         let passing = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
@@ -317,13 +342,13 @@ impl Trouble {
 }
 
 /// How often it is still tried.
-struct Patience<'a> {
+pub(super) struct Patience<'a> {
     client: &'a Client,
     tried: u32,
 }
 
 impl<'a> Patience<'a> {
-    fn new(client: &'a Client) -> Self {
+    pub(super) fn new(client: &'a Client) -> Self {
         Self { client, tried: 0 }
     }
 
@@ -331,7 +356,7 @@ impl<'a> Patience<'a> {
         self.tried = 0;
     }
 
-    fn pause(&mut self, trouble: Trouble, url: &str, bytes: u64) -> Result<()> {
+    pub(super) fn pause(&mut self, trouble: Trouble, url: &str, bytes: u64) -> Result<()> {
         let retry = &self.client.settings().retry;
         self.tried += 1;
         if self.tried >= retry.attempts {
@@ -380,7 +405,7 @@ fn read_head(answer: &Response) -> Head {
     }
 }
 
-fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+pub(super) fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     // Names of files come in UTF-8 now and then, which `to_str` refuses.
     headers
         .get(name)

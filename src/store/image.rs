@@ -19,6 +19,9 @@ pub struct StoredImage {
     /// The snapshots that its layers are, bottom first.
     #[serde(default)]
     pub layers: Vec<Key>,
+    /// Where it was fetched from, if it was not built here: a full name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulled_from: Option<String>,
 }
 
 impl Store {
@@ -108,6 +111,7 @@ mod tests {
             digest: Digest::of(content),
             stored_ms: 5,
             layers: Vec::new(),
+            pulled_from: None,
         };
         for (name, content) in [("b/x:1", b"1"), ("a:latest", b"2"), ("b/x:1", b"3")] {
             store.put_image(&image(name, content)).unwrap();

@@ -8,6 +8,7 @@ const ROWS: &[&[&str]] = &[
     &["cli"],
     &["backend"],
     &["engine", "ship"],
+    &["registry"],
     &["store", "net"],
     &["frontend", "habitat"],
     &["graph", "dockerfile", "image"],

@@ -295,8 +295,8 @@ fn named_contexts_are_directories_repositories_addresses_and_layouts() {
 
     bench.file("Dockerfile", "FROM lib\n");
     bench
-        .shmocker("build --build-context lib=docker-image://nosuch .")
-        .expect(1, &["no image `nosuch` in the store", "registries"]);
+        .shmocker("build --build-context lib=docker-image://localhost/nosuch .")
+        .expect(1, &["no image `localhost/nosuch` in the store"]);
     bench
         .shmocker("build --build-context lib=nowhere .")
         .expect(1, &["the context `lib` is not a directory"]);

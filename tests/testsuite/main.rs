@@ -38,6 +38,8 @@ mod platforms;
 mod published;
 mod quickstart;
 mod ready_made;
+mod registries;
+mod registry_faults;
 mod remote;
 mod rendered;
 mod repos;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::protocol::{self, Order, Report};
-use super::{finish, supervisor, upkeep, visitor};
+use super::{finish, stored, supervisor, upkeep, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
@@ -143,6 +143,21 @@ fn carry_out(
             )
             .map(Report::Locked)
         }
+        Order::Push {
+            store,
+            work,
+            image,
+            to,
+        } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let warn = sink.clone().warnings();
+            stored::push((&work, &store), &image, &to, &sink, surroundings, warn)
+                .map(Report::Pushed)
+        }
         Order::Save { request, work } => {
             let sink = Sink(Arc::clone(socket));
             let surroundings = Surroundings {
@@ -192,7 +207,9 @@ fn carry_out(
         } => command(&argv, &env, &directory, files),
         Order::Prune { store, wish } => upkeep::prune(&store, &wish).map(Report::Pruned),
         Order::Check { store, look } => upkeep::check(&store, look).map(Report::Checked),
-        Order::Export { store } => upkeep::export(&store, files).map(Report::Carried),
+        Order::Export { store, used } => {
+            upkeep::export(&store, used.as_deref(), files).map(Report::Carried)
+        }
         Order::Import { store } => upkeep::import(&store, files).map(Report::Carried),
         Order::DeleteStore { path } => delete_store(&path),
     };

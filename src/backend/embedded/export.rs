@@ -4,20 +4,23 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::super::BuildRequest;
 use crate::digest::{Digest, Key};
+use crate::engine::base::{self, BaseImage, Blobs, of_registry};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::plan::{self, BaseImage, Blobs};
 use crate::engine::solve::{Session, Workshop};
+use crate::event::{BuildEvent, EventSink};
 use crate::image::layer::TimeRewrite;
 use crate::image::{Assembled, Content, Descriptor, Layer, Name, Timestamp};
+use crate::registry::Pushed;
 use crate::ship::export::{
     self, Export, ExportError, Exported, Form, ImageOutput, Joined, LayerSource, LayerTimes,
-    Origin, Output, SourceError, Variant, prepare,
+    Origin, Output, PushListener, Pushing, SourceError, Variant, prepare,
 };
 use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 
@@ -60,6 +63,17 @@ impl LayerSource for Layers<'_> {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
                     Err(error) => Err(error.into()),
                 }
+            }
+            Some(Blobs::Registry(name)) => {
+                let mut layers = self.base.iter().flat_map(|base| &base.layers);
+                let Some(layer) = layers.find(|layer| layer.descriptor.digest == *digest) else {
+                    return Ok(None);
+                };
+                let store = self.session.store;
+                self.session
+                    .registries
+                    .fetch(store, name, &layer.descriptor, &|_| ())?;
+                Ok(Some(store.open_blob_file(digest)?))
             }
             Some(Blobs::Store) | None => Ok(None),
         }
@@ -126,6 +140,19 @@ impl LayerSource for Layers<'_> {
         Ok(variant)
     }
 
+    fn registry_of(&self, digest: &Digest) -> Option<Name> {
+        let base = self.base?;
+        match &base.blobs {
+            Blobs::Registry(name) => {
+                let mut layers = base.layers.iter();
+                layers
+                    .any(|layer| layer.descriptor.digest == *digest)
+                    .then(|| name.clone())
+            }
+            Blobs::Store | Blobs::Layout(_) => None,
+        }
+    }
+
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
         layers::write_root(self.workshop, self.snapshots, times, out)?;
         Ok(())
@@ -163,7 +190,13 @@ pub(super) fn write_all(
     for output in &request.outputs {
         let exported = match output {
             Output::CacheOnly => continue,
-            Output::Image(image) => stored(&export, image, source)?,
+            Output::Image(image) if image.pushing == Pushing::No => stored(&export, image, source)?,
+            Output::Image(image) => {
+                let heard = Heard::new(source.session.events);
+                export
+                    .push(image, &source.session.registries, &heard)
+                    .map_err(|error| vec![of_export(&error)])?
+            }
             output => export
                 .write(output, &mut *stdout)
                 .map_err(|error| vec![of_export(&error)])?,
@@ -174,6 +207,50 @@ pub(super) fn write_all(
         }
     }
     Ok(shipped)
+}
+
+/// Says how a push goes.
+pub(super) struct Heard<'a> {
+    events: &'a dyn EventSink,
+    state: Mutex<(u64, u64)>,
+}
+
+impl<'a> Heard<'a> {
+    pub(super) fn new(events: &'a dyn EventSink) -> Self {
+        Self {
+            events,
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl PushListener for Heard<'_> {
+    fn started(&self, name: &Name, total: u64) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (0, total);
+        let image = name.to_string();
+        self.events.emit(BuildEvent::PushStarted { image });
+    }
+
+    fn sent(&self, name: &Name, bytes: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += bytes;
+        self.events.emit(BuildEvent::PushProgress {
+            image: name.to_string(),
+            bytes: state.0,
+            total: state.1,
+        });
+    }
+
+    fn done(&self, name: &Name, digest: &Digest, pushed: &Pushed) {
+        self.events.emit(BuildEvent::PushDone {
+            image: name.to_string(),
+            digest: *digest,
+            bytes: pushed.bytes,
+            blobs_sent: pushed.sent,
+            blobs_mounted: pushed.mounted,
+            blobs_there: pushed.there,
+        });
+    }
 }
 
 /// Puts the image into the store in the form that is asked for, under all of its names.
@@ -199,7 +276,7 @@ fn stored(
     // Other times are other files: they are unpacked from what was made, where they are needed.
     let layers = match output.times {
         LayerTimes::Keep => source.snapshots.to_vec(),
-        LayerTimes::ClampToEpoch => plan::layers(&image.config, &image.manifest.layers)
+        LayerTimes::ClampToEpoch => base::layers(&image.config, &image.manifest.layers)
             .map_err(|reason| vec![Failure::new(FailureKind::Bug, "export::layers", reason)])?
             .into_iter()
             .map(|layer| layer.snapshot)
@@ -217,6 +294,7 @@ fn stored(
             digest,
             stored_ms: source.session.now_ms(),
             layers: layers.clone(),
+            pulled_from: None,
         };
         store.put_image(&image).map_err(of_store)?;
     }
@@ -274,7 +352,7 @@ pub(super) fn save(
             .image(&digest.to_string())
             .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?
             .ok_or_else(|| damaged(format!("{digest} is gone")))?;
-        let image = plan::of_store(&found, store).map_err(damaged)?;
+        let image = base::of_store(&found, store).map_err(damaged)?;
         images.push((
             assembled(&image, store).map_err(damaged)?,
             found.layers,
@@ -307,7 +385,13 @@ pub(super) fn save(
                 exports: &exports,
                 names,
             };
-            let exported = joined.write(&request.output, &mut *out);
+            let exported = match &request.output {
+                Output::Image(image) => {
+                    let heard = Heard::new(session.events);
+                    joined.push(image, &session.registries, &heard)
+                }
+                output => joined.write(output, &mut *out),
+            };
             exported.map(|exported| exported.manifest)
         }
     };
@@ -348,9 +432,10 @@ fn writer(stdout: Option<OwnedFd>) -> Box<dyn Write + Send> {
     }
 }
 
-fn of_export(error: &ExportError) -> Failure {
+pub(super) fn of_export(error: &ExportError) -> Failure {
     let kind = match error {
-        ExportError::NoEpoch | ExportError::NoFile(_) => FailureKind::Input,
+        ExportError::Registry(error) => return of_registry(error),
+        ExportError::NoEpoch | ExportError::NoFile(_) | ExportError::NoName => FailureKind::Input,
         _ => FailureKind::Machine,
     };
     Failure::from_diagnostic(kind, error)

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers, SaveRequest};
 use crate::digest::Key;
+use crate::engine::base::{Asking, BaseImage, Blobs};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
@@ -18,7 +19,7 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
 use crate::engine::phases::{self, PhaseReport, StepReport};
-use crate::engine::plan::{BaseImage, Blobs, Planned};
+use crate::engine::plan::Planned;
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Shell, ShellEnd, Surroundings, Workshop};
 use crate::engine::work::{Freshness, Work};
@@ -46,8 +47,12 @@ pub(super) fn from_cache(
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Held::default();
     let contexts = Contexts::of(&request.work);
-    let planned = allowed(&request.work, &store, &contexts, &said)?;
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), &said);
+    let planned = match allowed(&session, Asking::Nobody) {
+        Ok(planned) if !planned.is_guessed => planned,
+        Err(failures) if !failures.is_empty() => return Err(failures),
+        _ => return Ok(None),
+    };
     let wanted = [planned.lowered.target];
     let survey = Survey::of(
         &session,
@@ -161,8 +166,8 @@ pub(super) fn lock(
     let alone = |failure| vec![failure];
     let store = open(store)?;
     let contexts = Contexts::of(work);
-    let planned = Planned::of(work, &store, &contexts, events)?;
     let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let planned = Planned::of(&session, Asking::Registries)?;
     let workshop = Workshop::open(&session, surroundings, warn).map_err(alone)?;
     raise_open_files();
     let locked = match wanted {
@@ -177,13 +182,9 @@ pub(super) fn lock(
 }
 
 /// Plans a build, if all that it asks for is allowed.
-fn allowed(
-    work: &Work,
-    store: &Store,
-    contexts: &Contexts<'_>,
-    events: &dyn EventSink,
-) -> Result<Planned, Vec<Failure>> {
-    let planned = Planned::of(work, store, contexts, events)?;
+fn allowed(session: &Session<'_>, asking: Asking) -> Result<Planned, Vec<Failure>> {
+    let (work, events) = (session.work, session.events);
+    let planned = Planned::of(session, asking)?;
     let mut refusals = entitlement::refusals(work, &planned);
     refusals.extend(lock::refusals(work, &planned));
     if !refusals.is_empty() {
@@ -233,11 +234,18 @@ fn foresee<T>(
         ..work.clone()
     };
     let contexts = Contexts::of(&remembering);
-    let planned = Planned::of(&remembering, &store, &contexts, &silent)?;
     let clock = Clock::system();
     let asking = Session::new(work, &store, &contexts, clock, &silent);
-    asking.ask(&planned).map_err(|failure| vec![failure])?;
     let session = Session::new(&remembering, &store, &contexts, clock, &silent);
+    let planned = match work.freshness {
+        Freshness::Now => Planned::of(&asking, Asking::Registries),
+        Freshness::After { .. } | Freshness::Never => Planned::of(&session, Asking::Nobody),
+    };
+    let planned = planned.map_err(|failures| match failures.is_empty() {
+        true => vec![unknown_base()],
+        false => failures,
+    })?;
+    asking.ask(&planned).map_err(|failure| vec![failure])?;
     let survey = Survey::of(
         &session,
         &planned,
@@ -245,6 +253,12 @@ fn foresee<T>(
         Thoroughness::Complete,
     )?;
     report(&session, &planned, &survey).map_err(|failure| vec![failure])
+}
+
+fn unknown_base() -> Failure {
+    let message = "too little is known of the base images: they were never fetched";
+    Failure::new(FailureKind::Source, "finish::unknown_base", message)
+        .with_help("`--pull` asks their registries; or build once")
 }
 
 /// The build, in the engine child. `stdout` is where an export to standard output goes.
@@ -261,8 +275,8 @@ pub(super) fn build(
     let store = open(&request.store)?;
     let swept = store.sweep_tmp().map_err(store_failures)?;
     let contexts = Contexts::of(&request.work);
-    let planned = allowed(&request.work, &store, &contexts, events)?;
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
+    let planned = allowed(&session, Asking::Registries)?;
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
     if !request.work.accepts_failed {
@@ -386,8 +400,8 @@ pub(super) fn shell(
 ) -> Result<ShellEnd, Vec<Failure>> {
     let store = open(store)?;
     let contexts = Contexts::of(work);
-    let planned = allowed(work, &store, &contexts, events)?;
     let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let planned = allowed(&session, Asking::Registries)?;
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
     session.shell(&workshop, &planned, shell, files, resizes)
@@ -565,6 +579,7 @@ fn keep(
                 digest,
                 stored_ms,
                 layers: snapshots.to_vec(),
+                pulled_from: None,
             };
             store.put_image(&image).map_err(store_failures)?;
         }
@@ -637,7 +652,7 @@ fn described(descriptor: &image::Descriptor) -> Descriptor {
     }
 }
 
-fn open(path: &Path) -> Result<Store, Vec<Failure>> {
+pub(super) fn open(path: &Path) -> Result<Store, Vec<Failure>> {
     Store::open(path).map_err(store_failures)
 }
 

@@ -9,6 +9,7 @@ mod instances;
 mod platforms;
 mod protocol;
 mod recorder;
+mod stored;
 mod supervisor;
 mod upkeep;
 mod visitor;
@@ -27,6 +28,7 @@ pub use instances::State;
 pub use upkeep::Look;
 
 use super::{BuildRequest, Outcome};
+use crate::digest::Digest;
 use crate::engine::exec::cgroup::{Delegated, GroupError};
 use crate::engine::exec::ids::{Caller, Ids};
 use crate::engine::exec::{Engine, start_engine};
@@ -37,7 +39,7 @@ use crate::engine::phases::{PhaseReport, StepReport};
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
-use crate::image;
+use crate::image::{self, Name};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -89,6 +91,9 @@ impl Embedded {
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
+        if built.is_ok() {
+            upkeep::write_caches(request, &recorder);
+        }
         let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
@@ -216,6 +221,30 @@ impl Embedded {
         finish::phases(work, store)
     }
 
+    /// Sends an image of the store to a registry. Returns the digest that it has there.
+    ///
+    /// # Errors
+    /// Everything that went wrong.
+    pub fn push(
+        self,
+        work: &Work,
+        store: &Path,
+        image: &str,
+        to: Name,
+        events: &dyn EventSink,
+    ) -> Result<Digest, Vec<Failure>> {
+        let order = Order::Push {
+            store: store.to_owned(),
+            work: Box::new(work.clone()),
+            image: image.to_owned(),
+            to,
+        };
+        match listen(&order, &[], events)? {
+            Report::Pushed(digest) => Ok(digest),
+            other => Err(vec![unexpected(&other)]),
+        }
+    }
+
     /// Writes images of the store to `out`, if that is where the request's output goes, else to its destination. `work` is a
     /// build of nothing.
     ///
@@ -331,10 +360,16 @@ fn lock(
 
 /// The build of one platform.
 fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
-    match finish::from_cache(request, events)? {
-        Some(outcome) => Ok(outcome),
-        None => in_child(request, events),
+    if let Some(outcome) = finish::from_cache(request, events)? {
+        return Ok(outcome);
     }
+    if !request.cache_from.is_empty() {
+        upkeep::read_caches(request, events);
+        if let Some(outcome) = finish::from_cache(request, events)? {
+            return Ok(outcome);
+        }
+    }
+    in_child(request, events)
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {

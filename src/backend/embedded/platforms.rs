@@ -10,7 +10,7 @@ use super::{Embedded, one};
 use crate::engine::failure::Failure;
 use crate::event::{BuildEvent, EventSink};
 use crate::image::{Name, Platform};
-use crate::ship::export::Output;
+use crate::ship::export::{Output, Pushing};
 
 /// Builds them.
 ///
@@ -48,8 +48,10 @@ pub(super) fn build(
     let mut outcome = built[named].clone();
     let mut is_first = true;
     for output in &request.outputs {
-        if matches!(output, Output::Image(_) | Output::CacheOnly) {
-            continue;
+        match output {
+            Output::CacheOnly => continue,
+            Output::Image(image) if image.pushing == Pushing::No => continue,
+            _ => {}
         }
         let names = request.tags.iter().filter_map(|tag| tag.parse().ok());
         let save = SaveRequest {
@@ -84,6 +86,8 @@ fn in_store(output: &Output, is_named: bool) -> Option<Output> {
         return None;
     };
     let mut image = image.clone();
+    // All of them are sent together.
+    image.pushing = Pushing::No;
     if !is_named {
         image.names.clear();
     }

@@ -10,13 +10,15 @@ use super::super::{BuildRequest, Outcome};
 use super::export::SaveRequest;
 use super::finish::{Locked, Wanted};
 use super::upkeep::Look;
+use crate::digest::Digest;
 use crate::engine::carry::Carried;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
-use crate::store::{Checked, Prune, Pruned};
+use crate::image::Name;
+use crate::store::{BuildUse, Checked, Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -44,6 +46,17 @@ pub(super) enum Order {
         work: Box<Work>,
         /// What of them.
         wanted: Wanted,
+    },
+    /// Send an image of the store to a registry.
+    Push {
+        /// The store's directory.
+        store: PathBuf,
+        /// How registries are reached.
+        work: Box<Work>,
+        /// The image.
+        image: String,
+        /// Its name there.
+        to: Name,
     },
     /// Write images of the store. Comes with standard output.
     Save {
@@ -97,6 +110,8 @@ pub(super) enum Order {
     Export {
         /// The store's directory.
         store: PathBuf,
+        /// Only what this build used; `None`: everything.
+        used: Option<Box<BuildUse>>,
     },
     /// Take what is in such an archive, which comes along.
     Import {
@@ -122,6 +137,8 @@ pub(super) enum Report {
     Settled(Box<Work>),
     /// The sources were asked.
     Locked(Locked),
+    /// The image is sent; this is what its name stands for now.
+    Pushed(Digest),
     /// The images are written; what they are together, where they are one.
     Saved(Option<crate::image::Descriptor>),
     /// The build is done.

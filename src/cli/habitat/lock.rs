@@ -19,7 +19,7 @@ use crate::dockerfile::suggest::nearest;
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::lock::{self, Entry, FileError, Lock, Mode, Outdated};
 use crate::engine::work::{self, Freshness, Work};
-use crate::graph::Source;
+use crate::graph::{ImageSource, Source};
 use crate::habitat::Purpose;
 use crate::net::redacted;
 
@@ -392,9 +392,7 @@ impl Ready {
         });
         let image = self.base_image.as_ref().and_then(|(name, span)| {
             let name: crate::image::Name = name.parse().ok()?;
-            let source = Source::StoredImage {
-                name: name.to_string(),
-            };
+            let source = Source::Image(ImageSource::new(name.to_string()));
             Some((source, self.config.spot(*span)))
         });
         places.chain(image).collect()

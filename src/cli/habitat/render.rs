@@ -108,7 +108,7 @@ fn write_context(
     let is_image = matches!(
         &place,
         Place::Dockerfile(_)
-            | Place::Source(Source::Debian(_) | Source::OciLayout(_) | Source::StoredImage { .. })
+            | Place::Source(Source::Debian(_) | Source::OciLayout(_) | Source::Image(_))
     );
     let (text, spec) = if is_image {
         (

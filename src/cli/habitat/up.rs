@@ -15,7 +15,7 @@ use crate::digest::Key;
 use crate::engine::clock::Clock;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::{Launch, Volume};
-use crate::engine::{images, plan};
+use crate::engine::{base, images};
 use crate::habitat::{self, Purpose};
 use crate::store::{InstanceRecord, LastState, Store, StoreError, StoredImage};
 
@@ -145,7 +145,7 @@ fn image(store: &Path, tag: &str) -> Result<Found, Stop> {
                 .into(),
         );
     };
-    let (_, config) = plan::read_image(&digest, &store)
+    let (_, config) = base::read_image(&digest, &store)
         .map_err(|reason| Failure::new(FailureKind::Machine, "habitat::damaged_image", reason))?;
     Ok(Found {
         digest,

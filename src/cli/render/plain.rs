@@ -111,6 +111,18 @@ impl<W: Write> State<W> {
             BuildEvent::SourceFailed { source, message } => {
                 self.line(source, &format!("ERROR {message}"))
             }
+            BuildEvent::PushStarted { image } => self.line(image, &format!("push {image}")),
+            BuildEvent::PushProgress {
+                image,
+                bytes,
+                total,
+            } => self.line(image, &format!("{} of {}", size(*bytes), size(*total))),
+            BuildEvent::PushDone {
+                image,
+                digest,
+                bytes,
+                ..
+            } => self.line(image, &format!("PUSHED {} {digest}", size(*bytes))),
             BuildEvent::Warning {
                 code,
                 message,

@@ -173,6 +173,24 @@ impl<W: Write> State<W> {
                 self.take(source);
                 said.push(format!("{} {source}: {message}", self.paint("31", "✗")));
             }
+            BuildEvent::PushStarted { image } => self.start(image, format!("push {image}")),
+            BuildEvent::PushProgress {
+                image,
+                bytes,
+                total,
+            } => {
+                if let Some(running) = self.running(image) {
+                    running.note = format!("{} of {}", size(*bytes), size(*total));
+                }
+            }
+            BuildEvent::PushDone { image, bytes, .. } => {
+                self.take(image);
+                said.push(format!(
+                    "{} pushed {image} {}",
+                    self.paint("32", "✓"),
+                    self.paint("2", &size(*bytes))
+                ));
+            }
             BuildEvent::Warning {
                 code,
                 message,

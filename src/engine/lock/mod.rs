@@ -332,7 +332,7 @@ pub fn sources(planned: &Planned) -> Vec<&Source> {
 fn is_moving(source: &Source) -> bool {
     match source {
         Source::Local { .. } => false,
-        Source::StoredImage { name } => !name.contains('@'),
+        Source::Image(image) => !image.name.contains('@'),
         Source::OciLayout(layout) => layout.digest.is_none(),
         Source::Git(git_source) => !git::is_pinned(git_source),
         Source::Debian(_) | Source::Http(_) => true,
@@ -346,7 +346,8 @@ pub fn platform_of(source: &Source, platform: &str) -> Option<String> {
         Source::OciLayout(layout) => {
             Some(layout.platform.as_deref().unwrap_or(platform).to_owned())
         }
-        Source::StoredImage { .. } | Source::Debian(_) => Some(platform.to_owned()),
+        Source::Image(image) => Some(image.platform.as_deref().unwrap_or(platform).to_owned()),
+        Source::Debian(_) => Some(platform.to_owned()),
         Source::Git(_) | Source::Http(_) | Source::Local { .. } => None,
     }
 }

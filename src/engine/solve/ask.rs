@@ -46,7 +46,7 @@ impl Session<'_> {
             }
             Source::Http(http_source) => self.ask_download(&reach, http_source, source).map(drop),
             Source::Debian(debian) => self.ask_archive(&reach, debian, source),
-            Source::StoredImage { .. } | Source::OciLayout(_) | Source::Local { .. } => Ok(()),
+            Source::Image(_) | Source::OciLayout(_) | Source::Local { .. } => Ok(()),
         })
         .map(drop)
     }
@@ -63,7 +63,7 @@ impl Session<'_> {
             Source::Git(git_source) => is_now && !git::is_pinned(git_source),
             Source::Http(http_source) => is_now && http_source.checksum.is_none(),
             Source::Debian(_) => is_now,
-            Source::StoredImage { .. } | Source::OciLayout(_) | Source::Local { .. } => false,
+            Source::Image(_) | Source::OciLayout(_) | Source::Local { .. } => false,
         })
     }
 

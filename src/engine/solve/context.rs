@@ -398,10 +398,9 @@ impl Session<'_> {
                 let path = self.download_path(&known.digest);
                 self.time(workshop, &TimeOf::Download(said, path))
             }
-            Source::Local { .. }
-            | Source::StoredImage { .. }
-            | Source::OciLayout(_)
-            | Source::Debian(_) => Ok(Some(None)),
+            Source::Local { .. } | Source::Image(_) | Source::OciLayout(_) | Source::Debian(_) => {
+                Ok(Some(None))
+            }
         }
     }
 

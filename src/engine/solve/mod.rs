@@ -46,11 +46,11 @@ use super::work::OnFailure;
 use crate::graph::NodeId;
 
 pub use inputs::{Made, Tree};
-pub use reach::Reach;
+pub use reach::{Reach, registries};
 pub(in crate::engine) use session::store_failure;
 pub use session::{Session, Surroundings, Workshop};
 pub use shell::{Shell, ShellEnd, ShellPlace};
-pub(in crate::engine) use sources::{DebianAnswer, of_source, shown};
+pub(in crate::engine) use sources::{DebianAnswer, of_source, reference, shown};
 
 /// Makes the results `wanted` and all that they need.
 ///

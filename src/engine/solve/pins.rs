@@ -254,7 +254,7 @@ impl Session<'_> {
         name: &str,
     ) -> Result<Pin, Failure> {
         match source {
-            Source::StoredImage { .. } | Source::OciLayout(_) => {
+            Source::Image(_) | Source::OciLayout(_) => {
                 let image = planned.images.get(source).ok_or_else(|| {
                     let message = format!("{name} was not planned");
                     Failure::new(FailureKind::Bug, "lock::image", message)

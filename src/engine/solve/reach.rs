@@ -9,6 +9,7 @@ use crate::engine::source::git::{self, Git};
 use crate::engine::ssh::Door;
 use crate::engine::work::{AgentKind, Ssh, Work};
 use crate::net::{Authorization, Client, Proxies, Settings};
+use crate::registry::Registries;
 use crate::store::TmpDir;
 
 /// What servers are reached with.
@@ -57,8 +58,18 @@ impl Reach {
     }
 }
 
-/// How servers are reached, and by way of which proxies.
-fn client_of(work: &Work) -> (Client, Proxies) {
+/// Registries, as this build's work has them reached.
+#[must_use]
+pub fn registries(work: &Work) -> Registries {
+    let settings = Settings {
+        proxies: proxies_of(work),
+        ca_files: work.ca_file.iter().cloned().collect(),
+        ..Settings::default()
+    };
+    Registries::new(work.registries.clone(), settings)
+}
+
+fn proxies_of(work: &Work) -> Proxies {
     let proxy = |name: &str| {
         let set = work
             .proxies
@@ -66,11 +77,16 @@ fn client_of(work: &Work) -> (Client, Proxies) {
             .find(|(known, _)| known.eq_ignore_ascii_case(name));
         set.map(|(_, value)| value.clone())
     };
-    let proxies = Proxies {
+    Proxies {
         http: proxy("http_proxy"),
         https: proxy("https_proxy"),
         no_proxy: proxy("no_proxy"),
-    };
+    }
+}
+
+/// How servers are reached, and by way of which proxies.
+fn client_of(work: &Work) -> (Client, Proxies) {
+    let proxies = proxies_of(work);
     let client = Client::new(Settings {
         proxies: proxies.clone(),
         ca_files: work.ca_file.iter().cloned().collect(),

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
-use super::reach::Reach;
+use super::reach::{self, Reach};
 use crate::digest::{Digest, Fields, Key};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
@@ -20,6 +20,7 @@ use crate::engine::tree::{self, hash};
 use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
+use crate::registry::Registries;
 use crate::store::{Index, Lease, OpRecord, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
@@ -36,6 +37,8 @@ pub struct Session<'a> {
     pub clock: Clock,
     /// Who listens.
     pub events: &'a dyn EventSink,
+    /// Where images are that are not here.
+    pub registries: Registries,
     noted: Mutex<HashMap<NodeId, Noted>>,
     /// How many sockets of SSH agents were made.
     pub(super) doors: AtomicUsize,
@@ -156,6 +159,7 @@ impl<'a> Session<'a> {
             clock,
             events,
             contexts,
+            registries: reach::registries(work),
             noted: Mutex::default(),
             doors: AtomicUsize::new(0),
             used_caches: Mutex::default(),

@@ -1,9 +1,11 @@
 //! What sources turn out to be. To *recall* is to take what the store remembers, if that is fresh enough; nothing is
 //! asked. To *obtain* is to ask, fetch and unpack what is not there.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -12,23 +14,25 @@ use super::inputs::{Made, Tree};
 use super::reach::Reach;
 use super::session::{Session, Workshop, store_failure};
 use crate::digest::{Digest, Fields, Key};
+use crate::engine::base::{BaseImage, Blobs, of_registry};
 use crate::engine::contexts::Context;
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
-use crate::engine::plan::{BaseImage, Planned};
+use crate::engine::plan::Planned;
 use crate::engine::snapshot;
 use crate::engine::source::{Fault, git, http};
 use crate::engine::work::Freshness;
 use crate::event::BuildEvent;
 use crate::graph::{GitSource, HttpSource, NodeId, Source};
+use crate::image::Name;
 use crate::net::{self, Authorization};
 use crate::store::Answer;
 
 /// A remembered answer and how old it is.
-pub(super) struct Recalled<T> {
-    pub(super) answer: T,
-    age_ms: u64,
+pub(in crate::engine) struct Recalled<T> {
+    pub(in crate::engine) answer: T,
+    pub(in crate::engine) age_ms: u64,
 }
 
 /// What a repository's reference meant, and for which state of a local repository.
@@ -90,13 +94,19 @@ impl Session<'_> {
                 }
                 Context::Empty => Some(Made::Tree(Tree::new(Vec::new()))),
             }),
-            Source::StoredImage { .. } | Source::OciLayout(_) => {
+            Source::Image(_) | Source::OciLayout(_) => {
                 let Some(image) = image else {
                     return Ok(None);
                 };
                 note(named("image", &image.digest.to_string()));
                 let layers: Vec<Key> = image.layers.iter().map(|layer| layer.snapshot).collect();
-                Ok(whole(&layers).then(|| Made::Tree(Tree::new(layers))))
+                if !whole(&layers) {
+                    return Ok(None);
+                }
+                if image.age_s.is_some() {
+                    self.say_found(source, &image.digest.to_string(), image.age_s);
+                }
+                Ok(Some(Made::Tree(Tree::new(layers))))
             }
             Source::Debian(debian) => {
                 let (answer, age_s) = match self.pinned_debian(source) {
@@ -196,9 +206,7 @@ impl Session<'_> {
                 format!("the context `{name}` was deleted from the store while it was in use"),
             )
             .with_help("build again: it is fetched anew")),
-            Source::StoredImage { .. } | Source::OciLayout(_) => {
-                self.unpack_image(workshop, image, &name)
-            }
+            Source::Image(_) | Source::OciLayout(_) => self.unpack_image(workshop, image, &name),
             Source::Debian(_) | Source::Git(_) | Source::Http(_)
                 if self.work.freshness == Freshness::Never =>
             {
@@ -267,22 +275,116 @@ impl Session<'_> {
                 format!("{name} was not planned"),
             ));
         };
-        let mut below: Vec<Key> = Vec::new();
-        let mut bytes = 0;
-        for layer in &image.layers {
-            if !workshop.snapshots.has(&layer.snapshot) {
-                let _core = workshop.cores.take();
-                let upon = (&workshop.snapshots, below.as_slice());
-                layers::unpack(self.store, upon, image, layer, name, self.clock)?;
-                bytes += layer.descriptor.size;
+        let below = |place: usize| -> Vec<Key> {
+            let below = image.layers[..place].iter();
+            below.map(|layer| layer.snapshot).collect()
+        };
+        let places = 0..image.layers.len();
+        let missing: Vec<usize> = places
+            .filter(|place| !workshop.snapshots.has(&image.layers[*place].snapshot))
+            .collect();
+        let unpack = |place: usize| {
+            let _core = workshop.cores.take();
+            let below = below(place);
+            let upon = (&workshop.snapshots, below.as_slice());
+            let layer = &image.layers[place];
+            layers::unpack(self.store, upon, image, layer, name, self.clock)
+        };
+        match &image.blobs {
+            Blobs::Store | Blobs::Layout(_) => {
+                missing.iter().try_for_each(|place| unpack(*place))?
             }
-            below.push(layer.snapshot);
+            Blobs::Registry(registry) => {
+                self.fetch_and_unpack(image, registry, &missing, name, &unpack)?;
+            }
         }
+        let bytes = missing
+            .iter()
+            .map(|place| image.layers[*place].descriptor.size)
+            .sum();
+        let below = below(image.layers.len());
         Ok(Obtained {
             made: Made::Tree(Tree::new(below)),
             resolved: image.digest.to_string(),
             bytes,
             is_new: bytes > 0,
+        })
+    }
+
+    /// Unpacks layers in their order, each as soon as it is here, while the next ones are fetched.
+    fn fetch_and_unpack(
+        &self,
+        image: &BaseImage,
+        registry: &Name,
+        missing: &[usize],
+        name: &str,
+        unpack: &dyn Fn(usize) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let layer = |place: usize| &image.layers[place].descriptor;
+        let here = AtomicU64::new(0);
+        let total = missing.iter().map(|place| layer(*place).size).sum();
+        let shown = Mutex::new(Instant::now());
+        let progress = |bytes| {
+            let here = here.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            if shown.elapsed() >= SHOWN_EVERY {
+                *shown = Instant::now();
+                self.events.emit(BuildEvent::SourceProgress {
+                    source: name.to_owned(),
+                    bytes: here,
+                    total,
+                });
+            }
+        };
+        let fetch = |place: usize| {
+            let blob = layer(place);
+            let is_here = self
+                .store
+                .blob_size(&blob.digest)
+                .is_ok_and(|size| size == blob.size);
+            if !is_here && self.work.freshness == Freshness::Never {
+                let message = format!(
+                    "layers of {name} are not in the store, and --offline forbids to fetch them"
+                );
+                return Err(Failure::new(FailureKind::Source, "solve::offline", message)
+                    .with_help("build once without --offline"));
+            }
+            let fetched = self.registries.fetch(self.store, registry, blob, &progress);
+            fetched.map_err(|error| of_registry(&error))
+        };
+        let (said, fetched) = mpsc::channel();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (fetch, is_over) = (&fetch, &is_over);
+            scope.spawn(move || {
+                drop(net::fetch_all(missing, LAYERS_AT_ONCE, |place| {
+                    if is_over.load(Ordering::Relaxed) {
+                        return Err(());
+                    }
+                    let result = fetch(*place);
+                    let is_failed = result.is_err();
+                    // Whoever waits has given up where this cannot be said.
+                    drop(said.send((*place, result)));
+                    if is_failed { Err(()) } else { Ok(()) }
+                }));
+            });
+            let mut waiting = BTreeMap::new();
+            let done = missing.iter().try_for_each(|place| {
+                while !waiting.contains_key(place) {
+                    let (fetched, result) = fetched.recv().map_err(|_| gone(name))?;
+                    waiting.insert(fetched, result?);
+                }
+                unpack(*place).or_else(|failure| {
+                    // A blob that was damaged was put aside: the registry has it whole.
+                    if self.store.has_blob(&layer(*place).digest) {
+                        return Err(failure);
+                    }
+                    fetch(*place)?;
+                    unpack(*place)
+                })
+            });
+            is_over.store(done.is_err(), Ordering::Relaxed);
+            done
         })
     }
 
@@ -504,7 +606,7 @@ impl Session<'_> {
         self.store.path().join("http").join(digest.hex())
     }
 
-    /// Whether a download is here. If so, it stays as long as this build does.
+    /// Whether a download is here. If so, it stays as long as the build goes on.
     fn hold_download(&self, digest: &Digest) -> Result<bool, Failure> {
         let lease = self.store.lease_of("http", &digest.hex());
         let lease = lease.map_err(store_failure)?;
@@ -610,7 +712,7 @@ impl Session<'_> {
     }
 
     /// What is remembered, however old it is.
-    pub(super) fn answer<T: DeserializeOwned>(
+    pub(in crate::engine) fn answer<T: DeserializeOwned>(
         &self,
         reference: &str,
     ) -> Result<Option<Recalled<T>>, Failure> {
@@ -624,7 +726,7 @@ impl Session<'_> {
             .map(|answer| Recalled { answer, age_ms }))
     }
 
-    pub(super) fn remember<T: Serialize>(
+    pub(in crate::engine) fn remember<T: Serialize>(
         &self,
         reference: &str,
         answer: &T,
@@ -652,6 +754,16 @@ impl Session<'_> {
     }
 }
 
+/// How many layers are fetched at once.
+const LAYERS_AT_ONCE: usize = 4;
+/// How often it is said how much is here.
+const SHOWN_EVERY: Duration = Duration::from_millis(250);
+
+fn gone(name: &str) -> Failure {
+    let message = format!("nobody fetches the layers of {name} any more");
+    Failure::new(FailureKind::Bug, "solve::fetch", message)
+}
+
 struct Obtained {
     made: Made,
     resolved: String,
@@ -667,7 +779,7 @@ fn named(name: &str, value: &str) -> Fields {
 
 /// A name under which a source's answer is remembered: of everything that was asked for. An address may hold a password,
 /// so it is no part of the name.
-pub(super) fn reference(source: &Source) -> String {
+pub(in crate::engine) fn reference(source: &Source) -> String {
     let asked = serde_json::to_string(source).unwrap_or_default();
     format!("source {}", Key::of(asked.as_bytes()))
 }
@@ -675,7 +787,7 @@ pub(super) fn reference(source: &Source) -> String {
 /// A source as a person would write it.
 pub(in crate::engine) fn shown(source: &Source) -> String {
     match source {
-        Source::StoredImage { name } => crate::image::Name::familiar(name).to_owned(),
+        Source::Image(image) => crate::image::Name::familiar(&image.name).to_owned(),
         Source::OciLayout(layout) => format!("oci-layout://{}", layout.path),
         Source::Debian(debian) => match debian.packages.as_slice() {
             [] => format!("debian://{}", debian.suite),

@@ -9,7 +9,7 @@ use super::Fault;
 use crate::digest::{Digest, Hasher};
 use crate::image::{
     Content, Descriptor, ImageConfig, Index, Layer, Manifest, ManifestError, Platform, annotation,
-    layer_compression, media_type,
+    choice, media_type,
 };
 use crate::sys::root::{Root, Scope};
 
@@ -358,52 +358,23 @@ impl Layout {
         Ok(Some(Descriptor::new(kind, digest, bytes.len() as u64)))
     }
 
-    /// The candidate for a platform. One that says nothing of platforms is taken if it is the only one: its configuration
-    /// is looked at later.
+    /// The candidate for a platform.
     fn choose(
         &self,
         candidates: &[Descriptor],
         wanted: Wanted<'_>,
         platform: &Platform,
     ) -> Result<Descriptor, LayoutError> {
-        // Attestations are listed beside images, with this instead of a platform.
-        let is_image =
-            |entry: &&Descriptor| !entry.annotations.contains_key("vnd.docker.reference.type");
-        let images: Vec<&Descriptor> = candidates.iter().filter(is_image).collect();
-        let fits = |entry: &&&Descriptor| {
-            entry
-                .platform
-                .as_ref()
-                .is_some_and(|its| its.is_same_as(platform))
+        let digest = match wanted {
+            Wanted::Digest(digest) => Some(digest),
+            Wanted::Tag(_) | Wanted::Only => None,
         };
-        if let Some(found) = images.iter().find(fits) {
-            return Ok((*found).clone());
-        }
-        match images[..] {
-            [only]
-                if only.platform.is_none()
-                    || matches!(wanted, Wanted::Digest(digest) if digest == only.digest) =>
-            {
-                Ok(only.clone())
-            }
-            _ => {
-                let has = images
-                    .iter()
-                    .filter_map(|entry| entry.platform.as_ref())
-                    .map(ToString::to_string);
-                let has = has.collect::<Vec<_>>().join(", ");
-                let has = if has.is_empty() {
-                    "no platform that it names".to_owned()
-                } else {
-                    has
-                };
-                Err(LayoutError::NoPlatform {
-                    path: self.path.clone(),
-                    wanted: platform.to_string(),
-                    has,
-                })
-            }
-        }
+        let chosen = choice::choose(candidates, platform, digest);
+        chosen.cloned().map_err(|has| LayoutError::NoPlatform {
+            path: self.path.clone(),
+            wanted: platform.to_string(),
+            has,
+        })
     }
 
     fn complete(
@@ -414,18 +385,9 @@ impl Layout {
         platform: &Platform,
     ) -> Result<LayoutImage, LayoutError> {
         let unusable = |reason: String| self.unusable(descriptor.digest, reason);
-        if !matches!(
-            manifest.config.media_type.as_str(),
-            media_type::CONFIG | media_type::DOCKER_CONFIG
-        ) {
-            return Err(unusable(format!(
-                "it is no container image, but a `{}`",
-                manifest.config.media_type
-            )));
-        }
+        choice::check_manifest(&manifest).map_err(unusable)?;
         let config_bytes = self.document(&manifest.config, "configuration", Content::BYTES_MAX)?;
-        let config: ImageConfig = serde_json::from_slice(&config_bytes)
-            .map_err(|error| unusable(format!("its configuration is not well formed: {error}")))?;
+        let config = choice::check_config(&manifest, &config_bytes).map_err(unusable)?;
         let its = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
         if descriptor.platform.is_none() && !its.is_same_as(platform) {
             let has = its.to_string();
@@ -435,24 +397,7 @@ impl Layout {
                 has,
             });
         }
-        let diff_ids = &config.rootfs.diff_ids;
-        if diff_ids.len() != manifest.layers.len() {
-            let (named, listed) = (diff_ids.len(), manifest.layers.len());
-            return Err(unusable(format!(
-                "its configuration names {named} layers, its manifest {listed}"
-            )));
-        }
-        if let Some(layer) = manifest
-            .layers
-            .iter()
-            .find(|layer| layer_compression(&layer.media_type).is_none())
-        {
-            return Err(unusable(format!(
-                "its layer {} is a `{}`, which is not known here",
-                layer.digest, layer.media_type
-            )));
-        }
-        let layers = manifest.layers.iter().zip(diff_ids);
+        let layers = manifest.layers.iter().zip(&config.rootfs.diff_ids);
         let layers = layers
             .map(|(descriptor, diff_id)| Layer {
                 diff_id: *diff_id,

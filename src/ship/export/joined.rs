@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use super::{
-    AnnotationPlace, Export, ExportError, Exported, ImageOutput, Output, Platforms, archive, below,
-    local, place, prepare,
+    AnnotationPlace, Export, ExportError, Exported, ImageOutput, Output, Platforms, PushListener,
+    Pushing, archive, below, local, place, prepare, registry::Tagging,
 };
 use crate::image::{Descriptor, Index, Name};
+use crate::registry::{Push, Registries};
 
 /// The images, and the name of them all.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +73,63 @@ impl Joined<'_> {
             Output::Image(_) => Err(ExportError::NoFile("image")),
             Output::CacheOnly => Err(ExportError::NoFile("cacheonly")),
         }
+    }
+
+    /// Sends them to where the names say: each by its digest, then what names them all.
+    ///
+    /// # Errors
+    /// If there is no name, or they cannot be sent.
+    pub fn push(
+        &self,
+        output: &ImageOutput,
+        registries: &Registries,
+        listener: &dyn PushListener,
+    ) -> Result<Exported, ExportError> {
+        let mut names: Vec<Name> = Vec::new();
+        for name in self.names.iter().chain(&output.names) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        if names.is_empty() {
+            return Err(ExportError::NoName);
+        }
+        let mut listed = Vec::new();
+        for export in self.exports {
+            let prepared = export.ready_to_send(output)?;
+            for name in &names {
+                export.send(&prepared, name, Tagging::Not, registries, listener)?;
+            }
+            let image = &prepared.image;
+            let mut descriptor = image.descriptor();
+            let notes = AnnotationPlace::ManifestDescriptor;
+            let notes = output.notes(notes, Some(&image.platform()));
+            descriptor.annotations.extend(notes);
+            descriptor.annotations.sort_keys();
+            listed.push(descriptor);
+        }
+        let mut index = Index::new(output.types, listed);
+        index.annotations = output.notes(AnnotationPlace::Index, None);
+        let bytes = index.to_bytes();
+        let descriptor = Descriptor::of(index.media_type.unwrap_or_default(), &bytes);
+        let manifests = [(descriptor.clone(), bytes)];
+        for name in &names {
+            listener.started(name, 0);
+            let push = Push {
+                name,
+                blobs: &[],
+                manifests: &manifests,
+                is_tagged: output.pushing != Pushing::ByDigest,
+            };
+            let pushed = registries.push(&push, &|_| ())?;
+            listener.done(name, &descriptor.digest, &pushed);
+        }
+        Ok(Exported {
+            manifest: Some(descriptor),
+            config: None,
+            names,
+            devices_skipped: 0,
+        })
     }
 
     fn layout(

@@ -1,4 +1,4 @@
-//! Writing a build's result where and how `-o` says: an OCI layout, a Docker archive, one tar, or files.
+//! Writing a build's result where and how `-o` says: an OCI layout, a Docker archive, one tar, files, or a registry.
 //!
 //! An export knows nothing of snapshots. It is given the parts of an image and a [`LayerSource`], which hands out blobs
 //! that exist, writes the tar of those that are made again when they are wanted (ADR 0005), and keeps what was compressed,
@@ -14,6 +14,7 @@ mod layers;
 mod local;
 mod output;
 mod place;
+mod registry;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -28,14 +29,15 @@ pub use joined::Joined;
 pub use layers::{Origin, Prepared, prepare, variant};
 pub use output::{
     Destination, ImageOutput, LayerTimes, OtherCompressions, Output, OutputError, Packing,
-    Platforms,
+    Platforms, Pushing,
 };
+pub use registry::{PushListener, Sent};
 
 /// Whatever went wrong on the other side of a [`LayerSource`].
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where the layers of one [`Assembled`] image come from. Layers are named by their place in [`Assembled::layers`].
-pub trait LayerSource {
+pub trait LayerSource: Sync {
     /// Opens a blob that is in the store, or `None` if it is not.
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError>;
 
@@ -58,6 +60,9 @@ pub trait LayerSource {
         form: Form,
         write: &mut dyn FnMut(&mut dyn Write) -> Result<Variant, SourceError>,
     ) -> Result<Variant, SourceError>;
+
+    /// An image of a registry that has this blob.
+    fn registry_of(&self, digest: &Digest) -> Option<Name>;
 
     /// Writes the whole root filesystem as one tar.
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError>;
@@ -191,6 +196,17 @@ pub enum ExportError {
         )
     )]
     NoEpoch,
+    /// Nothing says where an image is sent.
+    #[error("an image that is pushed needs a name")]
+    #[diagnostic(
+        code(export::no_name),
+        help("give one with `-t REGISTRY/REPOSITORY:TAG`, or write `-o type=registry,name=…`")
+    )]
+    NoName,
+    /// A registry does not take it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Registry(#[from] crate::registry::Error),
     /// A form that has no way to say it.
     #[error("an image of several platforms cannot be written as a docker archive")]
     #[diagnostic(
@@ -294,7 +310,7 @@ pub fn save(
             types: Export::types(export),
             ..output.clone()
         };
-        Ok(archive::Item {
+        Ok::<_, ExportError>(archive::Item {
             export,
             prepared: prepare(export, &own)?,
             names: export.names.to_vec(),

@@ -56,6 +56,22 @@ pub struct ImageOutput {
     pub types: MediaTypes,
     /// Notes on the image.
     pub annotations: Vec<Annotation>,
+    /// Whether it is sent to where its names say.
+    pub pushing: Pushing,
+    /// Whether the registries that its names say may speak http, and show any certificate.
+    pub insecure: bool,
+}
+
+/// Whether an image is sent to registries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pushing {
+    /// It is not.
+    #[default]
+    No,
+    /// It is, and gets its names there.
+    ByName,
+    /// It is, and is found there by its digest alone (`push-by-digest`).
+    ByDigest,
 }
 
 /// Whether the root filesystems of several platforms have to find room beside each other (`platform-split`).
@@ -200,7 +216,15 @@ pub enum OutputError {
     },
 }
 
-const TYPES: &[&str] = &["oci", "docker", "tar", "local", "image", "cacheonly"];
+const TYPES: &[&str] = &[
+    "oci",
+    "docker",
+    "tar",
+    "local",
+    "image",
+    "registry",
+    "cacheonly",
+];
 const IMAGE_KEYS: &[&str] = &[
     "type",
     "name",
@@ -211,22 +235,11 @@ const IMAGE_KEYS: &[&str] = &[
     "oci-mediatypes",
 ];
 const FILE_KEYS: &[&str] = &["dest", "tar"];
+const PUSH_KEYS: &[&str] = &["push", "push-by-digest", "registry.insecure"];
 const STORE_KEYS: &[&str] = &["store", "unpack"];
 const ROOT_KEYS: &[&str] = &["type", "dest", "platform-split", "mode"];
 /// Keys that BuildKit has for some outputs, and why they are not honoured.
 const REFUSED: &[(&str, &str)] = &[
-    (
-        "push",
-        "this version does not push; write `-o type=oci,dest=image.tar` and push that with a registry client",
-    ),
-    (
-        "push-by-digest",
-        "this version does not push; write `-o type=oci,dest=image.tar` and push that with a registry client",
-    ),
-    (
-        "registry.insecure",
-        "this version does not push; write `-o type=oci,dest=image.tar` and push that with a registry client",
-    ),
     (
         "name-canonical",
         "leave it away: an image of the store is found by its digest whatever names it has",
@@ -306,21 +319,36 @@ impl Output {
             })?;
         let values = Values { kind, values };
         match values.kind.as_str() {
-            "oci" => values.image(FILE_KEYS, MediaTypes::Oci, "gzip").map(Self::Oci),
-            "docker" => values.image(FILE_KEYS, MediaTypes::Docker, "gzip").map(Self::Docker),
+            "oci" => values
+                .image(FILE_KEYS, MediaTypes::Oci, "gzip")
+                .map(Self::Oci),
+            "docker" => values
+                .image(FILE_KEYS, MediaTypes::Docker, "gzip")
+                .map(Self::Docker),
             // In the store layers are what they are, until somebody wants them to be otherwise.
-            "image" => {
+            "image" | "registry" => {
                 for key in STORE_KEYS {
                     if !values.switch(key, true)? {
-                        let reason = "in the store of this machine an image is stored, and unpacked";
+                        let reason =
+                            "in the store of this machine an image is stored, and unpacked";
                         return Err(values.wrong(key, reason.to_owned()));
                     }
                 }
-                values.image(STORE_KEYS, MediaTypes::Oci, "uncompressed").map(Self::Image)
+                let compression = match values.pushing()? {
+                    Pushing::No => "uncompressed",
+                    Pushing::ByName | Pushing::ByDigest => "gzip",
+                };
+                let keys = [STORE_KEYS, PUSH_KEYS].concat();
+                values
+                    .image(&keys, MediaTypes::Oci, compression)
+                    .map(Self::Image)
             }
             "tar" => {
                 let platforms = values.root()?;
-                Ok(Self::Tar { dest: values.destination(), platforms })
+                Ok(Self::Tar {
+                    dest: values.destination(),
+                    platforms,
+                })
             }
             "local" => {
                 let platforms = values.root()?;
@@ -333,15 +361,10 @@ impl Output {
                 values.only(&[&["type"]])?;
                 Ok(Self::CacheOnly)
             }
-            "registry" => Err(OutputError::UnknownType {
-                kind: values.kind,
-                help: "images are not pushed from here; write `-o type=oci,dest=image.tar` and push that with a registry \
-                       client, such as `skopeo copy oci-archive:image.tar docker://…`"
-                    .to_owned(),
+            other => Err(OutputError::UnknownType {
+                kind: other.to_owned(),
+                help: hint(other, TYPES.iter().copied(), "types"),
             }),
-            other => {
-                Err(OutputError::UnknownType { kind: other.to_owned(), help: hint(other, TYPES.iter().copied(), "types") })
-            }
         }
     }
 
@@ -426,6 +449,7 @@ impl ImageOutput {
             && self.times == LayerTimes::Keep
             && self.types == MediaTypes::Oci
             && self.annotations.is_empty()
+            && self.pushing == Pushing::No
     }
 
     /// Adds notes.
@@ -457,6 +481,8 @@ impl Default for ImageOutput {
             times: LayerTimes::Keep,
             types: MediaTypes::Oci,
             annotations: Vec::new(),
+            pushing: Pushing::No,
+            insecure: false,
         }
     }
 }
@@ -526,9 +552,20 @@ impl Values {
             },
             types,
             annotations: Vec::new(),
+            pushing: self.pushing()?,
+            insecure: self.switch("registry.insecure", false)?,
         };
         output.annotate(&annotations)?;
         Ok(output)
+    }
+
+    fn pushing(&self) -> Result<Pushing, OutputError> {
+        let is_pushed = self.switch("push", self.kind == "registry")?;
+        Ok(match (is_pushed, self.switch("push-by-digest", false)?) {
+            (false, _) => Pushing::No,
+            (true, false) => Pushing::ByName,
+            (true, true) => Pushing::ByDigest,
+        })
     }
 
     /// How the platforms of a root filesystem lie.
@@ -725,6 +762,20 @@ mod tests {
         assert_eq!(image.others, OtherCompressions::Convert);
         assert_eq!(image.times, LayerTimes::ClampToEpoch);
         assert_eq!(image.notes(AnnotationPlace::Manifest, None)["Org.X"], "y");
+        let pushing = |given| match parse(given) {
+            Output::Image(image) => (image.pushing, image.insecure),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pushing("type=image"), (Pushing::No, false));
+        assert_eq!(pushing("type=registry"), (Pushing::ByName, false));
+        assert_eq!(
+            pushing("type=image,push=true,registry.insecure=true"),
+            (Pushing::ByName, true)
+        );
+        assert_eq!(
+            pushing("type=registry,push-by-digest=true"),
+            (Pushing::ByDigest, false)
+        );
         let Output::Docker(image) = parse("type=docker") else {
             panic!("a Docker image")
         };
@@ -755,7 +806,8 @@ mod tests {
         );
         check("type=local,dest=x,name=a", "no key `name`", "keys are dest");
         check("type=ocl", "no output of type `ocl`", "did you mean `oci`?");
-        check("type=registry", "no output of type", "skopeo");
+        check("type=registry,dest=x", "no key `dest`", "push-by-digest");
+        check("type=image,push=perhaps", "`true` or `false`", "");
         check("dest=x", "names no type", "oci, docker");
         check("type=oci,x", "`x`", "key=value".get(0..0).unwrap());
         check("type=oci,dest=a,dest=b", "twice", "once");

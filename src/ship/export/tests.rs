@@ -1,11 +1,11 @@
 //! Exports read back by this code and by other tools.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
 use super::*;
 use crate::image::layer::{Entry, Kind, LayerReader, LayerWriter, Limits};
@@ -19,9 +19,9 @@ use crate::sys::file::tempdir::TempDir;
 struct Memory {
     store: TempDir,
     tars: BTreeMap<usize, Vec<Entry>>,
-    kept: RefCell<BTreeMap<(usize, String), Variant>>,
+    kept: Mutex<BTreeMap<(usize, String), Variant>>,
     root: Vec<Entry>,
-    compressed: RefCell<u32>,
+    compressed: Mutex<u32>,
 }
 
 impl LayerSource for Memory {
@@ -39,7 +39,7 @@ impl LayerSource for Memory {
     }
 
     fn kept(&self, layer: usize, form: Form) -> Result<Option<Variant>, SourceError> {
-        Ok(self.kept.borrow().get(&(layer, form.id())).copied())
+        Ok(self.kept.lock().unwrap().get(&(layer, form.id())).copied())
     }
 
     fn keep(
@@ -48,7 +48,7 @@ impl LayerSource for Memory {
         form: Form,
         write: &mut dyn FnMut(&mut dyn Write) -> Result<Variant, SourceError>,
     ) -> Result<Variant, SourceError> {
-        *self.compressed.borrow_mut() += 1;
+        *self.compressed.lock().unwrap() += 1;
         let mut blob = Vec::new();
         let variant = write(&mut blob)?;
         assert_eq!(
@@ -56,8 +56,15 @@ impl LayerSource for Memory {
             (Digest::of(&blob), blob.len() as u64)
         );
         self.put(&blob);
-        self.kept.borrow_mut().insert((layer, form.id()), variant);
+        self.kept
+            .lock()
+            .unwrap()
+            .insert((layer, form.id()), variant);
         Ok(variant)
+    }
+
+    fn registry_of(&self, _: &Digest) -> Option<Name> {
+        None
     }
 
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
@@ -147,7 +154,7 @@ fn image() -> (Assembled, Memory) {
     let memory = Memory {
         store: TempDir::new(),
         tars: BTreeMap::from([(1, first.to_vec()), (2, second.to_vec())]),
-        kept: RefCell::default(),
+        kept: Mutex::default(),
         root: vec![
             entry("bin", Kind::Directory, 0o755),
             entry(
@@ -171,7 +178,7 @@ fn image() -> (Assembled, Memory) {
                 0o644,
             ),
         ],
-        compressed: RefCell::new(0),
+        compressed: Mutex::new(0),
     };
     let mut blob = compress::Encoder::new(Vec::new(), Compression::GZIP, 1).unwrap();
     blob.write_all(&tar_of(&base)).unwrap();
@@ -366,10 +373,10 @@ fn base_layers_pass_through_and_nothing_is_compressed_twice() {
     let (image, memory) = image();
     let given = format!("type=oci,dest={}", to(&bench, "a"));
     let first = export(&image, &memory, &given, &mut std::io::sink()).unwrap();
-    assert_eq!(*memory.compressed.borrow(), 2);
+    assert_eq!(*memory.compressed.lock().unwrap(), 2);
     let mut stdout = Vec::new();
     let second = export(&image, &memory, "type=oci", &mut stdout).unwrap();
-    assert_eq!(*memory.compressed.borrow(), 2);
+    assert_eq!(*memory.compressed.lock().unwrap(), 2);
     assert_eq!(first, second);
     assert!(std::fs::read(bench.path().join("a")).unwrap() == stdout);
     let base = image.layers[0].descriptor.digest;
@@ -386,7 +393,7 @@ fn base_layers_pass_through_and_nothing_is_compressed_twice() {
         &mut std::io::sink(),
     )
     .unwrap();
-    assert_eq!(*memory.compressed.borrow(), 2);
+    assert_eq!(*memory.compressed.lock().unwrap(), 2);
     export(
         &image,
         &memory,
@@ -394,7 +401,7 @@ fn base_layers_pass_through_and_nothing_is_compressed_twice() {
         &mut std::io::sink(),
     )
     .unwrap();
-    assert_eq!(*memory.compressed.borrow(), 5);
+    assert_eq!(*memory.compressed.lock().unwrap(), 5);
 }
 
 #[test]

@@ -13,7 +13,9 @@ use super::array;
 use super::check;
 use crate::harness::bench::{Bench, Run, status_of};
 use crate::harness::busybox;
+use crate::harness::layout::Layout;
 use crate::harness::machine::Lack;
+use crate::harness::registry::MemoryRegistry;
 use crate::harness::site::Site;
 
 /// The Dockerfiles of repositories, which the cases do not have, by the name of the case.
@@ -41,6 +43,7 @@ pub(super) struct World {
     pub(super) bench: Bench,
     layout: PathBuf,
     site: Site,
+    registry: MemoryRegistry,
     /// Where {{server}} leads.
     base: String,
     prepared: Option<Value>,
@@ -81,8 +84,23 @@ impl World {
     pub(super) fn new(bench: Bench) -> Result<Self, Lack> {
         bench.sh("mkdir site");
         let site = Site::new(&bench.path("site"));
+        let layout = busybox::layout()?.to_owned();
+        // In the place of Docker's own registry, too.
+        let registry = MemoryRegistry::start();
+        let base = Layout::read(&layout);
+        for name in ["library/alpine", "library/busybox"] {
+            registry.put_layout(name, "latest", &base);
+        }
+        let conf = format!(
+            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"{}\"\n",
+            registry.host()
+        );
+        bench.file("registries.conf", conf);
+        let conf = bench.path("registries.conf").display().to_string();
+        let bench = bench.env("CONTAINERS_REGISTRIES_CONF", &conf);
         Ok(Self {
-            layout: busybox::layout()?.to_owned(),
+            layout,
+            registry,
             bench,
             site,
             base: String::new(),
@@ -137,16 +155,10 @@ impl World {
                 return Err(format!("there is no {missing} here"));
             }
         }
-        for missing in ["attest", "cache_from", "platform", "contextsubdir"] {
+        for missing in ["attest", "cache_from", "contextsubdir"] {
             if !step["opts"][missing].is_null() {
                 return Err(format!("there is no {missing} here"));
             }
-        }
-        if array(step, "outputs")
-            .iter()
-            .any(|output| output["attrs"]["push"] == "true")
-        {
-            return Err("there is no registry here".to_owned());
         }
         self.prepare(id, step, number);
         let mut step = self.filled_in(step, step);
@@ -239,6 +251,7 @@ impl World {
     /// The same with everything in `{{…}}` that is known here.
     fn filled_in(&self, value: &Value, step: &Value) -> Value {
         let text = value.to_string();
+        let text = text.replace("{{registry}}", &self.registry.host());
         let mut text = text.replace("{{server}}", &self.base);
         // Where a case means a name's beginning, its recording says so in its title only.
         let is_short = step["variant"]
@@ -259,7 +272,7 @@ impl World {
         if let Some(made) = self.made.get(&1) {
             let layout = made.archive(&self.bench, "oci");
             if text.contains("{{build1:manifest-digest-hex}}") && layout.exists() {
-                let digest = crate::harness::layout::Layout::read(&layout).digest();
+                let digest = Layout::read(&layout).digest();
                 let digest = digest.trim_start_matches("sha256:");
                 text = text.replace("{{build1:manifest-digest-hex}}", digest);
             }
@@ -315,6 +328,10 @@ impl World {
                     spec.push_str(",rewrite-timestamp=true");
                 }
                 command.arg("-o").arg(spec);
+                if output["attrs"]["push"] == "true" {
+                    let name = output["attrs"]["name"].as_str().unwrap_or_default();
+                    command.arg("-o").arg(format!("type=registry,name={name}"));
+                }
             }
             made.run = Some(self.built(command, step, context));
         }
@@ -403,6 +420,7 @@ impl World {
         }
         for (flag, field) in [
             ("--target", "target"),
+            ("--platform", "platform"),
             ("--shm-size", "shm_size"),
             ("--ulimit", "ulimit"),
             ("--memory", "memory"),

@@ -115,6 +115,8 @@ fn layer() -> Result<Vec<u8>, Lack> {
     file("etc/passwd", 0o644, PASSWD.as_bytes());
     file("etc/group", 0o644, GROUP.as_bytes());
     file("etc/os-release", 0o644, b"ID=busybox\n");
+    // Cases of others look for it.
+    file("etc/alpine-release", 0o644, b"3.20.0\n");
     file("etc/nsswitch.conf", 0o644, b"hosts: files dns\n");
     file("bin/adduser", 0o755, ADDUSER.as_bytes());
     file("bin/addgroup", 0o755, ADDGROUP.as_bytes());

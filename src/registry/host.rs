@@ -1,0 +1,341 @@
+//! One registry: how it is reached, and what it wants to see.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::challenge::Challenge;
+use super::credentials::{self, Credentials};
+use super::error::{Error, Result, reasons};
+use super::token::{self, NoToken, Scope};
+use super::{ConfError, Settings};
+use crate::net::{
+    self, Answer, Authorization, Client, Method, Payload, Persistence, Question, Verification,
+};
+
+/// A registry.
+#[derive(Debug)]
+pub(super) struct Host {
+    /// Its name: host and port.
+    pub(super) name: String,
+    /// Whether http and any certificate do.
+    insecure: bool,
+    settings: Settings,
+    client: Client,
+    address: OnceLock<String>,
+    access: Mutex<Access>,
+}
+
+/// What is known of getting in.
+#[derive(Debug, Default)]
+struct Access {
+    challenge: Option<Challenge>,
+    /// By scopes.
+    tokens: HashMap<String, Authorization>,
+}
+
+/// A request to a registry.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    /// Below `/v2/`, or a whole address.
+    pub(super) path: &'a str,
+    pub(super) headers: &'a [(&'static str, String)],
+    pub(super) body: Payload<'a>,
+    pub(super) limit_bytes: u64,
+    pub(super) patience: Persistence,
+    /// What a token has to be for.
+    pub(super) scopes: &'a [Scope],
+    /// Whose credentials count.
+    pub(super) repository: &'a str,
+    /// What is asked for, for people.
+    pub(super) what: &'a str,
+}
+
+impl<'a> Call<'a> {
+    /// A request without anything special.
+    pub(super) fn new(
+        method: Method,
+        path: &'a str,
+        repository: &'a str,
+        scopes: &'a [Scope],
+        what: &'a str,
+    ) -> Self {
+        Self {
+            method,
+            path,
+            headers: &[],
+            body: Payload::Nothing,
+            limit_bytes: 1 << 20,
+            patience: Persistence::AsSet,
+            scopes,
+            repository,
+            what,
+        }
+    }
+}
+
+impl Host {
+    pub(super) fn new(
+        name: &str,
+        insecure: bool,
+        settings: &Settings,
+        net: &net::Settings,
+    ) -> Result<Self> {
+        let mut net = net.clone();
+        if insecure {
+            net.verification = Verification::Off;
+        }
+        let own = settings
+            .cert_dirs
+            .iter()
+            .map(|directory| directory.join(name));
+        for directory in settings.cert_dir.iter().cloned().chain(own) {
+            add_certificates(&mut net, &directory)?;
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            insecure,
+            settings: settings.clone(),
+            client: Client::new(net),
+            address: OnceLock::new(),
+            access: Mutex::default(),
+        })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// `https://HOST`, or what else it is reached by.
+    pub(super) fn address(&self) -> Result<&str> {
+        if let Some(address) = self.address.get() {
+            return Ok(address);
+        }
+        let host = match self.name.as_str() {
+            "docker.io" => "registry-1.docker.io",
+            name => name,
+        };
+        let secure = format!("https://{host}");
+        let plain = format!("http://{host}");
+        let may_be_plain = self.insecure || net::is_own_address(&plain);
+        let address = match may_be_plain
+            && self.answers(&secure, Persistence::Once).is_none()
+            // 400 is what a server says that is spoken with in http, and speaks https.
+            && self.answers(&plain, Persistence::AsSet).is_some_and(|status| status != 400)
+        {
+            true => plain,
+            false => secure,
+        };
+        Ok(self.address.get_or_init(|| address))
+    }
+
+    /// The status of what answers there, if anything does.
+    fn answers(&self, address: &str, patience: Persistence) -> Option<u16> {
+        let url = format!("{address}/v2/");
+        let question = Question {
+            method: Method::Get,
+            url: &url,
+            headers: &[],
+            authorization: None,
+            body: Payload::Nothing,
+            limit_bytes: 1 << 20,
+            patience,
+        };
+        Some(self.client.ask(&question).ok()?.status)
+    }
+
+    /// The address of something below `/v2/`, or of what the registry itself has named.
+    pub(super) fn url(&self, path: &str) -> Result<String> {
+        if path.starts_with("https://") || path.starts_with("http://") {
+            return Ok(path.to_owned());
+        }
+        Ok(format!("{}/v2/{path}", self.address()?))
+    }
+
+    /// Asks, and shows what has to be shown. The answer is any that is not 401; 403 is an error.
+    pub(super) fn ask(&self, call: &Call<'_>) -> Result<Answer> {
+        let url = self.url(call.path)?;
+        let is_own = net::same_origin(&url, self.address()?);
+        let mut shown = match is_own {
+            true => self.authorization(call.scopes, call.repository)?,
+            false => None,
+        };
+        let mut is_second = false;
+        loop {
+            let question = Question {
+                method: call.method,
+                url: &url,
+                headers: call.headers,
+                authorization: shown.as_ref(),
+                body: call.body,
+                limit_bytes: call.limit_bytes,
+                patience: call.patience,
+            };
+            let answer = self
+                .client
+                .ask(&question)
+                .map_err(|source| self.failed(call.what, source))?;
+            match answer.status {
+                401 if is_own && !is_second => {
+                    is_second = true;
+                    shown = self.renewed(&answer, call)?;
+                }
+                401 | 403 => {
+                    return Err(self.denied(call.what, call.repository, reasons(&answer.body)));
+                }
+                _ => return Ok(answer),
+            }
+        }
+    }
+
+    /// What is shown, as far as it is known what is wanted.
+    pub(super) fn authorization(
+        &self,
+        scopes: &[Scope],
+        repository: &str,
+    ) -> Result<Option<Authorization>> {
+        let challenge = {
+            let access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(token) = access.tokens.get(&scopes.join(" ")) {
+                return Ok(Some(token.clone()));
+            }
+            access.challenge.clone()
+        };
+        match challenge {
+            None => Ok(None),
+            Some(challenge) => self.obtained(&challenge, scopes, repository),
+        }
+    }
+
+    /// What is shown after a refusal: what was known is not good any more.
+    fn renewed(&self, answer: &Answer, call: &Call<'_>) -> Result<Option<Authorization>> {
+        let Some(challenge) = Challenge::of(&answer.headers("www-authenticate")) else {
+            return Err(Error::Challenge {
+                registry: self.name.clone(),
+                why: "it answers 401, and does not say in `WWW-Authenticate` what it wants to see"
+                    .to_owned(),
+            });
+        };
+        {
+            let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+            access.tokens.remove(&call.scopes.join(" "));
+            access.challenge = Some(challenge.clone());
+        }
+        match self.obtained(&challenge, call.scopes, call.repository)? {
+            Some(authorization) => Ok(Some(authorization)),
+            None => Err(self.denied(call.what, call.repository, reasons(&answer.body))),
+        }
+    }
+
+    fn obtained(
+        &self,
+        challenge: &Challenge,
+        scopes: &[Scope],
+        repository: &str,
+    ) -> Result<Option<Authorization>> {
+        let found = credentials::find(&self.settings, &self.name, repository)?;
+        let known = found.as_ref().map(|(known, _)| known);
+        if let Some(Credentials::Token(token)) = known {
+            return Ok(Some(Authorization::bearer(token.expose())));
+        }
+        if let Challenge::Basic = challenge {
+            return Ok(match known {
+                Some(Credentials::Password { user, password }) => {
+                    Some(Authorization::basic(user, password.expose()))
+                }
+                _ => None,
+            });
+        }
+        let token = token::get(&self.client, self.address()?, challenge, scopes, known).map_err(
+            |error| match error {
+                NoToken::Denied(answer) => self.denied("a token", repository, answer),
+                NoToken::Refused(why) => Error::Challenge {
+                    registry: self.name.clone(),
+                    why,
+                },
+                NoToken::Net(source) => self.failed("a token", source),
+            },
+        )?;
+        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        access.tokens.insert(scopes.join(" "), token.clone());
+        Ok(Some(token))
+    }
+
+    pub(super) fn failed(&self, what: &str, source: net::Error) -> Error {
+        Error::Request {
+            registry: self.name.clone(),
+            what: what.to_owned(),
+            source,
+        }
+    }
+
+    fn denied(&self, what: &str, repository: &str, answer: String) -> Error {
+        let known = credentials::find(&self.settings, &self.name, repository);
+        Error::Denied {
+            registry: self.name.clone(),
+            what: what.to_owned(),
+            answer,
+            known: known.ok().flatten().map(|(_, place)| place),
+        }
+    }
+
+    /// An answer that is not what the protocol has.
+    pub(super) fn odd(&self, what: &str, answer: &Answer) -> Error {
+        match answer.status {
+            404 => Error::NotFound {
+                registry: self.name.clone(),
+                what: what.to_owned(),
+                answer: reasons(&answer.body),
+            },
+            status => Error::Status {
+                registry: self.name.clone(),
+                what: what.to_owned(),
+                status,
+                answer: reasons(&answer.body),
+            },
+        }
+    }
+
+    pub(super) fn damaged(&self, what: &str, why: String) -> Error {
+        Error::Damaged {
+            registry: self.name.clone(),
+            what: what.to_owned(),
+            why,
+        }
+    }
+}
+
+/// What `certs.d/HOST` holds: `*.crt` are authorities, `*.cert` with its `*.key` is what this side shows of itself.
+fn add_certificates(net: &mut net::Settings, directory: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            return Ok(());
+        }
+        Err(source) => {
+            return Err(ConfError::Unreadable {
+                path: directory.to_owned(),
+                source,
+            }
+            .into());
+        }
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    files.sort();
+    for file in files {
+        match file.extension().and_then(|ending| ending.to_str()) {
+            Some("crt") => net.ca_files.push(file),
+            Some("cert") => net.identity = Some((file.clone(), file.with_extension("key"))),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,486 @@
+//! Images to registries: what is not there yet, blobs before the manifests that name them, and names last, so that no name
+//! ever stands for something that is not whole.
+//!
+//! ```text
+//! HEAD blob ──▶ there: done
+//!     └─▶ POST upload?mount=…&from=… ──▶ 201: taken over from another repository of the registry
+//!             └─▶ 202: PUT all of it, or PATCH part by part and then PUT; broken off: GET says how far it came
+//! ```
+
+use std::fs::File;
+use std::time::Duration;
+
+use super::Registries;
+use super::error::{Error, Result};
+use super::host::{Call, Host};
+use super::pull::pull_scope;
+use super::token::Scope;
+use crate::digest::Digest;
+use crate::image::{Descriptor, Name};
+use crate::net::{self, Answer, Method, Payload, Persistence};
+
+/// How many blobs are sent at once.
+const SENT_AT_ONCE: usize = 4;
+/// What is larger is sent in parts of this size.
+const PART_BYTES: u64 = 32 << 20;
+
+/// What is sent.
+#[derive(Clone, Copy)]
+pub struct Push<'a> {
+    /// To which repository. Its tag becomes that of the last manifest.
+    pub name: &'a Name,
+    /// What the manifests name.
+    pub blobs: &'a [PushBlob<'a>],
+    /// Those that others name first.
+    pub manifests: &'a [(Descriptor, Vec<u8>)],
+    /// Whether the last manifest gets the tag, or is found by its digest alone.
+    pub is_tagged: bool,
+}
+
+impl std::fmt::Debug for Push<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Push")
+            .field("name", self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens what is sent.
+pub type Opener<'a> =
+    &'a (dyn Fn() -> std::result::Result<File, Box<dyn std::error::Error + Send + Sync>> + Sync);
+
+impl std::fmt::Debug for PushBlob<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PushBlob({})", self.digest)
+    }
+}
+
+impl std::fmt::Debug for PushContent<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PushContent")
+    }
+}
+
+/// A blob that may have to be sent.
+#[derive(Clone)]
+pub struct PushBlob<'a> {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length.
+    pub size: u64,
+    /// An image that has it: the registry may take it from there.
+    pub from: Option<Name>,
+    /// Its content.
+    pub content: PushContent<'a>,
+}
+
+/// The content of a blob.
+#[derive(Clone, Copy)]
+pub enum PushContent<'a> {
+    /// At hand.
+    Bytes(&'a [u8]),
+    /// In a file, which is opened only if it has to be sent.
+    File(Opener<'a>),
+}
+
+/// What it came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Blobs that were sent.
+    pub sent: u32,
+    /// Blobs that the registry took from another of its repositories.
+    pub mounted: u32,
+    /// Blobs that were there.
+    pub there: u32,
+    /// Bytes that were sent.
+    pub bytes: u64,
+}
+
+impl Registries {
+    /// Sends an image. `progress` is told how many bytes went.
+    ///
+    /// # Errors
+    /// If it cannot be sent; see [`Error`]. Then no name was given.
+    pub fn push(&self, push: &Push<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<Pushed> {
+        let (host, repository) = self.destination(push.name)?;
+        let to = To {
+            registries: self,
+            host: &host,
+            name: push.name,
+            repository: &repository,
+            scope: format!("repository:{repository}:pull,push"),
+            retry: &self.net.retry,
+        };
+        let blobs = net::fetch_all(push.blobs, SENT_AT_ONCE, |blob| to.blob(blob, progress))?;
+        let mut pushed = Pushed::default();
+        for (blob, how) in push.blobs.iter().zip(blobs) {
+            match how {
+                How::There => pushed.there += 1,
+                How::Mounted => pushed.mounted += 1,
+                How::Sent => {
+                    pushed.sent += 1;
+                    pushed.bytes += blob.size;
+                }
+            }
+        }
+        for (place, (descriptor, bytes)) in push.manifests.iter().enumerate() {
+            let is_last = place + 1 == push.manifests.len();
+            let tag = push.name.tag.as_ref().filter(|_| is_last && push.is_tagged);
+            to.manifest(descriptor, bytes, tag.map(String::as_str))?;
+        }
+        Ok(pushed)
+    }
+}
+
+/// How a blob came to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    There,
+    Mounted,
+    Sent,
+}
+
+/// Where it goes.
+struct To<'a> {
+    registries: &'a Registries,
+    host: &'a Host,
+    name: &'a Name,
+    repository: &'a str,
+    scope: Scope,
+    retry: &'a net::Retry,
+}
+
+/// What came of a part.
+enum Part {
+    Taken { location: String, upto: u64 },
+    Lost,
+}
+
+impl To<'_> {
+    fn blob(&self, blob: &PushBlob<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<How> {
+        let what = format!("blob `{}@{}`", self.repository, blob.digest);
+        if self.has(&blob.digest, &what)? {
+            return Ok(How::There);
+        }
+        let mut tried = 0;
+        loop {
+            let location = match self.begin(blob, &what)? {
+                None => return Ok(How::Mounted),
+                Some(location) => location,
+            };
+            let opened = match blob.content {
+                PushContent::Bytes(_) => None,
+                PushContent::File(open) => Some(open().map_err(|source| Error::Unreadable {
+                    digest: blob.digest,
+                    source,
+                })?),
+            };
+            let sent = match (&opened, blob.content) {
+                (None, PushContent::Bytes(bytes)) => {
+                    let payload = Payload::Bytes("application/octet-stream", bytes);
+                    self.complete(blob, &location, payload, &what)
+                }
+                (Some(file), _) => self.send(blob, location, file, &what),
+                (None, PushContent::File(_)) => return Ok(How::There),
+            };
+            match sent {
+                Ok(()) => {
+                    progress(blob.size);
+                    return Ok(How::Sent);
+                }
+                Err(error) if is_begun_again(&error, blob) && tried + 1 < self.retry.attempts => {
+                    self.pause(tried);
+                    tried += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn has(&self, digest: &Digest, what: &str) -> Result<bool> {
+        let path = format!("{}/blobs/{digest}", self.repository);
+        let answer = self.ask(&Call {
+            limit_bytes: 0,
+            ..Call::new(
+                Method::Head,
+                &path,
+                self.repository,
+                std::slice::from_ref(&self.scope),
+                what,
+            )
+        })?;
+        match answer.status {
+            200 => Ok(true),
+            404 => Ok(false),
+            _ => Err(self.host.odd(what, &answer)),
+        }
+    }
+
+    /// Where the content is to be sent; `None`: nowhere, the registry has it from another repository.
+    fn begin(&self, blob: &PushBlob<'_>, what: &str) -> Result<Option<String>> {
+        let from = blob
+            .from
+            .as_ref()
+            .filter(|from| self.registries.is_same_registry(from, self.name));
+        let from = from
+            .map(|from| from.repository.as_str())
+            .filter(|from| *from != self.repository);
+        let mut path = format!("{}/blobs/uploads/", self.repository);
+        let mut scopes = vec![self.scope.clone()];
+        if let Some(from) = from {
+            path.push_str(&format!("?mount={}&from={from}", blob.digest));
+            scopes.push(pull_scope(from));
+        }
+        let answer = self.ask(&Call::new(
+            Method::Post,
+            &path,
+            self.repository,
+            &scopes,
+            what,
+        ))?;
+        match answer.status {
+            201 => Ok(None),
+            202 => self.location(&answer, what).map(Some),
+            _ => Err(self.host.odd(what, &answer)),
+        }
+    }
+
+    /// All of it at once, or part by part.
+    fn send(
+        &self,
+        blob: &PushBlob<'_>,
+        mut location: String,
+        file: &File,
+        what: &str,
+    ) -> Result<()> {
+        if blob.size <= PART_BYTES {
+            let payload = Payload::File {
+                file,
+                from: 0,
+                length: blob.size,
+            };
+            return self.complete(blob, &location, payload, what);
+        }
+        let (mut from, mut tried) = (0, 0);
+        while from < blob.size {
+            let length = PART_BYTES.min(blob.size - from);
+            let part = match self.part(&location, file, from, length, what) {
+                Ok(part) => part,
+                Err(error) if is_passing(&error) && tried < self.retry.attempts => {
+                    self.pause(tried);
+                    self.progress_of(&location, what)?
+                }
+                Err(error) => return Err(error),
+            };
+            match part {
+                Part::Taken {
+                    location: next,
+                    upto,
+                } if upto <= blob.size => {
+                    tried = if upto > from { 0 } else { tried + 1 };
+                    (location, from) = (next, upto);
+                }
+                _ => return Err(self.gone(what)),
+            }
+        }
+        self.complete(blob, &location, Payload::Nothing, what)
+    }
+
+    fn part(
+        &self,
+        location: &str,
+        file: &File,
+        from: u64,
+        length: u64,
+        what: &str,
+    ) -> Result<Part> {
+        let range = format!("{from}-{}", from + length - 1);
+        let headers = [("content-range", range)];
+        let answer = self.ask(&Call {
+            headers: &headers,
+            body: Payload::File { file, from, length },
+            patience: Persistence::Once,
+            ..Call::new(
+                Method::Patch,
+                location,
+                self.repository,
+                std::slice::from_ref(&self.scope),
+                what,
+            )
+        })?;
+        match answer.status {
+            200..=299 => Ok(Part::Taken {
+                location: self.location(&answer, what)?,
+                upto: upto(&answer).unwrap_or(from + length),
+            }),
+            // It has more, or less, than was thought.
+            416 => self.progress_of(location, what),
+            404 => Ok(Part::Lost),
+            _ => Err(self.host.odd(what, &answer)),
+        }
+    }
+
+    /// How far an upload came.
+    fn progress_of(&self, location: &str, what: &str) -> Result<Part> {
+        let scopes = std::slice::from_ref(&self.scope);
+        let answer = self.ask(&Call::new(
+            Method::Get,
+            location,
+            self.repository,
+            scopes,
+            what,
+        ))?;
+        match (answer.status, upto(&answer)) {
+            (200..=299, Some(upto)) => Ok(Part::Taken {
+                location: self
+                    .location(&answer, what)
+                    .unwrap_or_else(|_| location.to_owned()),
+                upto,
+            }),
+            _ => Ok(Part::Lost),
+        }
+    }
+
+    /// Sends the last part, which may be all or nothing, and says what the whole is.
+    fn complete(
+        &self,
+        blob: &PushBlob<'_>,
+        location: &str,
+        body: Payload<'_>,
+        what: &str,
+    ) -> Result<()> {
+        let joint = if location.contains('?') { '&' } else { '?' };
+        let path = format!("{location}{joint}digest={}", blob.digest);
+        // What is sent whole begins anew with another upload.
+        let patience = match body {
+            Payload::Nothing => Persistence::AsSet,
+            Payload::Bytes(..) | Payload::File { .. } => Persistence::Once,
+        };
+        let answer = self.ask(&Call {
+            body,
+            patience,
+            ..Call::new(
+                Method::Put,
+                &path,
+                self.repository,
+                std::slice::from_ref(&self.scope),
+                what,
+            )
+        })?;
+        match answer.status {
+            200..=299 => Ok(()),
+            404 => Err(self.gone(what)),
+            _ => Err(self.host.odd(what, &answer)),
+        }
+    }
+
+    fn manifest(&self, descriptor: &Descriptor, bytes: &[u8], tag: Option<&str>) -> Result<()> {
+        let reference = tag.map_or_else(|| descriptor.digest.to_string(), str::to_owned);
+        let joint = if tag.is_some() { ':' } else { '@' };
+        let what = format!("manifest `{}{joint}{reference}`", self.repository);
+        let path = format!("{}/manifests/{reference}", self.repository);
+        let answer = self.ask(&Call {
+            body: Payload::Bytes(&descriptor.media_type, bytes),
+            ..Call::new(
+                Method::Put,
+                &path,
+                self.repository,
+                std::slice::from_ref(&self.scope),
+                &what,
+            )
+        })?;
+        if !answer.is_success() {
+            return Err(self.host.odd(&what, &answer));
+        }
+        match answer.header("docker-content-digest") {
+            Some(said) if said.starts_with("sha256:") && said != descriptor.digest.to_string() => {
+                let why = format!(
+                    "it was sent as {}, and is kept as {said}",
+                    descriptor.digest
+                );
+                Err(self.host.damaged(&what, why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn ask(&self, call: &Call<'_>) -> Result<Answer> {
+        self.host.ask(call)
+    }
+
+    /// The address that an answer names.
+    fn location(&self, answer: &Answer, what: &str) -> Result<String> {
+        let odd = |why: &str| self.host.damaged(what, why.to_owned());
+        let location = answer
+            .header("location")
+            .ok_or_else(|| odd("the answer names no place to send it to"))?;
+        let base = &answer.url;
+        let location = net::resolved(base, &location)
+            .ok_or_else(|| odd("the place to send it to is no address"))?;
+        if base.starts_with("https://") && !location.starts_with("https://") {
+            return Err(odd(
+                "the place to send it to leaves https for something else",
+            ));
+        }
+        if net::is_own_address(&location) && !net::is_own_address(base) {
+            return Err(odd(
+                "the place to send it to is this machine or its own network link",
+            ));
+        }
+        Ok(location)
+    }
+
+    fn gone(&self, what: &str) -> Error {
+        Error::Request {
+            registry: self.host.name.clone(),
+            what: what.to_owned(),
+            source: net::Error::BrokenOff {
+                url: format!("the upload of {what}"),
+                bytes: 0,
+                attempts: 1,
+                why: "the registry does not know the upload any more".to_owned(),
+            },
+        }
+    }
+
+    fn pause(&self, tried: u32) {
+        let doubled: Duration = self.retry.first_pause.saturating_mul(1 << tried.min(16));
+        std::thread::sleep(doubled.min(self.retry.longest_pause));
+    }
+}
+
+/// Whether an upload is worth another beginning. One in parts has gone on by itself for as long as that was of use.
+fn is_begun_again(error: &Error, blob: &PushBlob<'_>) -> bool {
+    let is_lost = matches!(
+        error,
+        Error::Request {
+            source: net::Error::BrokenOff { .. },
+            ..
+        }
+    );
+    is_lost || (blob.size <= PART_BYTES && is_passing(error))
+}
+
+/// Whether it may be better in a moment.
+fn is_passing(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Request {
+            source: net::Error::Unreachable { .. } | net::Error::BrokenOff { .. },
+            ..
+        }
+    )
+}
+
+/// `Range: 0-41` means that 42 bytes are there; `0-0` stands for none in some registries, which then ask for the first again.
+fn upto(answer: &Answer) -> Option<u64> {
+    let range = answer.header("range")?;
+    let last = range
+        .trim()
+        .trim_start_matches("bytes=")
+        .split_once('-')?
+        .1
+        .parse::<u64>()
+        .ok()?;
+    Some(if last == 0 { 0 } else { last + 1 })
+}
