@@ -101,7 +101,6 @@ fn one_build_writes_several_outputs() {
     let typed = format!("script -qec '{words} {build} -o type=docker .' /dev/null || true");
     assert!(bench.sh(&typed).out().contains("nothing for a terminal"));
     for (spec, reason) in [
-        ("type=image,push=true", "does not push"),
         ("type=image,name-canonical=true", "found by its digest"),
         (
             "type=oci,dest=x,compression=estargz",
