@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::failure::{Failure, FailureKind};
 use super::images;
 use super::lock::Pin;
-use super::solve::{Session, reference, shown};
+use super::solve::{Session, reference, shown, store_failure};
 use super::source::{debian, oci_layout};
 use super::work::Freshness;
 use crate::digest::{Digest, Fields, Key, NotADigest};
@@ -256,6 +256,10 @@ impl Finder<'_> {
         let wanted: Platform = platform
             .parse()
             .map_err(|error| Unfound::Missing(in_full(&error)))?;
+        // Nothing that is on its way is deleted meanwhile.
+        let _work = store
+            .tmp_dir()
+            .map_err(|error| failed(store_failure(error)))?;
         if let Some(known) = &known {
             // Most often it is the same as before.
             drop(store.put(known.answer.config.as_bytes()));

@@ -276,7 +276,14 @@ fn asks(
             Source::Git(_) => "what the reference means now",
             Source::Debian(_) => "what the archive has now",
             Source::Http(_) => "whether it is still the same",
-            Source::Image(_) | Source::OciLayout(_) | Source::Local { .. } => continue,
+            Source::Image(_) => {
+                let age_s = planned.images.get(source).and_then(|image| image.age_s);
+                if age_s.is_some_and(|age_s| !freshness.accepts(age_s * 1000)) {
+                    asks.push(format!("{}: what the tag means now", shown(source)));
+                }
+                continue;
+            }
+            Source::OciLayout(_) | Source::Local { .. } => continue,
         };
         if !session.is_fresh(source, freshness)? {
             asks.push(format!("{}: {what}", shown(source)));

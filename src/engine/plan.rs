@@ -134,8 +134,12 @@ impl File<'_> {
         let mut refused = Vec::new();
         let planned = self.lowered(&parsed.dockerfile, &mut refused);
         if !refused.is_empty() {
-            place(&mut refused, planned.err().unwrap_or_default(), name);
-            return Err(refused);
+            let problems = planned.err().unwrap_or_default();
+            let others = place(&mut refused, problems, name);
+            // What is wrong beside that is said at once.
+            let mut all = without_doubles(errors, failures(name, &others));
+            all.extend(refused);
+            return Err(all);
         }
         let found = match planned {
             Ok(planned) if errors.is_empty() => {
@@ -256,14 +260,24 @@ fn is_top(path: &str) -> bool {
     path.split('/').all(|part| matches!(part, "" | "."))
 }
 
-/// Puts failures where the problem of the same words is.
-fn place(refused: &mut [Failure], problems: Vec<Problem>, file: &str) {
-    for refused in refused.iter_mut().filter(|refused| refused.place.is_none()) {
-        let problem = problems
-            .iter()
-            .find(|problem| problem.message == refused.message);
-        refused.place = problem.and_then(|problem| failure(file, problem).place);
+/// Puts failures where the problem of the same words is. Returns the other problems.
+fn place(refused: &mut [Failure], mut problems: Vec<Problem>, file: &str) -> Vec<Problem> {
+    for refused in refused.iter_mut() {
+        let is_it = |problem: &Problem| problem.message == refused.message;
+        let Some(problem) = problems.iter().find(|problem| is_it(problem)) else {
+            continue;
+        };
+        if refused.place.is_none() {
+            refused.place = failure(file, problem).place;
+        }
+        // A stage that was meant is a better way out than a registry.
+        let meant = problem.help.as_deref();
+        if let Some(meant) = meant.filter(|help| help.starts_with("did you mean")) {
+            refused.help = Some(meant.to_owned());
+        }
+        problems.retain(|problem| !is_it(problem));
     }
+    problems
 }
 
 /// Both, in the order of the file; of several at one line, the first.

@@ -22,7 +22,7 @@ pub enum Error {
     #[diagnostic(transparent)]
     Credentials(#[from] CredentialsError),
     /// No answer, or one that nobody can use.
-    #[error("{registry} cannot be asked for `{what}`")]
+    #[error("{registry} cannot be asked for {what}")]
     #[diagnostic(code(registry::request), help("{}", help_of(source)))]
     Request {
         /// Whom.
@@ -213,7 +213,9 @@ fn denied_help(registry: &str, known: &Option<String>) -> String {
         Some(known) => format!(
             "the credentials of {known} do not do; give others with `shmocker login {registry}`"
         ),
-        None => format!("no credentials are known for it: `shmocker login {registry}`"),
+        None => format!(
+            "no credentials are known for it: `shmocker login {registry}`; a name that does not exist looks the same"
+        ),
     }
 }
 

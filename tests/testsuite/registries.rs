@@ -430,9 +430,10 @@ fn registries_conf_says_where_images_are() {
     bench.file(
         "registries.conf",
         format!(
-            "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"{}/gone\"\n[[registry.mirror]]\nlocation = \"{}/hub\"\n\
+            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"{}/none\"\n[[registry.mirror]]\nlocation = \"{}/gone\"\n[[registry.mirror]]\nlocation = \"{}/hub\"\n\
              [[registry]]\nprefix = \"example.org/there\"\nlocation = \"{}/here\"\n\
              [[registry]]\nprefix = \"blocked.example.org\"\nblocked = true\n",
+            origin.host(),
             mirror.host(),
             mirror.host(),
             origin.host()
@@ -442,6 +443,14 @@ fn registries_conf_says_where_images_are() {
     let bench = bench.env("CONTAINERS_REGISTRIES_CONF", &conf);
     bench.file("Dockerfile", "FROM thing:1\nRUN echo from a mirror\nCOPY --from=example.org/there/other:2 /etc/passwd /passwd\n");
     bench.ok("build -o type=cacheonly .");
+    // A stage that was meant, and another mistake, at once.
+    bench.file(
+        "Dockerfile",
+        "FROM scratch AS builder\nFROM biulder\nCOPYY a b\n",
+    );
+    bench
+        .shmocker("build .")
+        .tells(1, &["did you mean `builder`?", "has no manifest", "COPYY"]);
     bench
         .shmocker("pull blocked.example.org/x")
         .tells(6, &["is blocked in", "registries.conf"]);

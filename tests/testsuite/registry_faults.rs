@@ -294,7 +294,8 @@ fn every_fault_of_a_pull_is_survived_or_said() {
         )
     };
     let twists = twists();
-    let targets: [(&str, Box<dyn Fn(&str) -> bool + Sync>); 4] = [
+    type Is = Box<dyn Fn(&str) -> bool + Sync>;
+    let targets: [(&str, Is); 4] = [
         ("the index", Box::new(|path| path.ends_with("/manifests/1"))),
         (
             "the manifest",

@@ -818,7 +818,6 @@ mod tests {
         check("type=oci,tar=maybe", "`true` or `false`", "");
         check("type=oci,name=A B", "not an image name", "");
         check("type=docker,annotation.a=b", "no annotations", "");
-        check("type=image,push=true", "no key `push`", "does not push");
         check("type=image,store=false", "an image is stored", "");
         check(
             "type=image,name-canonical=true",
