@@ -26,6 +26,10 @@ pub struct BuildRequest {
     pub tags: Vec<String>,
     /// Files and directories to write.
     pub outputs: Vec<Output>,
+    /// Directories with what builds elsewhere have used; read if something is not in the store.
+    pub cache_from: Vec<PathBuf>,
+    /// Directories into which what this build used is written, for builds elsewhere.
+    pub cache_to: Vec<PathBuf>,
     /// How large the store may get: held to when something was built.
     pub limits: Limits,
 }

@@ -134,8 +134,12 @@ pub(super) fn load(arguments: &LoadArguments, store: PathBuf) -> Result<Exit, St
     }
     for image in loaded {
         // As docker and podman say it.
-        for name in &image.names {
-            print(&format!("Loaded image: {}\n", Name::familiar(name)));
+        for name in image
+            .names
+            .iter()
+            .filter_map(|name| name.parse::<Name>().ok())
+        {
+            print(&format!("Loaded image: {}\n", name.short()));
         }
         if image.names.is_empty() {
             print(&format!("Loaded image ID: {}\n", image.digest));

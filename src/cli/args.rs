@@ -247,6 +247,12 @@ pub(super) struct SharedBuildArguments {
     /// type=cacheonly; PATH alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
+    /// Look for results in what a build elsewhere has written: type=local,src=DIR
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_from: Vec<String>,
+    /// Write what this build uses, for builds elsewhere: type=local,dest=DIR[,mode=max]
+    #[arg(long, value_name = "SPEC")]
+    pub(super) cache_to: Vec<String>,
     /// Send the image to the registries that its names say: the same as -o type=registry
     #[arg(long)]
     pub(super) push: bool,

@@ -37,6 +37,8 @@ pub(super) struct Draft {
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
     pub(super) outputs: Vec<Output>,
+    cache_from: Vec<PathBuf>,
+    cache_to: Vec<PathBuf>,
     /// `--load`: the container engines of this machine get the image.
     load: bool,
     progress: Progress,
@@ -71,6 +73,16 @@ impl Draft {
         }
         if arguments.keep_going {
             draft.work.on_failure = OnFailure::GoOn;
+        }
+        for spec in &arguments.cache_from {
+            draft
+                .cache_from
+                .push(cache_directory("--cache-from", "src", spec)?);
+        }
+        for spec in &arguments.cache_to {
+            draft
+                .cache_to
+                .push(cache_directory("--cache-to", "dest", spec)?);
         }
         draft.quiet = arguments.quiet;
         draft.metadata_file = arguments.metadata_file;
@@ -305,6 +317,8 @@ impl Draft {
             platforms: Vec::new(),
             home_allowed,
             outputs: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             load: false,
             progress,
             quiet: false,
@@ -355,6 +369,8 @@ impl Draft {
             work: self.work,
             tags: self.tags,
             outputs: self.outputs,
+            cache_from: self.cache_from,
+            cache_to: self.cache_to,
             limits: settings::limits(environment)?,
         };
         let outcome = Embedded.build(&request, &events).map_err(Stop::from)?;
@@ -416,6 +432,33 @@ fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> 
 
 fn terminal_width() -> usize {
     super::terminal::width(std::io::stderr()).unwrap_or(100)
+}
+
+/// `type=local,src=DIR` or `type=local,dest=DIR[,mode=max]`
+fn cache_directory(flag: &str, key: &str, spec: &str) -> Result<PathBuf, Stop> {
+    let help = format!("a cache is given as `{flag} type=local,{key}=DIR`");
+    let wrong = |why: String| Stop::usage(format!("`{flag} {spec}`: {why}"), help.clone());
+    let (mut kind, mut directory) = (None, None);
+    for part in spec.split(',') {
+        match part.split_once('=') {
+            Some(("type", value)) => kind = Some(value),
+            Some((name, value)) if name == key => directory = Some(value),
+            Some(("mode", "max")) if key == "dest" => {}
+            Some(("mode", value)) if key == "dest" => {
+                return Err(wrong(format!(
+                    "the mode `{value}` is not there: all steps are written, which is `max`"
+                )));
+            }
+            Some((name, _)) => return Err(wrong(format!("there is no `{name}`"))),
+            None => return Err(wrong("caches of registries are not there".to_owned())),
+        }
+    }
+    match (kind, directory.filter(|directory| !directory.is_empty())) {
+        (Some("local"), Some(directory)) => absolute(Path::new(directory)),
+        (Some("local"), None) => Err(wrong(format!("`{key}` is missing"))),
+        (Some(other), _) => Err(wrong(format!("caches of type `{other}` are not there"))),
+        (None, _) => Err(wrong("`type` is missing".to_owned())),
+    }
 }
 
 /// SOURCE_DATE_EPOCH of the environment where it is no number but names something: an argument, as buildx has it.

@@ -27,7 +27,7 @@ use super::snapshot::lower::Lowers;
 use super::snapshot::{self, Choice, SnapshotError, SnapshotStore};
 use crate::digest::{Digest, Key};
 use crate::image::layer::{Limits, TimeRewrite};
-use crate::store::{Record, Store, StoreError, StoredImage, TmpFile};
+use crate::store::{BuildUse, Index, Record, Store, StoreError, StoredImage, TmpFile};
 use crate::sys::dir::{Dir, Metadata, Time};
 
 const FORMAT: u32 = 1;
@@ -111,20 +111,39 @@ struct Described {
 /// # Errors
 /// If the store cannot be read, or the archive not be written.
 pub fn export(store: &Store, out: impl Write) -> Result<Carried, CarryError> {
+    pack(store, None, out)
+}
+
+/// The same of what one build has used: nothing of other projects, and no images.
+///
+/// # Errors
+/// If the store cannot be read, or the archive not be written.
+pub fn export_used(store: &Store, used: &BuildUse, out: impl Write) -> Result<Carried, CarryError> {
+    pack(store, Some(used), out)
+}
+
+fn pack(store: &Store, used: Option<&BuildUse>, out: impl Write) -> Result<Carried, CarryError> {
     let mut archive = Packer {
         out: tar::Builder::new(out),
         store,
+        used,
+        packed: HashSet::new(),
         carried: Carried::default(),
     };
     archive.text(HEAD, &json(&Head { format: FORMAT }), 0)?;
     archive.snapshots()?;
     archive.caches()?;
-    archive.files("blobs/sha256")?;
     archive.files("http")?;
-    archive.carried.images = archive.names("images")?;
-    archive.names("builds")?;
+    if used.is_none() {
+        archive.files("blobs/sha256")?;
+        archive.carried.images = archive.names("images")?;
+        archive.names("builds")?;
+    }
     let index = store.tmp_file()?;
     store.index()?.copy_to(&index.path())?;
+    if used.is_some() {
+        Index::keep_only(&index.path(), &archive.packed)?;
+    }
     let file = File::open(index.path()).map_err(CarryError::Write)?;
     archive.file("index.sqlite", &file, 0)?;
     archive.text(END, b"", 0)?;
@@ -139,6 +158,9 @@ pub fn export(store: &Store, out: impl Write) -> Result<Carried, CarryError> {
 struct Packer<'a, W: Write> {
     out: tar::Builder<W>,
     store: &'a Store,
+    /// What is packed; `None`: everything.
+    used: Option<&'a BuildUse>,
+    packed: HashSet<Key>,
     carried: Carried,
 }
 
@@ -151,6 +173,16 @@ impl<W: Write> Packer<'_, W> {
         }
         records.sort_by_key(|record| (record.below.len(), record.id));
         let there: HashSet<Key> = records.iter().map(|record| record.id).collect();
+        if let Some(used) = self.used {
+            let parts = used.parts.iter().flat_map(|part| &part.snapshots);
+            let mut wanted: HashSet<Key> = parts.copied().collect();
+            for record in &records {
+                if wanted.contains(&record.id) {
+                    wanted.extend(&record.below);
+                }
+            }
+            records.retain(|record| wanted.contains(&record.id));
+        }
         for record in records {
             if !record.below.iter().all(|id| there.contains(id)) {
                 continue;
@@ -168,6 +200,7 @@ impl<W: Write> Packer<'_, W> {
             let lowers = Lowers::new(lowers.map_err(CarryError::Read)?);
             let upper = open(&record.id).map_err(CarryError::Read)?;
             let name = format!("snapshots/{}", record.id);
+            self.packed.insert(record.id);
             self.tree(&name, &upper, &diff::Tree::Upper(&lowers), Some(record))?;
             self.carried.snapshots += 1;
         }
@@ -179,6 +212,10 @@ impl<W: Write> Packer<'_, W> {
         let dir = Dir::open_trusted(&caches).map_err(CarryError::Read)?;
         for entry in dir.entries().map_err(CarryError::Read)? {
             let name = entry.name.to_string_lossy().into_owned();
+            let is_used = |used: &BuildUse| used.caches.iter().any(|cache| cache.directory == name);
+            if self.used.is_some_and(|used| !is_used(used)) {
+                continue;
+            }
             let Some(_held) = self.store.lease_of("caches", &name)? else {
                 continue;
             };
@@ -219,7 +256,13 @@ impl<W: Write> Packer<'_, W> {
 
     fn files(&mut self, directory: &str) -> Result<(), CarryError> {
         for (name, file, _) in self.each(directory)? {
-            if format!("sha256:{name}").parse::<Digest>().is_ok() {
+            let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else {
+                continue;
+            };
+            if self
+                .used
+                .is_none_or(|used| used.downloads.contains(&digest))
+            {
                 self.file(&format!("{directory}/{name}"), &file()?, 0)?;
                 self.carried.files += 1;
             }

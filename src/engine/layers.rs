@@ -125,10 +125,13 @@ pub(super) fn unpack(
         let message = format!("layer {digest} of {name} cannot be read");
         Failure::caused(FailureKind::Source, "solve::layer", message, error)
     };
+    let mut foreign = None;
     let blob: Box<dyn Read + Send> = match &image.blobs {
         Blobs::Layout(layout) => {
             let path = layout.join("blobs/sha256").join(digest.hex());
-            let blob = File::open(path).map_err(|error| failed(&error))?;
+            let file = File::open(path).map_err(|error| failed(&error))?;
+            let blob = file.try_clone().map_err(|error| failed(&error))?;
+            foreign = Some(file);
             Box::new(oci_layout::Verified::new(blob, &layer.descriptor))
         }
         // One that is damaged is put aside.
@@ -148,6 +151,10 @@ pub(super) fn unpack(
         Limits::default(),
     )
     .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
+    // A layout may go away, and no other program's tar can be made again from what was unpacked.
+    if let Some(file) = foreign {
+        store.adopt(file, digest).map_err(store_failure)?;
+    }
     let mut fields = Fields::new();
     fields.put("unpacked layer", layer.diff_id.to_string());
     let made = snapshot::Made {

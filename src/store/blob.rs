@@ -1,7 +1,7 @@
 //! Content that is named by its digest.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +44,25 @@ impl Store {
         let mut writer = self.blob_writer()?;
         writer.take_all(&mut content)?;
         writer.finish_expecting(expected)
+    }
+
+    /// Stores a file that was just read and found to have this digest, as one more name of it; where that cannot be, it is
+    /// copied. Whoever writes into it later damages the blob, which is found when it is read.
+    pub fn adopt(&self, mut file: File, digest: &Digest) -> Result<(), StoreError> {
+        let link = || -> io::Result<()> {
+            file.sync_all()?;
+            self.inner.blobs.link_open(&file, digest.hex())?;
+            self.inner.blobs.sync()
+        };
+        match link() {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(_) => {
+                file.rewind()
+                    .doing("read what is to be stored", self.blob_path(digest))?;
+                self.put_expecting(file, digest).map(drop)
+            }
+        }
     }
 
     /// Keeps a download that must have a digest. False: it is here already.

@@ -126,7 +126,7 @@ fn build(
 
 #[test]
 fn a_month_of_builds_stays_inside_its_budget_and_whole() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     let project = |habitat: u64| dir.path().join(format!("habitat-{habitat}.yaml"));
     for habitat in 0..HABITATS {
         std::fs::write(project(habitat), "").unwrap();
@@ -240,7 +240,7 @@ fn what_somebody_holds_stays_and_everything_else_goes() {
 
 #[test]
 fn many_prune_and_build_at_once() {
-    let dir = TempDir::new();
+    let dir = TempDir::in_memory();
     drop(Store::open(dir.path()).unwrap());
     let all = Prune {
         all: true,

@@ -29,6 +29,9 @@ pub struct BuildUse {
     pub project: String,
     /// The stage that was built; empty: the last.
     pub target: String,
+    /// What it was built for: `os/arch[/variant]`.
+    #[serde(default)]
+    pub platform: String,
     /// What its parts have made, phase by phase or stage by stage.
     pub parts: Vec<PartUse>,
     /// Its image.
@@ -92,6 +95,30 @@ impl Store {
         note().doing("note what a build used", self.path().join(BUILDS))
     }
 
+    /// What the last builds of a project for these platforms used, as one.
+    pub fn last_use(
+        &self,
+        project: &str,
+        target: &str,
+        platforms: &[String],
+    ) -> Result<Option<BuildUse>, StoreError> {
+        let mut builds: Vec<BuildUse> = self
+            .uses()?
+            .into_iter()
+            .filter(|used| used.is_last)
+            .map(|used| used.build)
+            .filter(|build| build.project == project && build.target == target)
+            .filter(|build| platforms.contains(&build.platform))
+            .collect();
+        builds.sort_by(|one, other| one.platform.cmp(&other.platform));
+        Ok(builds.into_iter().reduce(|mut all, build| {
+            all.parts.extend(build.parts);
+            all.downloads.extend(build.downloads);
+            all.caches.extend(build.caches);
+            all
+        }))
+    }
+
     /// What builds have used, the newest first.
     pub(super) fn uses(&self) -> Result<Vec<Used>, StoreError> {
         let all = self.builds_dir()?;
@@ -150,7 +177,7 @@ impl Store {
 
 /// Names a project and a target of it.
 fn slot(build: &BuildUse) -> String {
-    Key::of(format!("{}\n{}", build.project, build.target).as_bytes()).short()
+    Key::of(format!("{}\n{}\n{}", build.project, build.target, build.platform).as_bytes()).short()
 }
 
 fn read(all: &Dir, file: &str) -> Option<(BuildUse, u64)> {

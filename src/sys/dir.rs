@@ -367,6 +367,17 @@ impl Dir {
         )?)
     }
 
+    /// Gives a file that is open one more name.
+    pub fn link_open(&self, file: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
+        Ok(rustix::fs::linkat(
+            rustix::fs::CWD,
+            path_of_fd(file),
+            &self.fd,
+            plain(name.as_ref())?,
+            AtFlags::SYMLINK_FOLLOW,
+        )?)
+    }
+
     /// Gives an entry of `from` a second name here.
     pub fn hard_link(
         &self,

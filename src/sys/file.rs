@@ -209,10 +209,21 @@ pub(crate) mod tempdir {
 
     impl TempDir {
         pub(crate) fn new() -> Self {
+            Self::within(&std::env::temp_dir())
+        }
+
+        /// In memory where that can be: for tests that sync often.
+        pub(crate) fn in_memory() -> Self {
+            match Path::new("/dev/shm") {
+                memory if memory.is_dir() => Self::within(memory),
+                _ => Self::new(),
+            }
+        }
+
+        fn within(place: &Path) -> Self {
             static COUNT: AtomicU32 = AtomicU32::new(0);
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path =
-                std::env::temp_dir().join(format!("shmocker-test-{}-{count}", std::process::id()));
+            let path = place.join(format!("shmocker-test-{}-{count}", std::process::id()));
             drop(std::fs::remove_dir_all(&path));
             std::fs::create_dir_all(&path).unwrap();
             Self(path)

@@ -293,7 +293,11 @@ fn an_archive_on_standard_input_does_not_stay() {
         .out();
     assert!(told.contains("a blob that nothing refers to"), "{told}");
     bench.ok("cache prune");
-    assert_eq!(blobs(&bench), 2, "manifest and configuration");
+    assert_eq!(
+        blobs(&bench),
+        3,
+        "manifest, configuration, the layer of the base"
+    );
     assert!(feed(&bench).out().contains("0 steps run"));
 }
 
@@ -630,10 +634,10 @@ fn a_store_moves_to_another_place() {
         .expect("a file's content");
     changed[place] = b'O';
     for (content, part) in [
+        (&changed[..], "the layer's content is sha256:"),
         (&whole[..whole.len() / 2], "no archive of a store"),
         (&whole[..whole.len() - 1536], "its end is missing"),
         (&b"something else"[..], "no archive of a store"),
-        (&changed, "but the image's configuration names"),
     ] {
         third.file("archive", content);
         third.shmocker("store import archive").tells(1, &[part]);
@@ -645,4 +649,70 @@ fn a_store_moves_to_another_place() {
     bench
         .shmocker("store export /nowhere/x.tar")
         .expect(1, &["cannot be used"]);
+}
+
+/// One machine builds and writes its cache, another begins with nothing, reads it, and runs no step. A cache that is
+/// broken fails no build.
+#[test]
+fn a_cache_directory_takes_results_to_another_machine() {
+    let (bench, build) = need!(bench("cache-to"));
+    let base = need!(busybox::context());
+    bench.file(
+        "other/Dockerfile",
+        "FROM base\nRUN echo of another project > /secret\n",
+    );
+    bench.ok(&format!("build {base} other"));
+    let cache = bench.path("cache");
+    let to = format!("--cache-to type=local,dest={}", cache.display());
+    let first = bench.built(&format!("{build} {to},mode=max"));
+    assert_eq!(first.steps_run(), 3);
+    let archives = || {
+        let listed = std::fs::read_dir(&cache)
+            .expect("a cache")
+            .filter_map(Result::ok);
+        let mut names: Vec<_> = listed
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        names.retain(|name| name.ends_with(".tar"));
+        names
+    };
+    let written = archives();
+    assert_eq!(written.len(), 1);
+    let content = std::fs::read(cache.join(&written[0])).expect("an archive");
+    let holds = |part: &[u8]| content.windows(part.len()).any(|found| found == part);
+    assert!(holds(b"/big") && !holds(b"of another project"));
+
+    let other = Bench::new(bench.user(), "cache-from");
+    other.file("Dockerfile", DOCKERFILE);
+    let from = format!("--cache-from type=local,src={}", cache.display());
+    let found = other.built(&format!("build {base} {from} ."));
+    assert_eq!((found.steps_run(), found.steps_cached()), (0, 3));
+    assert_eq!(found.digest(), first.digest());
+    assert!(row(&usage(&other), "cache_mounts", "`kept`", None).is_some());
+
+    // Nothing new: nothing is written. Something new takes the place of what is no longer used.
+    bench.ok(&format!("{build} {to}"));
+    assert_eq!(archives(), written);
+    bench.file("Dockerfile", DOCKERFILE.replace("echo one", "echo two"));
+    bench.ok(&format!("{build} {to}"));
+    assert!(archives().len() == 1 && archives() != written);
+
+    let third = Bench::new(bench.user(), "cache-broken");
+    third.file("Dockerfile", DOCKERFILE);
+    let whole = std::fs::read(cache.join(&archives()[0])).expect("an archive");
+    std::fs::write(cache.join(&archives()[0]), &whole[..whole.len() / 3]).expect("it can be cut");
+    let run = third.shmocker(&format!(
+        "build {base} {from} --cache-to type=local,dest=/proc/nowhere ."
+    ));
+    run.expect(0, &["CacheNotRead", "CacheNotWritten", "3 steps run"]);
+    for (spec, part) in [
+        ("--cache-from user/app", "caches of registries"),
+        ("--cache-from type=gha", "caches of type `gha`"),
+        ("--cache-to type=local,dest=x,mode=min", "the mode `min`"),
+        ("--cache-to type=local", "`dest` is missing"),
+    ] {
+        third
+            .shmocker(&format!("build {base} {spec} ."))
+            .tells(2, &[part]);
+    }
 }

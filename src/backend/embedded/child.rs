@@ -207,7 +207,9 @@ fn carry_out(
         } => command(&argv, &env, &directory, files),
         Order::Prune { store, wish } => upkeep::prune(&store, &wish).map(Report::Pruned),
         Order::Check { store, look } => upkeep::check(&store, look).map(Report::Checked),
-        Order::Export { store } => upkeep::export(&store, files).map(Report::Carried),
+        Order::Export { store, used } => {
+            upkeep::export(&store, used.as_deref(), files).map(Report::Carried)
+        }
         Order::Import { store } => upkeep::import(&store, files).map(Report::Carried),
         Order::DeleteStore { path } => delete_store(&path),
     };

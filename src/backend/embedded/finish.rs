@@ -596,8 +596,8 @@ fn keep(
     })
 }
 
-/// An image of the store is whole: the layers that it has of an OCI layout are kept, as that may go away, and no other
-/// program's tar can be made again from what was unpacked.
+/// An image of the store is whole: it has the layers of the OCI layout that it was built on. They were kept when they were
+/// unpacked; what was deleted since is copied.
 fn keep_base(session: &Session<'_>, planned: &Planned) -> Result<(), Vec<Failure>> {
     let Some(base) = base_image(planned) else {
         return Ok(());

@@ -91,6 +91,9 @@ impl Embedded {
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
+        if built.is_ok() {
+            upkeep::write_caches(request, &recorder);
+        }
         let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
@@ -357,10 +360,16 @@ fn lock(
 
 /// The build of one platform.
 fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
-    match finish::from_cache(request, events)? {
-        Some(outcome) => Ok(outcome),
-        None => in_child(request, events),
+    if let Some(outcome) = finish::from_cache(request, events)? {
+        return Ok(outcome);
     }
+    if !request.cache_from.is_empty() {
+        upkeep::read_caches(request, events);
+        if let Some(outcome) = finish::from_cache(request, events)? {
+            return Ok(outcome);
+        }
+    }
+    in_child(request, events)
 }
 
 fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {

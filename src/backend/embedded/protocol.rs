@@ -18,7 +18,7 @@ use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::image::Name;
-use crate::store::{Checked, Prune, Pruned};
+use crate::store::{BuildUse, Checked, Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -110,6 +110,8 @@ pub(super) enum Order {
     Export {
         /// The store's directory.
         store: PathBuf,
+        /// Only what this build used; `None`: everything.
+        used: Option<Box<BuildUse>>,
     },
     /// Take what is in such an archive, which comes along.
     Import {

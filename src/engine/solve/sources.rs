@@ -606,7 +606,7 @@ impl Session<'_> {
         self.store.path().join("http").join(digest.hex())
     }
 
-    /// Whether a download is here. If so, it stays as long as this build does.
+    /// Whether a download is here. If so, it stays as long as the build goes on.
     fn hold_download(&self, digest: &Digest) -> Result<bool, Failure> {
         let lease = self.store.lease_of("http", &digest.hex());
         let lease = lease.map_err(store_failure)?;

@@ -26,6 +26,7 @@ impl Session<'_> {
         BuildUse {
             project: self.work.project.clone(),
             target: self.work.target.clone().unwrap_or_default(),
+            platform: self.work.platform.clone(),
             parts,
             image: Some(image),
             downloads: self.downloads_used(),
