@@ -39,12 +39,7 @@ pub(super) fn write(
     stdout: &mut (dyn Write + Send),
 ) -> Result<Exported, ExportError> {
     let prepared = prepare(export, output)?;
-    let mut names: Vec<Name> = Vec::new();
-    for name in export.names.iter().chain(&output.names) {
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
+    let names = output.names_beside(export.names);
     let exported = Exported {
         manifest: Some(prepared.image.descriptor()),
         config: Some(prepared.image.config_digest()),

@@ -85,12 +85,7 @@ impl Joined<'_> {
         registries: &Registries,
         listener: &dyn PushListener,
     ) -> Result<Exported, ExportError> {
-        let mut names: Vec<Name> = Vec::new();
-        for name in self.names.iter().chain(&output.names) {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
+        let names = output.names_beside(self.names);
         if names.is_empty() {
             return Err(ExportError::NoName);
         }
@@ -158,12 +153,7 @@ impl Joined<'_> {
         let mut index = Index::new(output.types, listed.collect());
         index.annotations = output.notes(AnnotationPlace::Index, None);
         let bytes = index.to_bytes();
-        let mut names: Vec<Name> = Vec::new();
-        for name in self.names.iter().chain(&output.names) {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
+        let names = output.names_beside(self.names);
         let mut descriptor = Descriptor::of(index.media_type.unwrap_or_default(), &bytes);
         descriptor.annotations = output.notes(AnnotationPlace::IndexDescriptor, None);
         let one = archive::One {

@@ -422,6 +422,18 @@ impl Output {
 }
 
 impl ImageOutput {
+    /// Its names after those that are given, each once.
+    #[must_use]
+    pub fn names_beside(&self, given: &[Name]) -> Vec<Name> {
+        let mut names: Vec<Name> = Vec::new();
+        for name in given.iter().chain(&self.names) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
+
     /// The notes for one place, and the image of one platform where there are several, by key; of those with the same key
     /// the last.
     #[must_use]

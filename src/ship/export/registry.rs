@@ -30,12 +30,7 @@ impl Export<'_> {
         registries: &Registries,
         listener: &dyn PushListener,
     ) -> Result<Exported, ExportError> {
-        let mut names: Vec<Name> = Vec::new();
-        for name in self.names.iter().chain(&output.names) {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
+        let names = output.names_beside(self.names);
         if names.is_empty() {
             return Err(ExportError::NoName);
         }
