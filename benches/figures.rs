@@ -230,7 +230,9 @@ fn timed(bench: &Bench, line: &str) -> Duration {
     let start = Instant::now();
     let status = command.status().expect("shmocker can be started");
     let time = start.elapsed();
-    assert!(status.success(), "shmocker {line}: {status}");
+    // 1 says that mistakes were found, where that is what is asked.
+    let found = status.code() == Some(1) && line.contains(" check ");
+    assert!(status.success() || found, "shmocker {line}: {status}");
     time
 }
 

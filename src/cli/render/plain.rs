@@ -36,8 +36,14 @@ impl<W: Write> State<W> {
 
     fn line(&mut self, name: &str, text: &str) {
         let number = self.number(name);
+        self.say(format!("#{number} {text}"));
+    }
+
+    /// Writes a line in one piece.
+    fn say(&mut self, mut line: String) {
+        line.push('\n');
         // A reader that went away does not end the build.
-        drop(writeln!(self.out, "#{number} {text}"));
+        drop(self.out.write_all(line.as_bytes()));
     }
 
     fn step(&mut self, origin: &StepOrigin, text: &str) {
@@ -130,7 +136,7 @@ impl<W: Write> State<W> {
                 line,
             } => {
                 let place = place(file.as_deref(), *line);
-                drop(writeln!(self.out, "warning: {code}: {message}{place}"));
+                self.say(format!("warning: {code}: {message}{place}"));
             }
             BuildEvent::BuildDone {
                 status,
@@ -145,8 +151,7 @@ impl<W: Write> State<W> {
                     Status::Cancelled => "cancelled",
                 };
                 let took = seconds(*duration_ms);
-                drop(writeln!(
-                    self.out,
+                self.say(format!(
                     "{word} in {took}: {steps_run} steps run, {steps_cached} cached"
                 ));
             }
