@@ -235,7 +235,7 @@ fn the_cases_on_which_buildah_agrees_with_docker() {
             made
         })
         .collect();
-    build_and_judge(&bench, cases, &CONFORMANCE, 1);
+    build_and_judge(&bench, cases, &CONFORMANCE);
 }
 
 #[test]
@@ -273,14 +273,7 @@ fn the_dockerfiles_that_buildahs_tests_build() {
             ..Case::default()
         })
         .collect();
-    let one_of = match machine::patience("BuildKit gets one of three of buildah's Dockerfiles") {
-        Ok(()) => 1,
-        Err(lack) => {
-            lack.skip();
-            3
-        }
-    };
-    build_and_judge(&bench, cases, &BUD, one_of);
+    build_and_judge(&bench, cases, &BUD);
 }
 
 fn arguments(dockerfile: &Path) -> Vec<(String, String)> {
@@ -467,7 +460,7 @@ fn without_frontend(bench: &Bench, case: &Case) {
     }
 }
 
-fn build_and_judge(bench: &Bench, mut cases: Vec<Case>, listed: &Listed, one_of: usize) {
+fn build_and_judge(bench: &Bench, mut cases: Vec<Case>, listed: &Listed) {
     for case in &cases {
         without_frontend(bench, case);
     }
@@ -485,5 +478,5 @@ fn build_and_judge(bench: &Bench, mut cases: Vec<Case>, listed: &Listed, one_of:
     if let Some(lack) = lack {
         lack.skip();
     }
-    judge(&build(bench, &cases, listed, one_of), listed);
+    judge(&build(bench, &cases, listed), listed);
 }

@@ -254,7 +254,7 @@ fn dockerfiles_of_all_sorts_are_the_same_on_buildkit() {
             }
         })
         .collect();
-    judge(&build(&bench, &cases, &LISTED, 1), &LISTED);
+    judge(&build(&bench, &cases, &LISTED), &LISTED);
 }
 
 /// Fails the test where [`differences`] finds some.

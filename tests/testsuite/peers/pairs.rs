@@ -31,20 +31,11 @@ pub(crate) struct Case {
 /// How the two went.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// It was built here, and not compared.
-    Here,
     Same,
     Differ(Vec<String>),
-    BothFail {
-        ours: String,
-        theirs: String,
-    },
-    OnlyWeFail {
-        ours: String,
-    },
-    OnlyTheyFail {
-        theirs: String,
-    },
+    BothFail { ours: String, theirs: String },
+    OnlyWeFail { ours: String },
+    OnlyTheyFail { theirs: String },
 }
 
 /// What is known of some cases, each with its reason.
@@ -60,12 +51,11 @@ pub(crate) struct Listed {
     pub(crate) by_chance: &'static [(&'static str, &'static str)],
 }
 
-/// Builds every case here, and one of so many on both.
+/// Builds every case on both.
 pub(crate) fn build<'a>(
     bench: &Bench,
     cases: &'a [Case],
     listed: &Listed,
-    one_of: usize,
 ) -> BTreeMap<&'a str, Outcome> {
     let peer = buildkit().expect("who calls this has it");
     let works: Vec<(&Case, Mutex<(Command, Command)>)> = cases
@@ -78,11 +68,7 @@ pub(crate) fn build<'a>(
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                loop {
-                    let place = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((case, work)) = works.get(place) else {
-                        break;
-                    };
+                while let Some((case, work)) = works.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
                     let (ours, theirs) = &mut *work;
                     let apart: Vec<&str> = listed
@@ -91,10 +77,7 @@ pub(crate) fn build<'a>(
                         .filter(|(name, _)| *name == case.name)
                         .map(|(_, path)| *path)
                         .collect();
-                    let outcome = match place % one_of {
-                        0 => outcome(ours, theirs, &apart),
-                        _ => alone(ours, reason(listed.fail_on_both, &case.name).is_some()),
-                    };
+                    let outcome = outcome(ours, theirs, &apart);
                     outcomes
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -117,20 +100,18 @@ fn reason(list: &[(&'static str, &'static str)], name: &str) -> Option<&'static 
 /// Fails the test with everything that is not as the lists have it; counts the rest.
 pub(crate) fn judge(outcomes: &BTreeMap<&str, Outcome>, listed: &Listed) {
     let mut wrong = Vec::new();
-    let (mut same, mut here, mut failed, mut different) = (0, 0, 0, 0);
+    let (mut same, mut failed, mut different) = (0, 0, 0);
     for (name, outcome) in outcomes {
         let both = reason(listed.fail_on_both, name);
         let differ = reason(listed.differ, name);
         match outcome {
             Outcome::Same => same += 1,
-            Outcome::Here => here += 1,
             Outcome::BothFail { .. } if both.is_some() => failed += 1,
             _ if differ.is_some() => different += 1,
             _ => {}
         }
         let complaint = match (outcome, both, differ) {
-            (Outcome::Same, None, None) | (Outcome::Here, None, _) => None,
-            (Outcome::Here, Some(_), _) => Some("is built here; take it off the list".to_owned()),
+            (Outcome::Same, None, None) => None,
             (Outcome::Same, ..) => Some("is the same; take it off the list".to_owned()),
             (Outcome::BothFail { .. }, Some(_), None) => None,
             (Outcome::BothFail { ours, theirs }, ..) => Some(format!(
@@ -162,8 +143,7 @@ pub(crate) fn judge(outcomes: &BTreeMap<&str, Outcome>, listed: &Listed) {
         }
     }
     println!(
-        "{} Dockerfiles: {same} the same on both builders, {here} built here alone, {failed} fail on both, {different} differ on \
-         purpose; {} not built",
+        "{} Dockerfiles on both builders: {same} the same, {failed} fail on both, {different} differ on purpose; {} not built",
         outcomes.len(),
         listed.not_built.len()
     );
@@ -216,19 +196,6 @@ fn theirs(buildkit: &BuildKit, case: &Case) -> Command {
             .collect(),
         options: args.collect(),
     })
-}
-
-fn alone(ours: &mut Command, fails: bool) -> Outcome {
-    let here = ours.output().expect("shmocker can be started");
-    let said = String::from_utf8_lossy(&here.stderr).into_owned();
-    match (here.status.success(), fails) {
-        (true, _) => Outcome::Here,
-        (false, true) => Outcome::BothFail {
-            ours: said,
-            theirs: String::new(),
-        },
-        (false, false) => Outcome::OnlyWeFail { ours: said },
-    }
 }
 
 fn outcome(ours: &mut Command, theirs: &mut Command, apart: &[&str]) -> Outcome {
