@@ -6,7 +6,7 @@ use super::{
     AnnotationPlace, Export, ExportError, Exported, ImageOutput, Output, Platforms, PushListener,
     Pushing, archive, below, local, place, prepare, registry::Tagging,
 };
-use crate::image::{Descriptor, Index, Name};
+use crate::image::{Assembled, Descriptor, Index, Name};
 use crate::registry::{Push, Registries};
 
 /// The images, and the name of them all.
@@ -89,24 +89,15 @@ impl Joined<'_> {
         if names.is_empty() {
             return Err(ExportError::NoName);
         }
-        let mut listed = Vec::new();
+        let mut images = Vec::new();
         for export in self.exports {
             let prepared = export.ready_to_send(output)?;
             for name in &names {
                 export.send(&prepared, name, Tagging::Not, registries, listener)?;
             }
-            let image = &prepared.image;
-            let mut descriptor = image.descriptor();
-            let notes = AnnotationPlace::ManifestDescriptor;
-            let notes = output.notes(notes, Some(&image.platform()));
-            descriptor.annotations.extend(notes);
-            descriptor.annotations.sort_keys();
-            listed.push(descriptor);
+            images.push(prepared.image);
         }
-        let mut index = Index::new(output.types, listed);
-        index.annotations = output.notes(AnnotationPlace::Index, None);
-        let bytes = index.to_bytes();
-        let descriptor = Descriptor::of(index.media_type.unwrap_or_default(), &bytes);
+        let (descriptor, bytes) = index_of(&images, output);
         let manifests = [(descriptor.clone(), bytes)];
         for name in &names {
             listener.started(name, 0);
@@ -140,22 +131,9 @@ impl Joined<'_> {
                 names: Vec::new(),
             });
         }
-        let listed = items.iter().map(|item| {
-            let image = &item.prepared.image;
-            let mut listed = image.descriptor();
-            let notes = AnnotationPlace::ManifestDescriptor;
-            listed
-                .annotations
-                .extend(output.notes(notes, Some(&image.platform())));
-            listed.annotations.sort_keys();
-            listed
-        });
-        let mut index = Index::new(output.types, listed.collect());
-        index.annotations = output.notes(AnnotationPlace::Index, None);
-        let bytes = index.to_bytes();
+        let images = items.iter().map(|item| &item.prepared.image);
+        let (descriptor, bytes) = index_of(images, output);
         let names = output.names_beside(self.names);
-        let mut descriptor = Descriptor::of(index.media_type.unwrap_or_default(), &bytes);
-        descriptor.annotations = output.notes(AnnotationPlace::IndexDescriptor, None);
         let one = archive::One {
             descriptor,
             bytes,
@@ -169,4 +147,25 @@ impl Joined<'_> {
             devices_skipped: 0,
         })
     }
+}
+
+/// The index that lists images, each with its platform and its notes.
+fn index_of<'i>(
+    images: impl IntoIterator<Item = &'i Assembled>,
+    output: &ImageOutput,
+) -> (Descriptor, Vec<u8>) {
+    let listed = images.into_iter().map(|image| {
+        let mut listed = image.descriptor();
+        let notes = AnnotationPlace::ManifestDescriptor;
+        let notes = output.notes(notes, Some(&image.platform()));
+        listed.annotations.extend(notes);
+        listed.annotations.sort_keys();
+        listed
+    });
+    let mut index = Index::new(output.types, listed.collect());
+    index.annotations = output.notes(AnnotationPlace::Index, None);
+    let bytes = index.to_bytes();
+    let mut descriptor = Descriptor::of(index.media_type.unwrap_or_default(), &bytes);
+    descriptor.annotations = output.notes(AnnotationPlace::IndexDescriptor, None);
+    (descriptor, bytes)
 }
