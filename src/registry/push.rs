@@ -201,13 +201,7 @@ impl To<'_> {
         let path = format!("{}/blobs/{digest}", self.repository);
         let answer = self.ask(&Call {
             limit_bytes: 0,
-            ..Call::new(
-                Method::Head,
-                &path,
-                self.repository,
-                std::slice::from_ref(&self.scope),
-                what,
-            )
+            ..self.call(Method::Head, &path, what)
         })?;
         match answer.status {
             200 => Ok(true),
@@ -300,13 +294,7 @@ impl To<'_> {
             headers: &headers,
             body: Payload::File { file, from, length },
             patience: Persistence::Once,
-            ..Call::new(
-                Method::Patch,
-                location,
-                self.repository,
-                std::slice::from_ref(&self.scope),
-                what,
-            )
+            ..self.call(Method::Patch, location, what)
         })?;
         match answer.status {
             200..=299 => Ok(Part::Taken {
@@ -359,13 +347,7 @@ impl To<'_> {
         let answer = self.ask(&Call {
             body,
             patience,
-            ..Call::new(
-                Method::Put,
-                &path,
-                self.repository,
-                std::slice::from_ref(&self.scope),
-                what,
-            )
+            ..self.call(Method::Put, &path, what)
         })?;
         match answer.status {
             200..=299 => Ok(()),
@@ -381,13 +363,7 @@ impl To<'_> {
         let path = format!("{}/manifests/{reference}", self.repository);
         let answer = self.ask(&Call {
             body: Payload::Bytes(&descriptor.media_type, bytes),
-            ..Call::new(
-                Method::Put,
-                &path,
-                self.repository,
-                std::slice::from_ref(&self.scope),
-                &what,
-            )
+            ..self.call(Method::Put, &path, &what)
         })?;
         if !answer.is_success() {
             return Err(self.host.odd(&what, &answer));
@@ -402,6 +378,12 @@ impl To<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A call about the repository, with leave for it alone.
+    fn call<'c>(&'c self, method: Method, path: &'c str, what: &'c str) -> Call<'c> {
+        let scopes = std::slice::from_ref(&self.scope);
+        Call::new(method, path, self.repository, scopes, what)
     }
 
     fn ask(&self, call: &Call<'_>) -> Result<Answer> {

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use shmocker::image::media_type;
 use shmocker::registry::{Credentials, Secret, Settings};
 
+use crate::harness::http::Request;
 use crate::harness::layout::digest_of;
 use crate::harness::machine;
-use crate::harness::registry::{Contents, MemoryRegistry, PASSWORD, Reply, Request, USER};
+use crate::harness::registry::{Contents, MemoryRegistry, PASSWORD, Reply, USER};
 use stage::{End, Stage, all, image, judge};
 
 /// A fault that any answer may have: the answer as it should be, and how often it was asked for before.
@@ -352,30 +353,10 @@ fn every_fault_of_a_pull_is_survived_or_said() {
                             "/manifests/"
                         })?;
                 let key = (repository.to_owned(), name.to_owned());
-                let range = request.header("range").and_then(|range| {
-                    range
-                        .strip_prefix("bytes=")?
-                        .strip_suffix('-')?
-                        .parse::<usize>()
-                        .ok()
-                });
                 let reply = match contents.manifests.get(&key) {
                     Some((kind, bytes)) => Reply::body(kind, bytes.clone())
                         .with("Docker-Content-Digest", digest_of(bytes)),
-                    None => {
-                        let bytes = contents.blobs.get(&key)?;
-                        match range {
-                            Some(from) => Reply {
-                                status: 206,
-                                ..Reply::body("application/octet-stream", &bytes[from..])
-                            }
-                            .with(
-                                "Content-Range",
-                                format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()),
-                            ),
-                            None => Reply::body("application/octet-stream", bytes.clone()),
-                        }
-                    }
+                    None => Reply::blob(request, contents.blobs.get(&key)?),
                 };
                 Some(change(reply, before))
             });

@@ -2,7 +2,7 @@
 //! do anything else than it should.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
+use super::http::Request;
 use super::layout::{Layout, digest_of};
 use super::machine::{self, Capability, Lack};
 use super::processes::wait_until;
@@ -247,54 +248,6 @@ fn token(certificates: &Path, access: &[Value]) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// What a client asked.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Request {
-    fn read(stream: &TcpStream) -> Option<Self> {
-        let mut reader = BufReader::new(stream.try_clone().ok()?);
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let mut words = line.split_whitespace();
-        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-        let mut headers = Vec::new();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok()?;
-            let Some((name, value)) = line.trim_end().split_once(':') else {
-                break;
-            };
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-        let length = headers.iter().find(|(name, _)| name == "content-length");
-        let length = length
-            .and_then(|(_, value)| value.parse::<u64>().ok())
-            .unwrap_or(0);
-        let mut body = Vec::new();
-        // One that breaks off is what came of it.
-        drop(reader.take(length).read_to_end(&mut body));
-        Some(Self {
-            method,
-            path,
-            headers,
-            body,
-        })
-    }
-
-    pub(crate) fn header(&self, name: &str) -> Option<&String> {
-        let mut headers = self.headers.iter();
-        headers
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value)
-    }
-}
-
 /// What a client is told.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
@@ -310,6 +263,21 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// A blob, or the part of it that is asked for.
+    pub(crate) fn blob(request: &Request, bytes: &[u8]) -> Self {
+        match request.range_from() {
+            Some(from) if from < bytes.len() => Self {
+                status: 206,
+                ..Self::body("application/octet-stream", &bytes[from..])
+            }
+            .with(
+                "Content-Range",
+                format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()),
+            ),
+            _ => Self::body("application/octet-stream", bytes.to_vec()),
+        }
+    }
+
     pub(crate) fn status(status: u16) -> Self {
         Self {
             status,
@@ -444,24 +412,7 @@ impl Contents {
         let Some(bytes) = self.blobs.get(&(repository.to_owned(), digest.to_owned())) else {
             return Reply::status(404);
         };
-        let range = request.header("range").and_then(|range| {
-            range
-                .strip_prefix("bytes=")?
-                .strip_suffix('-')?
-                .parse::<usize>()
-                .ok()
-        });
-        match range {
-            Some(from) if from < bytes.len() => Reply {
-                status: 206,
-                ..Reply::body("application/octet-stream", &bytes[from..])
-            }
-            .with(
-                "Content-Range",
-                format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()),
-            ),
-            _ => Reply::body("application/octet-stream", bytes.clone()),
-        }
+        Reply::blob(request, bytes)
     }
 
     fn upload(

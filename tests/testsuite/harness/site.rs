@@ -3,11 +3,13 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use super::http;
 
 /// What the private part wants to see, as a bearer's token or as a password.
 pub(crate) const KEY: &str = "sesame";
@@ -98,37 +100,17 @@ fn serve(mut stream: TcpStream, root: &Path, log: &Mutex<Vec<Asked>>) -> Option<
 }
 
 fn read(stream: &TcpStream) -> Option<Request> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut words = line.split_whitespace();
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut headers = Vec::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else {
-            break;
-        };
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
-    let header = |name: &str| {
-        let found = headers.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.clone())
-    };
-    let length = header("content-length").and_then(|length| length.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
-    reader.read_exact(&mut body).ok()?;
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let asked = http::Request::read(stream)?;
+    let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
     Some(Request {
         asked: Asked {
-            method,
+            method: asked.method.clone(),
             path: path.to_owned(),
-            authorization: header("authorization"),
+            authorization: asked.header("authorization").cloned(),
         },
         query: query.to_owned(),
-        headers,
-        body,
+        headers: asked.headers,
+        body: asked.body,
     })
 }
 
