@@ -16,6 +16,7 @@ use crate::engine::solve::context::{DOCKERFILE_NAMES, dockerfile_names, keep_arc
 use crate::engine::tree::archive;
 use crate::engine::work::{NoCache, Place, RemoteContext, RemoteDockerfile, Text, Work};
 use crate::frontend;
+use crate::image::Platform;
 
 /// Builds, and prints the digest of what was built.
 pub(super) fn run(
@@ -106,9 +107,9 @@ fn platforms(wanted: &[String], environment: &Environment) -> Result<Vec<String>
 
 fn platform(wanted: &str) -> Result<String, Stop> {
     if wanted == "local" {
-        return Ok(frontend::Platform::of_this_machine().to_string());
+        return Ok(Platform::of_this_machine().to_string());
     }
-    let platform = frontend::Platform::parse(wanted).ok_or_else(|| {
+    let platform = Platform::parse(wanted).ok_or_else(|| {
         Stop::usage(
             format!("`--platform {wanted}` is not a platform"),
             "one is os/arch or os/arch/variant, such as linux/arm64",

@@ -15,7 +15,8 @@ use super::request::{self, print};
 use crate::dockerfile::Problem;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::frontend::{self, Options, Platform, Scope};
+use crate::frontend::{self, Options, Scope};
+use crate::image::Platform;
 
 /// Prints what was found, and ends with 1 if that is anything.
 pub(super) fn run(arguments: &LintArguments, environment: &Environment) -> Result<Exit, Stop> {

@@ -688,9 +688,7 @@ fn debian_place(text: &str, platform: &str) -> Result<DebianSource, Stop> {
 
 /// Debian's name of a platform's architecture.
 pub(super) fn debian_architecture(platform: &str) -> String {
-    frontend::Platform::parse(platform)
-        .unwrap_or_default()
-        .debian()
+    Platform::parse(platform).unwrap_or_default().debian()
 }
 
 /// An absolute path to something that need not exist.

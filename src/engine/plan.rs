@@ -17,6 +17,7 @@ use crate::frontend::{
     self, Absence, ContextFile, Lowered, Lowering, Need, Options, Resolved, Review,
 };
 use crate::graph::Source;
+use crate::image::Platform;
 use crate::store::Store;
 
 /// A graph, and the images that its sources are.
@@ -304,7 +305,7 @@ pub(super) fn options(work: &Work) -> Options {
         };
         Some((name.clone(), source))
     };
-    let platform = frontend::Platform::parse(&work.platform).unwrap_or_default();
+    let platform = Platform::parse(&work.platform).unwrap_or_default();
     let origins = work.origins.iter().map(|origin| frontend::Origin {
         first: origin.first_line,
         last: origin.last_line,
@@ -316,7 +317,7 @@ pub(super) fn options(work: &Work) -> Options {
         scope: frontend::Scope::Target,
         build_args: work.build_args.iter().cloned().collect(),
         contexts: work.contexts.iter().filter_map(source).collect(),
-        build_platform: frontend::Platform::of_this_machine(),
+        build_platform: Platform::of_this_machine(),
         platform,
         labels: work.labels.iter().cloned().collect(),
         proxies: work.proxies.iter().cloned().collect(),

@@ -147,7 +147,7 @@ pub(super) fn from_platform(
     }
     let name = parsed.name.as_ref().map_or("", |name| name.text.as_str());
     let constant = expanded.used.is_empty() && expanded.unset.is_empty();
-    if constant && !name.contains(&platform.os) && !name.contains(&platform.arch) {
+    if constant && !name.contains(&platform.os) && !name.contains(&platform.architecture) {
         let message = format!(
             "FROM --platform flag should not use constant value \"{}\"",
             expanded.text
@@ -169,15 +169,12 @@ pub(super) fn base_platform(
     let Ok(Tree::Source(Source::Image(ImageSource { name, .. }))) = &planned.base else {
         return;
     };
-    let actual = Platform {
-        os: config.os.clone(),
-        arch: config.architecture.clone(),
-        variant: config.variant.clone(),
-    };
+    let actual = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
     let expected = planned.platform.as_ref();
     let expected = expected.unwrap_or(&lowerer.options.platform).normalised();
-    let actual = actual.normalised();
-    if !actual.os.is_empty() && (&actual.os, &actual.arch) != (&expected.os, &expected.arch) {
+    if !actual.os.is_empty()
+        && (&actual.os, &actual.architecture) != (&expected.os, &expected.architecture)
+    {
         let message = format!(
             "Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",
             Name::familiar(name)

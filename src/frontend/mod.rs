@@ -32,7 +32,7 @@ use indexmap::IndexMap;
 use crate::dockerfile::ignore::IgnoreFile;
 use crate::dockerfile::{Dockerfile, Problem, Span};
 use crate::graph::{Graph, NodeId, RunDefaults, Source};
-use crate::image::ImageConfig;
+use crate::image::{ImageConfig, Platform};
 
 pub use epoch::{TimeSource, epoch_source};
 pub use git::git_context;
@@ -92,36 +92,6 @@ pub enum Scope {
     Target,
     /// All: mistakes are looked for, nothing is built.
     All,
-}
-
-/// `os/arch[/variant]`, in the words of GOOS and GOARCH.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Platform {
-    /// `linux`
-    pub os: String,
-    /// `amd64`, `arm64` …
-    pub arch: String,
-    /// `v7` …
-    pub variant: Option<String>,
-}
-
-impl Default for Platform {
-    fn default() -> Self {
-        Self {
-            os: "linux".to_owned(),
-            arch: "amd64".to_owned(),
-            variant: None,
-        }
-    }
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.arch)?;
-        self.variant
-            .iter()
-            .try_for_each(|variant| write!(f, "/{variant}"))
-    }
 }
 
 /// Where lines of a rendered Dockerfile come from.

@@ -271,7 +271,7 @@ impl<'a> Lowerer<'a> {
     fn empty(&mut self, op: Op) -> State {
         let platform = self.options.platform.normalised();
         let mut image = ImageConfig {
-            architecture: platform.arch,
+            architecture: platform.architecture,
             variant: platform.variant,
             os: platform.os,
             ..Default::default()

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::IndexMap;
 
 use super::epoch;
-use super::{Options, Platform, Scope, lint};
+use super::{Options, Scope, lint};
 use crate::dockerfile::expand::{Expansion, Keep, expand};
 use crate::dockerfile::suggest::nearest;
 use crate::dockerfile::{Argument, Dockerfile, From, Instruction, Kind, Problem, Span, Word};
 use crate::graph::{ImageSource, OciLayoutSource, Source};
-use crate::image::{self, Name};
+use crate::image::{Name, Platform};
 
 /// A Dockerfile's stages.
 #[derive(Debug)]
@@ -655,12 +655,12 @@ pub(super) fn predefined(dockerfile: &Dockerfile, options: &Options) -> IndexMap
         ("BUILDPLATFORM", build.to_string()),
         ("BUILDOS", build.os.clone()),
         ("BUILDOSVERSION", String::new()),
-        ("BUILDARCH", build.arch.clone()),
+        ("BUILDARCH", build.architecture.clone()),
         ("BUILDVARIANT", variant(&build)),
         ("TARGETPLATFORM", target.to_string()),
         ("TARGETOS", target.os.clone()),
         ("TARGETOSVERSION", String::new()),
-        ("TARGETARCH", target.arch.clone()),
+        ("TARGETARCH", target.architecture.clone()),
         ("TARGETVARIANT", variant(&target)),
         ("TARGETSTAGE", stage),
     ];
@@ -704,86 +704,4 @@ fn is_own_syntax(reference: &str) -> bool {
     let ours =
         ["docker/dockerfile", "docker/dockerfile-upstream"].contains(&name.repository.as_str());
     ours && (tag.starts_with('1') || ["latest", "labs", "master", "master-labs"].contains(&tag))
-}
-
-impl Platform {
-    /// Reads `linux/arm64/v8`, `arm64`, `linux`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let plain = |part: &&str| {
-            !part.is_empty()
-                && part
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
-        };
-        if !parts.iter().all(plain) {
-            return None;
-        }
-        let platform = |os: &str, arch: &str, variant: Option<&str>| Self {
-            os: os.to_lowercase(),
-            arch: arch.to_lowercase(),
-            variant: variant.map(str::to_lowercase),
-        };
-        let known = [
-            "amd64", "x86_64", "arm64", "aarch64", "arm", "386", "i386", "ppc64le", "s390x",
-            "riscv64", "loong64",
-        ];
-        let parsed = match parts.as_slice() {
-            [os] if ["linux", "windows", "darwin", "freebsd"].contains(os) => Self {
-                os: (*os).to_owned(),
-                ..Self::default()
-            },
-            [arch] if known.contains(arch) => platform("linux", arch, None),
-            [os, arch] => platform(os, arch, None),
-            [os, arch, variant] => platform(os, arch, Some(variant)),
-            _ => return None,
-        };
-        Some(parsed.normalised())
-    }
-
-    /// That of the programs that this machine runs.
-    #[must_use]
-    pub fn of_this_machine() -> Self {
-        let own = image::Platform::of_this_machine();
-        Self {
-            os: own.os,
-            arch: own.architecture,
-            variant: own.variant,
-        }
-    }
-
-    /// What Debian calls its architecture.
-    #[must_use]
-    pub fn debian(&self) -> String {
-        image::Platform::new(&self.os, &self.arch, self.variant.as_deref()).debian()
-    }
-
-    /// The same platform in the one spelling that is compared.
-    #[must_use]
-    pub fn normalised(&self) -> Self {
-        let mut platform = self.clone();
-        let (arch, variant) = match (self.arch.as_str(), self.variant.as_deref()) {
-            ("x86_64" | "x86-64" | "amd64", variant) => {
-                ("amd64", variant.filter(|variant| *variant != "v1"))
-            }
-            ("aarch64" | "arm64", variant) => (
-                "arm64",
-                variant.filter(|variant| !matches!(*variant, "8" | "v8")),
-            ),
-            ("armhf", _) => ("arm", Some("v7")),
-            ("armel", _) => ("arm", Some("v6")),
-            ("arm", None | Some("" | "7")) => ("arm", Some("v7")),
-            ("arm", Some("5")) => ("arm", Some("v5")),
-            ("arm", Some("6")) => ("arm", Some("v6")),
-            ("arm", Some("8")) => ("arm", Some("v8")),
-            ("i386", _) => ("386", None),
-            (arch, variant) => (arch, variant),
-        };
-        platform.variant = variant
-            .filter(|variant| !variant.is_empty())
-            .map(str::to_owned);
-        platform.arch = arch.to_owned();
-        platform
-    }
 }

@@ -28,6 +28,19 @@ pub struct Platform {
 pub struct NotAPlatform(pub String);
 
 impl Platform {
+    /// The processors of this machine.
+    pub const OWN_ARCHITECTURE: &str = match () {
+        () if cfg!(target_arch = "x86_64") => "amd64",
+        () if cfg!(target_arch = "aarch64") => "arm64",
+        () if cfg!(target_arch = "riscv64") => "riscv64",
+        () if cfg!(target_arch = "s390x") => "s390x",
+        () if cfg!(target_arch = "powerpc64") => "ppc64le",
+        () if cfg!(target_arch = "loongarch64") => "loong64",
+        () if cfg!(target_arch = "arm") => "arm",
+        () if cfg!(target_arch = "x86") => "386",
+        () => "unknown",
+    };
+
     /// A platform in normal form, as containerd brings spellings together: `x86_64` is `amd64`, `arm64/v8` is `arm64`.
     #[must_use]
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
@@ -62,18 +75,7 @@ impl Platform {
     /// That of the programs that this machine runs.
     #[must_use]
     pub fn of_this_machine() -> Self {
-        const ARCHITECTURE: &str = match () {
-            () if cfg!(target_arch = "x86_64") => "amd64",
-            () if cfg!(target_arch = "aarch64") => "arm64",
-            () if cfg!(target_arch = "riscv64") => "riscv64",
-            () if cfg!(target_arch = "s390x") => "s390x",
-            () if cfg!(target_arch = "powerpc64") => "ppc64le",
-            () if cfg!(target_arch = "loongarch64") => "loong64",
-            () if cfg!(target_arch = "arm") => "arm",
-            () if cfg!(target_arch = "x86") => "386",
-            () => "unknown",
-        };
-        Self::new("linux", ARCHITECTURE, None)
+        Self::new("linux", Self::OWN_ARCHITECTURE, None)
     }
 
     /// What Debian calls its architecture.
@@ -90,14 +92,39 @@ impl Platform {
         debian.to_owned()
     }
 
+    /// The same in normal form, without what else a manifest said of it.
+    #[must_use]
+    pub fn normalised(&self) -> Self {
+        Self::new(&self.os, &self.architecture, self.variant.as_deref())
+    }
+
     /// Whether they are the same platform, however they were spelt.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
-        let normal = |one: &Self| {
-            let normal = Self::new(&one.os, &one.architecture, one.variant.as_deref());
-            (normal.os, normal.architecture, normal.variant)
-        };
-        normal(self) == normal(other)
+        self.normalised() == other.normalised()
+    }
+
+    /// Reads what people write for short, too: `linux/arm64/v8`, `arm64`, `linux`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        const SYSTEMS: [&str; 4] = ["linux", "windows", "darwin", "freebsd"];
+        const ARCHITECTURES: [&str; 11] = [
+            "amd64", "x86_64", "arm64", "aarch64", "arm", "386", "i386", "ppc64le", "s390x",
+            "riscv64", "loong64",
+        ];
+        match text {
+            os if SYSTEMS.contains(&os) => Some(Self::new(os, "amd64", None)),
+            architecture if ARCHITECTURES.contains(&architecture) => {
+                Some(Self::new("linux", architecture, None))
+            }
+            text => text.parse().ok(),
+        }
+    }
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self::new("linux", "amd64", None)
     }
 }
 
@@ -116,7 +143,11 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self, NotAPlatform> {
         let parts: Vec<&str> = text.split('/').collect();
-        if parts.iter().any(|part| part.is_empty()) {
+        let is_plain = |part: &&str| {
+            let mut characters = part.chars();
+            !part.is_empty() && characters.all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        };
+        if !parts.iter().all(is_plain) {
             return Err(NotAPlatform(text.to_owned()));
         }
         match parts[..] {
@@ -149,5 +180,11 @@ mod tests {
         assert_eq!(debian("linux/ppc64le"), "ppc64el");
         assert_eq!(debian("linux/s390x"), "s390x");
         assert!("linux//v8".parse::<Platform>().is_err());
+        assert!("linux/arm 64".parse::<Platform>().is_err());
+        let short = |text: &str| Platform::parse(text).map(|platform| platform.to_string());
+        assert_eq!(short("aarch64").as_deref(), Some("linux/arm64"));
+        assert_eq!(short("linux").as_deref(), Some("linux/amd64"));
+        assert_eq!(short("linux/arm").as_deref(), Some("linux/arm/v7"));
+        assert_eq!(short("here"), None);
     }
 }

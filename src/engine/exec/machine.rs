@@ -4,14 +4,10 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::image::Platform;
+
 /// What this machine runs.
-pub(super) const OWN: &str = match std::env::consts::ARCH.as_bytes() {
-    b"x86_64" => "amd64",
-    b"aarch64" => "arm64",
-    b"x86" => "386",
-    b"powerpc64" => "ppc64le",
-    _ => std::env::consts::ARCH,
-};
+pub(super) const OWN: &str = Platform::OWN_ARCHITECTURE;
 
 /// How much of a program tells what it is for.
 pub(super) const HEAD_BYTES: usize = 20;
