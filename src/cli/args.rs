@@ -3,6 +3,7 @@
 pub(super) mod cache;
 pub(super) mod habitat;
 pub(super) mod history;
+pub(super) mod imagetools;
 pub(super) mod registry;
 
 use std::num::NonZeroUsize;
@@ -16,6 +17,7 @@ use crate::graph::Network;
 use cache::CacheCommand;
 use habitat::HabitatCommand;
 use history::HistoryCommand;
+use imagetools::ImagetoolsCommand;
 use registry::{CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments};
 
 /// Builds container images and development habitats without root and without a daemon.
@@ -68,6 +70,9 @@ pub(super) enum Command {
     Push(PushArguments),
     /// Copy an image from one registry to another, or between a registry and the local store
     Copy(CopyArguments),
+    /// Images of registries: several as one, and what is there
+    #[command(subcommand)]
+    Imagetools(ImagetoolsCommand),
     /// Keep credentials for a registry
     Login(LoginArguments),
     /// Forget the credentials for a registry

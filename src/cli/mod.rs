@@ -16,6 +16,7 @@ mod found;
 mod habitat;
 mod history;
 mod images;
+mod imagetools;
 mod lint;
 mod registry;
 mod render;
@@ -91,6 +92,7 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Pull(pull) => registry::pull(pull, store()?, environment),
         Command::Push(push) => registry::push(push, store()?, environment),
         Command::Copy(copy) => registry::copy(copy, store()?, environment),
+        Command::Imagetools(command) => imagetools::run(command, store()?, environment),
         Command::Login(login) => registry::login(login, environment),
         Command::Logout(logout) => registry::logout(&logout, environment),
         Command::Run(run) => run::run(run, store()?, environment),

@@ -4,6 +4,8 @@
 //! Registries::resolve     name -> manifest and configuration, for one platform       pull.rs
 //! Registries::fetch       a layer's blob, into the store
 //! Registries::push        blobs, then manifests, then tags                            push.rs
+//! Registries::join        images as one index                                         join.rs
+//! Registries::referrers   what refers to an image                                     referrers.rs
 //! Registries::login       whether someone is let in; Credentials keep it             credentials.rs
 //!
 //! conf.rs                 registries.conf: mirrors, other places, what is blocked
@@ -25,8 +27,10 @@ mod copy;
 mod credentials;
 mod error;
 mod host;
+mod join;
 mod pull;
 mod push;
+mod referrers;
 mod token;
 
 use std::collections::HashMap;
@@ -41,9 +45,10 @@ use conf::{Conf, Endpoint};
 use host::{Call, Host};
 
 pub use conf::ConfError;
-pub use copy::{Copied, Selection};
+pub use copy::{Copied, Referring, Selection};
 pub use credentials::{Credentials, CredentialsError, Secret, forget, keep};
 pub use error::{Error, Result};
+pub use join::{Alone, Join, JoinSource, Joined};
 pub use pull::{Document, Resolved};
 pub use push::{Opener, Push, PushBlob, PushContent, Pushed};
 

@@ -120,8 +120,20 @@ impl Registries {
         })
     }
 
+    /// A blob that is small enough to be held in memory, and is kept nowhere.
+    pub(super) fn small_blob(&self, name: &Name, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.tried(name, |host, repository| {
+            At {
+                host,
+                repository,
+                name,
+            }
+            .small_blob(descriptor)
+        })
+    }
+
     /// What the best place gives that gives anything. What the others said is lost unless none does.
-    fn tried<T>(
+    pub(super) fn tried<T>(
         &self,
         name: &Name,
         mut one: impl FnMut(&Arc<Host>, &str) -> Result<T>,
@@ -155,10 +167,10 @@ pub(super) fn pull_scope(repository: &str) -> Scope {
 }
 
 /// An image at one place.
-struct At<'a> {
-    host: &'a Host,
-    repository: &'a str,
-    name: &'a Name,
+pub(super) struct At<'a> {
+    pub(super) host: &'a Host,
+    pub(super) repository: &'a str,
+    pub(super) name: &'a Name,
 }
 
 impl At<'_> {
@@ -200,7 +212,7 @@ impl At<'_> {
         )))
     }
 
-    fn document(
+    pub(super) fn document(
         &self,
         reference: &str,
         digest: Option<Digest>,
@@ -384,6 +396,28 @@ impl At<'_> {
                 }
                 source => self.host.failed(&what, source),
             });
+        }
+    }
+
+    fn small_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let what = format!("blob `{}@{}`", self.repository, descriptor.digest);
+        let path = format!("{}/blobs/{}", self.repository, descriptor.digest);
+        let scopes = [pull_scope(self.repository)];
+        let call = Call {
+            limit_bytes: Content::BYTES_MAX,
+            ..Call::new(Method::Get, &path, self.repository, &scopes, &what)
+        };
+        let answer = self.host.ask(&call)?;
+        if answer.status != 200 {
+            return Err(self.host.odd(&what, &answer));
+        }
+        let found = Digest::of(&answer.body);
+        match found == descriptor.digest {
+            true => Ok(answer.body),
+            false => {
+                let why = format!("it should be {}, and is {found}", descriptor.digest);
+                Err(self.host.damaged(&what, why))
+            }
         }
     }
 

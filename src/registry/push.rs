@@ -13,10 +13,11 @@ use std::time::Duration;
 use super::Registries;
 use super::error::{Error, Result};
 use super::host::{Call, Host};
-use super::pull::pull_scope;
+use super::pull::{At, pull_scope};
+use super::referrers;
 use super::token::Scope;
 use crate::digest::Digest;
-use crate::image::{Descriptor, Name};
+use crate::image::{Content, Descriptor, Name};
 use crate::net::{self, Answer, Method, Payload, Persistence};
 
 /// How many blobs are sent at once.
@@ -94,6 +95,15 @@ pub struct Pushed {
     pub there: u32,
     /// Bytes that were sent.
     pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Pushed {
+    fn add_assign(&mut self, more: Self) {
+        self.sent += more.sent;
+        self.mounted += more.mounted;
+        self.there += more.there;
+        self.bytes += more.bytes;
+    }
 }
 
 impl Registries {
@@ -376,7 +386,34 @@ impl To<'_> {
                 );
                 Err(self.host.damaged(&what, why))
             }
-            _ => Ok(()),
+            // A registry that lists what refers to an image says so.
+            _ if answer.header("oci-subject").is_some() => Ok(()),
+            _ => self.refer(descriptor, bytes),
+        }
+    }
+
+    /// Lists a manifest with what refers to its subject, if it has one.
+    fn refer(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        let Ok(content) = Content::parse(&descriptor.media_type, bytes) else {
+            return Ok(());
+        };
+        let Some(subject) = referrers::subject(&content) else {
+            return Ok(());
+        };
+        let tag = referrers::fallback_tag(&subject.digest);
+        let at = At {
+            host: self.host,
+            repository: self.repository,
+            name: self.name,
+        };
+        let known = match at.document(&tag, None, None) {
+            Ok(known) => Some(known),
+            Err(Error::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        match referrers::with_referrer(known, descriptor, &content) {
+            Some((listed, bytes)) => self.manifest(&listed, &bytes, Some(&tag)),
+            None => Ok(()),
         }
     }
 

@@ -24,6 +24,7 @@ mod failures;
 mod files;
 mod habitats;
 mod harness;
+mod imagetools;
 mod keys;
 mod layers;
 mod locks;

@@ -348,6 +348,8 @@ pub(crate) struct Contents {
     /// By repository and tag or digest: media type and bytes.
     pub(crate) manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// Whether it knows the question what refers to an image.
+    pub(crate) lists_referrers: bool,
 }
 
 impl Contents {
@@ -394,13 +396,23 @@ impl Contents {
             if request.method == "PUT" {
                 let kind = request.header("content-type").cloned().unwrap_or_default();
                 let digest = self.put_manifest(repository, reference, &kind, request.body.clone());
-                return Reply::status(201).with("Docker-Content-Digest", digest);
+                let reply = Reply::status(201).with("Docker-Content-Digest", digest);
+                return match subject_of(&request.body) {
+                    Some(subject) if self.lists_referrers => reply.with("OCI-Subject", subject),
+                    _ => reply,
+                };
             }
             return match self.manifests.get(&key) {
                 Some((kind, bytes)) => {
                     Reply::body(kind, bytes.clone()).with("Docker-Content-Digest", digest_of(bytes))
                 }
                 None => Reply::status(404),
+            };
+        }
+        if let Some((repository, digest)) = path.split_once("/referrers/") {
+            return match self.lists_referrers {
+                true => self.referrers(repository, digest),
+                false => Reply::status(404),
             };
         }
         if let Some((repository, upload)) = path.split_once("/blobs/uploads/") {
@@ -413,6 +425,22 @@ impl Contents {
             return Reply::status(404);
         };
         Reply::blob(request, bytes)
+    }
+
+    fn referrers(&self, repository: &str, digest: &str) -> Reply {
+        let its = self.manifests.iter().filter(|((of, name), (_, bytes))| {
+            of == repository
+                && name.starts_with("sha256:")
+                && subject_of(bytes).is_some_and(|subject| subject == digest)
+        });
+        let listed: Vec<Value> = its
+            .map(|((_, name), (kind, bytes))| {
+                json!({"mediaType": kind, "digest": name, "size": bytes.len(), "artifactType": "application/x-test"})
+            })
+            .collect();
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": listed});
+        Reply::body(kind, index.to_string())
     }
 
     fn upload(
@@ -477,6 +505,11 @@ impl Contents {
             _ => Reply::status(405),
         }
     }
+}
+
+fn subject_of(manifest: &[u8]) -> Option<String> {
+    let manifest: Value = serde_json::from_slice(manifest).ok()?;
+    manifest["subject"]["digest"].as_str().map(str::to_owned)
 }
 
 /// A registry in memory; serves until the test process ends.
