@@ -43,6 +43,8 @@ pub(super) enum Command {
     /// Turn a habitat (YAML) into an image
     #[command(subcommand)]
     Habitat(HabitatCommand),
+    /// Build an image of the store again, without the cache, and say whether it becomes the same; ends with 3 if not
+    Rebuild(Box<RebuildArguments>),
     /// Say why steps of a Dockerfile would run again; ends with 10 if one would
     Why(Box<WhyArguments>),
     /// Report what is wrong with Dockerfiles, and what could be better
@@ -119,6 +121,22 @@ pub(super) enum SaveFormat {
     OciArchive,
     /// An OCI layout
     OciDir,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RebuildArguments {
+    /// The image: a name, or a digest
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: String,
+    /// Compare with the image as it was made, and keep nothing of what is built
+    #[arg(long, required = true)]
+    pub(super) check: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) watch: WatchArguments,
+    #[command(flatten)]
+    pub(super) reach: registry::ReachArguments,
 }
 
 #[derive(Debug, Args)]

@@ -56,7 +56,8 @@ fn create(
         environment,
     )?;
     let join = join_of(&arguments, &tags)?;
-    let registries = registries(&draft.work);
+    let events = draft.events(environment);
+    let registries = registries(&draft.work, events.as_ref());
     let failed = |error: Error| Stop::from(of_registry(&error));
     let joined = registries.join(&join).map_err(failed)?;
     if arguments.dry_run {
@@ -64,7 +65,6 @@ fn create(
         return Ok(Exit::Done);
     }
     let store = Store::open(store).map_err(of_store)?;
-    let events = draft.events(environment);
     // Nothing that is on its way is deleted meanwhile.
     let _work = store.tmp_dir().map_err(of_store)?;
     for tag in &tags {
@@ -229,7 +229,8 @@ fn inspect(arguments: InspectRemoteArguments, environment: &Environment) -> Resu
         super::args::WatchArguments::default(),
         environment,
     )?;
-    let registries = registries(&draft.work);
+    let events = draft.events(environment);
+    let registries = registries(&draft.work, events.as_ref());
     let failed = |error: Error| Stop::from(of_registry(&error));
     let document = registries.document(&name).map_err(failed)?;
     if arguments.raw {

@@ -18,6 +18,7 @@ mod history;
 mod images;
 mod imagetools;
 mod lint;
+mod rebuild;
 mod registry;
 mod render;
 mod report;
@@ -70,6 +71,7 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
     match arguments.command {
         Command::Build(build) => build::run(*build, store()?, environment),
         Command::Habitat(command) => habitat::run(command, store()?, environment),
+        Command::Rebuild(rebuild) => rebuild::run(*rebuild, &store()?, environment),
         Command::Why(why) => why::run(*why, &store()?, environment),
         Command::Lint(lint) => lint::run(&lint, environment),
         Command::Fmt(format) => fmt::run(&format),

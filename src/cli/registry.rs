@@ -51,7 +51,7 @@ fn pulled(
     platform: &Platform,
     events: &dyn EventSink,
 ) -> Result<crate::digest::Digest, Stop> {
-    let registries = registries(&draft.work);
+    let registries = registries(&draft.work, events);
     let now_ms = Clock::system().now().as_millis() as u64;
     let pulled = images::pull(
         store,
@@ -135,7 +135,7 @@ pub(super) fn copy(
             });
             // Nothing that is on its way is deleted meanwhile.
             let _work = store.tmp_dir().map_err(of_store)?;
-            let copied = registries(&draft.work).copy(
+            let copied = registries(&draft.work, events.as_ref()).copy(
                 &store,
                 (&from, &to),
                 (&selection, referring),
@@ -210,7 +210,8 @@ pub(super) fn login(arguments: LoginArguments, environment: &Environment) -> Res
         environment,
     )?;
     draft.work.registries.given = Some(credentials.clone());
-    registries(&draft.work)
+    let events = draft.events(environment);
+    registries(&draft.work, events.as_ref())
         .login(&host)
         .map_err(|error| Stop::from(of_registry(&error)))?;
     registry::keep(&environment.registries(), &file, &host, &credentials)

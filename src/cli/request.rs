@@ -259,6 +259,7 @@ impl Draft {
             secrets.push(secret);
         }
         let work = Work {
+            aside: false,
             project: String::new(),
             dockerfile: Text {
                 file: String::new(),

@@ -20,7 +20,7 @@ const LAYERS_AT_ONCE: usize = 4;
 /// If it is not to be had, or the store cannot be written.
 pub fn pull(
     store: &Store,
-    registries: &Registries,
+    registries: &Registries<'_>,
     (name, stored_as): (&Name, &Name),
     platform: &Platform,
     now_ms: u64,
@@ -71,7 +71,7 @@ pub fn pull(
 
 fn fetch(
     store: &Store,
-    registries: &Registries,
+    registries: &Registries<'_>,
     name: &Name,
     platform: &Platform,
     events: &dyn EventSink,

@@ -155,6 +155,10 @@ pub struct Work {
     /// Whether what the last failed step has left counts as its result, for this build alone.
     #[serde(default)]
     pub accepts_failed: bool,
+    /// Whether what is built is only compared with what is there: no result, no image and no record takes the place of
+    /// another, and cache mounts begin and end with the build.
+    #[serde(default)]
+    pub aside: bool,
     /// What becomes of the other steps when one fails.
     pub on_failure: OnFailure,
     /// When moving references are asked again.

@@ -45,7 +45,7 @@ pub(super) struct Gathered {
     seen: HashSet<Digest>,
 }
 
-impl Registries {
+impl Registries<'_> {
     /// Copies an image. Blobs that the other side lacks, and cannot take over itself, go by way of the store.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ pub struct Joined {
 /// The annotation with which an index says what an attestation is of.
 const ATTESTED: &str = "vnd.docker.reference.digest";
 
-impl Registries {
+impl Registries<'_> {
     /// What images are together. Nothing is sent.
     ///
     /// # Errors

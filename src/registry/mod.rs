@@ -39,10 +39,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventSink;
 use crate::image::Name;
 use crate::net::{self, Method};
 use conf::{Conf, Endpoint};
-use host::{Call, Host};
+use host::{Call, Host, Kept};
 
 pub use conf::ConfError;
 pub use copy::{Copied, Referring, Selection};
@@ -74,23 +75,41 @@ pub struct Settings {
 }
 
 /// What registries are reached with. Shared by threads.
-#[derive(Debug)]
-pub struct Registries {
+pub struct Registries<'e> {
     settings: Settings,
     net: net::Settings,
+    events: Option<&'e dyn EventSink>,
     conf: OnceLock<Conf>,
-    hosts: Mutex<HashMap<(String, bool), Arc<Host>>>,
+    hosts: Mutex<HashMap<(String, bool), Arc<Kept>>>,
 }
 
-impl Registries {
+impl std::fmt::Debug for Registries<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registries")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'e> Registries<'e> {
     /// Registries reached so; `net` says how servers are reached at all.
     #[must_use]
     pub fn new(settings: Settings, net: net::Settings) -> Self {
         Self {
             settings,
             net,
+            events: None,
             conf: OnceLock::new(),
             hosts: Mutex::default(),
+        }
+    }
+
+    /// The same; `events` hears of the pauses before something is tried again.
+    #[must_use]
+    pub fn heard(self, events: &'e dyn EventSink) -> Self {
+        Self {
+            events: Some(events),
+            ..self
         }
     }
 
@@ -101,7 +120,7 @@ impl Registries {
     }
 
     /// Where an image is to be had, the best place first.
-    fn endpoints(&self, name: &Name) -> Result<Vec<(Arc<Host>, String)>> {
+    fn endpoints(&self, name: &Name) -> Result<Vec<(Host<'e>, String)>> {
         let places = self.conf()?.places(name)?;
         places
             .into_iter()
@@ -110,7 +129,7 @@ impl Registries {
     }
 
     /// Where an image is sent: where it comes from if no mirror has it.
-    fn destination(&self, name: &Name) -> Result<(Arc<Host>, String)> {
+    fn destination(&self, name: &Name) -> Result<(Host<'e>, String)> {
         let place = self.conf()?.origin(name)?;
         Ok((self.host(&place)?, place.repository))
     }
@@ -151,7 +170,7 @@ impl Registries {
         Ok(self.conf.get_or_init(|| conf))
     }
 
-    fn host(&self, place: &Endpoint) -> Result<Arc<Host>> {
+    fn host(&self, place: &Endpoint) -> Result<Host<'e>> {
         let insecure = match self.settings.tls_verify {
             Some(verify) => !verify,
             None => place.insecure || self.settings.insecure.contains(&place.host),
@@ -159,10 +178,10 @@ impl Registries {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (place.host.clone(), insecure);
         if let Some(host) = hosts.get(&key) {
-            return Ok(Arc::clone(host));
+            return Ok(Host::of(Arc::clone(host), self.events));
         }
-        let host = Arc::new(Host::new(&place.host, insecure, &self.settings, &self.net)?);
+        let host = Arc::new(Kept::new(&place.host, insecure, &self.settings, &self.net)?);
         hosts.insert(key, Arc::clone(&host));
-        Ok(host)
+        Ok(Host::of(host, self.events))
     }
 }

@@ -2,7 +2,6 @@
 //! digest says before it gets its name in the store.
 
 use std::io;
-use std::sync::Arc;
 
 use super::Registries;
 use super::error::{Error, Result};
@@ -53,7 +52,7 @@ pub struct Resolved {
     pub config_bytes: Vec<u8>,
 }
 
-impl Registries {
+impl Registries<'_> {
     /// Finds out what a name stands for on a platform. Manifest and configuration, and the indices on the way to them, are
     /// blobs of the store then.
     ///
@@ -136,7 +135,7 @@ impl Registries {
     pub(super) fn tried<T>(
         &self,
         name: &Name,
-        mut one: impl FnMut(&Arc<Host>, &str) -> Result<T>,
+        mut one: impl FnMut(&Host<'_>, &str) -> Result<T>,
     ) -> Result<T> {
         let mut failure = None;
         for (host, repository) in self.endpoints(name)? {
@@ -168,7 +167,7 @@ pub(super) fn pull_scope(repository: &str) -> Scope {
 
 /// An image at one place.
 pub(super) struct At<'a> {
-    pub(super) host: &'a Host,
+    pub(super) host: &'a Host<'a>,
     pub(super) repository: &'a str,
     pub(super) name: &'a Name,
 }

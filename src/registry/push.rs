@@ -7,9 +7,6 @@
 //!             └─▶ 202: PUT all of it, or PATCH part by part and then PUT; broken off: GET says how far it came
 //! ```
 
-use std::fs::File;
-use std::time::Duration;
-
 use super::Registries;
 use super::error::{Error, Result};
 use super::host::{Call, Host};
@@ -19,6 +16,7 @@ use super::token::Scope;
 use crate::digest::Digest;
 use crate::image::{Content, Descriptor, Name};
 use crate::net::{self, Answer, Method, Payload, Persistence};
+use std::fs::File;
 
 /// How many blobs are sent at once.
 const SENT_AT_ONCE: usize = 4;
@@ -106,7 +104,7 @@ impl std::ops::AddAssign for Pushed {
     }
 }
 
-impl Registries {
+impl Registries<'_> {
     /// Sends an image. `progress` is told how many bytes went.
     ///
     /// # Errors
@@ -152,8 +150,8 @@ enum How {
 
 /// Where it goes.
 struct To<'a> {
-    registries: &'a Registries,
-    host: &'a Host,
+    registries: &'a Registries<'a>,
+    host: &'a Host<'a>,
     name: &'a Name,
     repository: &'a str,
     scope: Scope,
@@ -199,7 +197,7 @@ impl To<'_> {
                     return Ok(How::Sent);
                 }
                 Err(error) if is_begun_again(&error, blob) && tried + 1 < self.retry.attempts => {
-                    self.pause(tried);
+                    self.pause(tried, &error);
                     tried += 1;
                 }
                 Err(error) => return Err(error),
@@ -271,7 +269,7 @@ impl To<'_> {
             let part = match self.part(&location, file, from, length, what) {
                 Ok(part) => part,
                 Err(error) if is_passing(&error) && tried < self.retry.attempts => {
-                    self.pause(tried);
+                    self.pause(tried, &error);
                     self.progress_of(&location, what)?
                 }
                 Err(error) => return Err(error),
@@ -462,9 +460,21 @@ impl To<'_> {
         }
     }
 
-    fn pause(&self, tried: u32) {
-        let doubled: Duration = self.retry.first_pause.saturating_mul(1 << tried.min(16));
-        std::thread::sleep(doubled.min(self.retry.longest_pause));
+    fn pause(&self, tried: u32, error: &Error) {
+        let client = self.host.client();
+        let url = self.host.url("").unwrap_or_default();
+        client.pause(&url, &reason(error), tried + 1, None);
+    }
+}
+
+/// Why a part did not arrive.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Request {
+            source: net::Error::Unreachable { why, .. } | net::Error::BrokenOff { why, .. },
+            ..
+        } => why.clone(),
+        error => error.to_string(),
     }
 }
 

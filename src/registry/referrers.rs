@@ -13,7 +13,7 @@ use crate::net::{self, Method};
 /// An answer comes in this many parts at most.
 const PAGES_MAX: usize = 64;
 
-impl Registries {
+impl Registries<'_> {
     /// What refers to a manifest of a repository, as far as the registry knows.
     ///
     /// # Errors

@@ -93,7 +93,7 @@ impl Store {
 
 const ENDING: &str = ".json";
 
-fn file_of(name: &str) -> String {
+pub(super) fn file_of(name: &str) -> String {
     format!("{}{ENDING}", name::file_name(name))
 }
 

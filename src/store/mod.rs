@@ -61,7 +61,7 @@ pub use failed::FailedStep;
 pub(crate) use failed::accept;
 pub use filter::{BadFilter, Filter};
 pub use groups::{Group, GroupKind, Row, groups};
-pub use history::{BuildLog, BuildRecord, History, StepRecord};
+pub use history::{BuildEnd, BuildLog, BuildRecord, History, StepRecord};
 pub use image::StoredImage;
 pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use instance::{Hold, Instance, InstanceRecord, LastState};

@@ -39,6 +39,7 @@ mod platforms;
 mod published;
 mod quickstart;
 mod ready_made;
+mod rebuild;
 mod registries;
 mod registry_faults;
 mod remote;

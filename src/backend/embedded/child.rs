@@ -104,10 +104,13 @@ fn carry_out(
             let stdout = files.into_iter().next();
             let sink = Sink(Arc::clone(socket));
             let surroundings = Surroundings { cancel, groups };
+            let reasons = |reports| {
+                drop(protocol::send(socket, &Report::Reasons(reports), &[]));
+            };
             let built = finish::build(
                 &request,
                 stdout,
-                &sink,
+                (&sink, &reasons),
                 surroundings,
                 sink.clone().warnings(),
             );

@@ -27,7 +27,7 @@ use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 /// The layers of one build's result.
 pub(super) struct Layers<'a> {
     session: &'a Session<'a>,
-    workshop: &'a Workshop,
+    workshop: &'a Workshop<'a>,
     base: Option<&'a BaseImage>,
     snapshots: &'a [Key],
     /// Packed layers that are used again.
@@ -37,7 +37,7 @@ pub(super) struct Layers<'a> {
 impl<'a> Layers<'a> {
     pub(super) fn new(
         session: &'a Session<'a>,
-        workshop: &'a Workshop,
+        workshop: &'a Workshop<'a>,
         base: Option<&'a BaseImage>,
         snapshots: &'a [Key],
     ) -> Self {
@@ -161,8 +161,9 @@ impl LayerSource for Layers<'_> {
 
 /// What was written of an image, if one was.
 pub(super) struct Shipped {
-    pub(super) manifest: crate::image::Descriptor,
-    pub(super) config: Digest,
+    pub(super) image: Assembled,
+    /// How it was written.
+    pub(super) form: ImageOutput,
 }
 
 /// Writes every output. Returns the first image among them.
@@ -201,9 +202,13 @@ pub(super) fn write_all(
                 .write(output, &mut *stdout)
                 .map_err(|error| vec![of_export(&error)])?,
         };
-        if let (None, Some(manifest), Some(config)) = (&shipped, exported.manifest, exported.config)
-        {
-            shipped = Some(Shipped { manifest, config });
+        let form = match output {
+            Output::Image(form) | Output::Oci(form) | Output::Docker(form) => form,
+            _ => continue,
+        };
+        if let (None, Some(image)) = (&shipped, exported.image) {
+            let (image, form) = (*image, form.clone());
+            shipped = Some(Shipped { image, form });
         }
     }
     Ok(shipped)
@@ -301,6 +306,7 @@ fn stored(
     Ok(Exported {
         manifest: Some(image.descriptor()),
         config: Some(image.config_digest()),
+        image: Some(Box::new(prepared.image)),
         names,
         devices_skipped: 0,
     })

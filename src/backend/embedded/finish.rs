@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers, SaveRequest};
+use super::recipe;
 use crate::digest::Key;
 use crate::engine::base::{Asking, BaseImage, Blobs};
 use crate::engine::clock::Clock;
@@ -18,7 +19,7 @@ use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
-use crate::engine::phases::{self, PhaseReport, StepReport};
+use crate::engine::phases::{self, Makings, PhaseReport, StepReport};
 use crate::engine::plan::Planned;
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Shell, ShellEnd, Surroundings, Workshop};
@@ -28,7 +29,7 @@ use crate::graph::{NodeId, Op};
 use crate::image::{
     self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
 };
-use crate::store::{Store, StoreError, StoredImage};
+use crate::store::{History as Builds, Store, StoreError, StoredImage};
 use crate::sys::signal::Resizes;
 
 /// The build, if all of its results are there and nothing has to be written but names.
@@ -78,6 +79,9 @@ pub(super) fn from_cache(
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
     remember(&session, &planned, &assembled)?;
+    if !Builds::of(&request.store).has_recipe(&assembled.digest()) {
+        recipe::note(request, &session, &planned, &assembled, None);
+    }
     let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     said.release(events);
     Ok(Some(outcome))
@@ -190,7 +194,11 @@ fn allowed(session: &Session<'_>, asking: Asking) -> Result<Planned, Vec<Failure
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    for name in lock::unpinned(work, &planned) {
+    let unpinned = match work.aside {
+        true => Vec::new(),
+        false => lock::unpinned(work, &planned),
+    };
+    for name in unpinned {
         let lock = work.lock.as_ref().map_or("", |lock| &lock.file);
         events.emit(BuildEvent::Warning {
             code: "NotLocked".to_owned(),
@@ -218,6 +226,27 @@ pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<
 /// If the input is wrong.
 pub(super) fn steps(work: &Work, store: &Path) -> Result<Vec<StepReport>, Vec<Failure>> {
     foresee(work, store, phases::step_report)
+}
+
+/// What a build would read that is not what it was. Servers are asked for what the store does not know.
+///
+/// # Errors
+/// If something is not to be had any more.
+pub(super) fn changes(
+    work: &Work,
+    store: &Path,
+    recorded: &[(String, Makings)],
+    events: &dyn EventSink,
+) -> Result<Vec<StepReport>, Vec<Failure>> {
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let planned = Planned::of(&session, Asking::Registries)?;
+    let silent = Held::default();
+    let looking = Session::new(work, &store, &contexts, Clock::system(), &silent);
+    let wanted = [planned.lowered.target];
+    Survey::of(&looking, &planned, &wanted, Thoroughness::Complete)?;
+    phases::changes(&looking, &planned, recorded).map_err(|failure| vec![failure])
 }
 
 /// Looks at everything that a build would do, and makes nothing.
@@ -268,7 +297,7 @@ fn unknown_base() -> Failure {
 pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
-    events: &dyn EventSink,
+    (events, reasons): (&dyn EventSink, &dyn Fn(Vec<StepReport>)),
     surroundings: Surroundings,
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
@@ -286,7 +315,15 @@ pub(super) fn build(
             .map_err(store_failures)?;
     }
     let target = planned.lowered.target;
-    let made = solve::solve(&session, &workshop, &planned, &[target])?;
+    let solved = solve::solve(&session, &workshop, &planned, &[target]);
+    // Before what was built is remembered: then nothing differs any more.
+    if !request.work.aside
+        && let Ok(reports) = phases::reasons(&session, &planned)
+        && !reports.is_empty()
+    {
+        reasons(reports);
+    }
+    let made = solved?;
     let tree = made.get(&target).and_then(Made::tree).cloned();
     let tree = tree.unwrap_or_else(|| solve::Tree::new(Vec::new()));
     workshop
@@ -307,7 +344,8 @@ pub(super) fn build(
     };
     let assembled = assemble(&session, &planned, parts)?;
     let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
-    if !request.work.accepts_failed {
+    let is_kept = !request.work.accepts_failed && !request.work.aside;
+    if is_kept {
         remember(&session, &planned, &assembled)?;
     }
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
@@ -315,10 +353,17 @@ pub(super) fn build(
         .lowered
         .source_date_epoch
         .map(Timestamp::from_seconds);
+    if is_kept {
+        recipe::note(request, &session, &planned, &assembled, None);
+    }
     if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
+        if is_kept && shipped.image.digest() != assembled.digest() {
+            let (image, form) = (&shipped.image, Some(&shipped.form));
+            recipe::note(request, &session, &planned, image, form);
+        }
         // What left is what was asked for; the store's own manifest names uncompressed layers.
-        outcome.manifest = described(&shipped.manifest);
-        outcome.config_digest = shipped.config;
+        outcome.manifest = described(&shipped.image.descriptor());
+        outcome.config_digest = shipped.image.config_digest();
     }
     if swept.in_use > 0 {
         // Whoever was still dying when this build began is gone now, and what it held can go as well.
@@ -571,7 +616,8 @@ fn keep(
     let digest = assembled.digest();
     let stored_ms = session.clock.now().as_millis() as u64;
     // An image is found by its digest as well, whatever names it has.
-    for name in names.iter().cloned().chain([digest.to_string()]) {
+    let all = names.iter().cloned().chain([digest.to_string()]);
+    for name in all.filter(|_| !request.work.aside) {
         let known = store.image(&name).map_err(store_failures)?;
         if known.is_none_or(|known| known.digest != digest || known.layers != snapshots) {
             let image = StoredImage {

@@ -8,6 +8,8 @@ mod finish;
 mod instances;
 mod platforms;
 mod protocol;
+mod rebuild;
+mod recipe;
 mod recorder;
 mod stored;
 mod supervisor;
@@ -25,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 pub use child::play as play_child;
 pub use export::{JoinedNames, SaveRequest};
 pub use instances::State;
+pub use rebuild::{Difference, Rebuilt};
 pub use upkeep::Look;
 
 use super::{BuildRequest, Outcome};
@@ -70,7 +73,7 @@ impl Embedded {
         request: &BuildRequest,
         events: &dyn EventSink,
     ) -> Result<Outcome, Vec<Failure>> {
-        let recorder = Recorder::new(&request.store, events);
+        let recorder = Recorder::new(request, events);
         events.emit(BuildEvent::BuildStarted {
             target: request
                 .work
@@ -86,7 +89,7 @@ impl Embedded {
             .settled_request(request, &recorder)
             .and_then(|request| {
                 let built = match request.platforms.len() {
-                    0 | 1 => one(&request, &recorder),
+                    0 | 1 => one(&request, &recorder, &|reasons| recorder.reasons(&reasons)),
                     _ => platforms::build(self, &request, &recorder),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
@@ -110,7 +113,7 @@ impl Embedded {
             }
             Err(_) => Status::Failed,
         };
-        recorder.finish(request, status, &built);
+        recorder.finish(status, &built);
         events.emit(BuildEvent::BuildDone {
             status,
             digest: outcome.map(|outcome| outcome.manifest.digest),
@@ -359,7 +362,11 @@ fn lock(
 }
 
 /// The build of one platform.
-fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+fn one(
+    request: &BuildRequest,
+    events: &dyn EventSink,
+    reasons: &dyn Fn(Vec<StepReport>),
+) -> Result<Outcome, Vec<Failure>> {
     if let Some(outcome) = finish::from_cache(request, events)? {
         return Ok(outcome);
     }
@@ -369,10 +376,14 @@ fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Fa
             return Ok(outcome);
         }
     }
-    in_child(request, events)
+    in_child(request, events, reasons)
 }
 
-fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+fn in_child(
+    request: &BuildRequest,
+    events: &dyn EventSink,
+    reasons: &dyn Fn(Vec<StepReport>),
+) -> Result<Outcome, Vec<Failure>> {
     let stdout = io::stdout();
     let work = &request.work;
     // Taken apart when the engine child is gone.
@@ -392,7 +403,7 @@ fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, V
         request: Box::new(request.clone()),
         groups: groups.as_ref().map(|groups| groups.path().to_owned()),
     };
-    match listen(&order, &[stdout.as_fd()], events)? {
+    match listen_to(&order, &[stdout.as_fd()], events, reasons)? {
         Report::Built(outcome) => Ok(*outcome),
         other => Err(vec![unexpected(&other)]),
     }
@@ -403,6 +414,16 @@ fn listen(
     order: &Order,
     files: &[BorrowedFd<'_>],
     events: &dyn EventSink,
+) -> Result<Report, Vec<Failure>> {
+    listen_to(order, files, events, &|_| ())
+}
+
+/// The same, for whom it matters why steps were run.
+fn listen_to(
+    order: &Order,
+    files: &[BorrowedFd<'_>],
+    events: &dyn EventSink,
+    reasons: &dyn Fn(Vec<StepReport>),
 ) -> Result<Report, Vec<Failure>> {
     let endings = Endings::hold().map_err(|error| {
         let message = "signals cannot be waited for";
@@ -421,6 +442,7 @@ fn listen(
         }
         match next(&engine)? {
             Report::Event(event) => events.emit(event),
+            Report::Reasons(reports) => reasons(reports),
             Report::Failed(failures) => return Err(failures),
             report => return Ok(report),
         }
@@ -473,6 +495,7 @@ fn stop(engine: &Engine, endings: &Endings, events: &dyn EventSink) {
         }
         match next(engine) {
             Ok(Report::Event(event)) => events.emit(event),
+            Ok(Report::Reasons(_)) => {}
             _ => return,
         }
     }

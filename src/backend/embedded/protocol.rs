@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::engine::carry::Carried;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
+use crate::engine::phases::StepReport;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
@@ -133,6 +134,8 @@ pub(super) const STOP: &[u8] = b"stop";
 pub(super) enum Report {
     /// Something happened.
     Event(BuildEvent),
+    /// Why steps were run.
+    Reasons(Vec<StepReport>),
     /// All that has to be known before the Dockerfile can be lowered is.
     Settled(Box<Work>),
     /// The sources were asked.

@@ -144,7 +144,7 @@ impl Session<'_> {
         planned: &Planned,
         id: NodeId,
     ) -> Result<Vec<Listed>, Failure> {
-        let noted = self.take_listed(id);
+        let noted = self.noted_listed(id);
         if !noted.is_empty() {
             return Ok(noted);
         }

@@ -38,7 +38,7 @@ pub struct Session<'a> {
     /// Who listens.
     pub events: &'a dyn EventSink,
     /// Where images are that are not here.
-    pub registries: Registries,
+    pub registries: Registries<'a>,
     noted: Mutex<HashMap<NodeId, Noted>>,
     /// How many sockets of SSH agents were made.
     pub(super) doors: AtomicUsize,
@@ -58,6 +58,8 @@ struct Noted {
     layers: Vec<Key>,
     /// The files of this machine that it reads.
     listed: Vec<Listed>,
+    /// It was run.
+    is_run: bool,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -69,13 +71,13 @@ impl std::fmt::Debug for Session<'_> {
 }
 
 /// Where things are made.
-pub struct Workshop {
+pub struct Workshop<'e> {
     /// Trees.
     pub snapshots: SnapshotStore,
     /// Processes.
     pub sandbox: Sandbox,
     /// What servers are reached with.
-    pub reach: Reach,
+    pub reach: Reach<'e>,
     /// The wish that it end.
     pub cancel: Cancel,
     /// Leave to use a core.
@@ -95,7 +97,7 @@ pub struct Surroundings {
     pub groups: Option<PathBuf>,
 }
 
-impl std::fmt::Debug for Workshop {
+impl std::fmt::Debug for Workshop<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Workshop").finish_non_exhaustive()
     }
@@ -159,7 +161,7 @@ impl<'a> Session<'a> {
             clock,
             events,
             contexts,
-            registries: reach::registries(work),
+            registries: reach::registries(work, events),
             noted: Mutex::default(),
             doors: AtomicUsize::new(0),
             used_caches: Mutex::default(),
@@ -212,12 +214,24 @@ impl<'a> Session<'a> {
     }
 
     /// The files of this machine that a step reads, where they were noted.
-    pub(in crate::engine) fn take_listed(&self, id: NodeId) -> Vec<Listed> {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(in crate::engine) fn noted_listed(&self, id: NodeId) -> Vec<Listed> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted
-            .get_mut(&id)
-            .map(|noted| std::mem::take(&mut noted.listed))
+            .get(&id)
+            .map(|noted| noted.listed.clone())
             .unwrap_or_default()
+    }
+
+    /// Notes that a step is run.
+    pub(super) fn note_run(&self, id: NodeId) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.entry(id).or_default().is_run = true;
+    }
+
+    /// Whether a step was run.
+    pub(in crate::engine) fn is_run(&self, id: NodeId) -> bool {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.get(&id).is_some_and(|noted| noted.is_run)
     }
 
     /// Notes the result of a step.
@@ -330,13 +344,13 @@ fn test_name(record: &OpRecord) -> String {
     format!("test {}", left.unwrap_or_default())
 }
 
-impl Workshop {
+impl<'e> Workshop<'e> {
     /// Sets up what the engine child makes things with.
     ///
     /// # Errors
     /// If this machine lacks something.
     pub fn open(
-        session: &Session<'_>,
+        session: &Session<'e>,
         surroundings: Surroundings,
         warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {

@@ -130,6 +130,8 @@ pub struct Exported {
     pub manifest: Option<Descriptor>,
     /// The configuration that was written.
     pub config: Option<Digest>,
+    /// The image itself, where it is one alone.
+    pub image: Option<Box<Assembled>>,
     /// The image's names.
     pub names: Vec<Name>,
     /// Device nodes that the user may not make and that are missing for that.
@@ -325,6 +327,7 @@ impl Exported {
         Self {
             manifest: None,
             config: None,
+            image: None,
             names: Vec::new(),
             devices_skipped: 0,
         }
