@@ -101,6 +101,7 @@ fn fetch(
         stored_ms: 0,
         layers: layers.iter().map(|layer| layer.snapshot).collect(),
         pulled_from: Some(name.to_string()),
+        base: None,
     };
     Ok((image, fetched.iter().sum()))
 }

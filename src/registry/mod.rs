@@ -47,14 +47,17 @@ use host::{Call, Host, Kept};
 
 pub use conf::ConfError;
 pub use copy::{Copied, Referring, Selection};
-pub use credentials::{Credentials, CredentialsError, Secret, forget, keep};
+pub use credentials::{
+    AskHelper, Credentials, CredentialsError, HelperAnswer, HelperQuestion, Helpers, Secret,
+    forget, keep, run_helper,
+};
 pub use error::{Error, Result};
 pub use join::{Alone, Join, JoinSource, Joined};
 pub use pull::{Document, Resolved};
 pub use push::{Opener, Push, PushBlob, PushContent, Pushed};
 
 /// Where things are found that say how registries are reached: nothing is read before it is needed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// Files with credentials, the first one that knows a registry counts.
     pub auth_files: Vec<PathBuf>,
@@ -70,6 +73,9 @@ pub struct Settings {
     pub tls_verify: Option<bool>,
     /// What helpers for credentials see of the environment: PATH, HOME and the like.
     pub helper_env: Vec<(String, String)>,
+    /// Who runs helpers for credentials.
+    #[serde(skip)]
+    pub helpers: Helpers,
     /// Credentials that are given with the request, before any that are found.
     pub given: Option<Credentials>,
 }

@@ -568,6 +568,7 @@ mod tests {
             stored_ms: 1,
             layers: Vec::new(),
             pulled_from: None,
+            base: None,
         };
         store.put_image(&named).unwrap();
         let of_build = BuildRecord {

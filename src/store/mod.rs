@@ -62,7 +62,7 @@ pub(crate) use failed::accept;
 pub use filter::{BadFilter, Filter};
 pub use groups::{Group, GroupKind, Row, groups};
 pub use history::{BuildEnd, BuildLog, BuildRecord, History, StepRecord};
-pub use image::StoredImage;
+pub use image::{StoredBase, StoredImage};
 pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use instance::{Hold, Instance, InstanceRecord, LastState};
 pub use inventory::{Disk, Entry, Inventory, Keeper, Owner, RecordType};

@@ -64,18 +64,18 @@ impl LayerSource for Layers<'_> {
                     Err(error) => Err(error.into()),
                 }
             }
-            Some(Blobs::Registry(name)) => {
-                let mut layers = self.base.iter().flat_map(|base| &base.layers);
-                let Some(layer) = layers.find(|layer| layer.descriptor.digest == *digest) else {
+            Some(Blobs::Registry(_) | Blobs::Store) => {
+                let known = self.base.and_then(|base| base.registry_of(digest));
+                let Some((name, descriptor)) = known else {
                     return Ok(None);
                 };
                 let store = self.session.store;
                 self.session
                     .registries
-                    .fetch(store, name, &layer.descriptor, &|_| ())?;
+                    .fetch(store, &name, descriptor, &|_| ())?;
                 Ok(Some(store.open_blob_file(digest)?))
             }
-            Some(Blobs::Store) | None => Ok(None),
+            None => Ok(None),
         }
     }
 
@@ -141,16 +141,8 @@ impl LayerSource for Layers<'_> {
     }
 
     fn registry_of(&self, digest: &Digest) -> Option<Name> {
-        let base = self.base?;
-        match &base.blobs {
-            Blobs::Registry(name) => {
-                let mut layers = base.layers.iter();
-                layers
-                    .any(|layer| layer.descriptor.digest == *digest)
-                    .then(|| name.clone())
-            }
-            Blobs::Store | Blobs::Layout(_) => None,
-        }
+        let (name, _) = self.base?.registry_of(digest)?;
+        Some(name)
     }
 
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
@@ -300,6 +292,7 @@ fn stored(
             stored_ms: source.session.now_ms(),
             layers: layers.clone(),
             pulled_from: None,
+            base: source.base.and_then(BaseImage::as_base),
         };
         store.put_image(&image).map_err(of_store)?;
     }
@@ -363,16 +356,17 @@ pub(super) fn save(
             assembled(&image, store).map_err(damaged)?,
             found.layers,
             names,
+            image,
         ));
     }
     let sources: Vec<Layers<'_>> = images
         .iter()
-        .map(|(_, snapshots, _)| Layers::new(session, workshop, None, snapshots))
+        .map(|(_, snapshots, _, base)| Layers::new(session, workshop, Some(base), snapshots))
         .collect();
     let exports: Vec<Export<'_>> = images
         .iter()
         .zip(&sources)
-        .map(|((image, _, names), source)| Export {
+        .map(|((image, _, names, _), source)| Export {
             image,
             source,
             names,

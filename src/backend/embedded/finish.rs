@@ -615,17 +615,22 @@ fn keep(
     }
     let digest = assembled.digest();
     let stored_ms = session.clock.now().as_millis() as u64;
+    let base = base_image(planned).and_then(BaseImage::as_base);
     // An image is found by its digest as well, whatever names it has.
     let all = names.iter().cloned().chain([digest.to_string()]);
     for name in all.filter(|_| !request.work.aside) {
         let known = store.image(&name).map_err(store_failures)?;
-        if known.is_none_or(|known| known.digest != digest || known.layers != snapshots) {
+        let is_same = |known: StoredImage| {
+            known.digest == digest && known.layers == snapshots && known.base == base
+        };
+        if !known.is_some_and(is_same) {
             let image = StoredImage {
                 name,
                 digest,
                 stored_ms,
                 layers: snapshots.to_vec(),
                 pulled_from: None,
+                base: base.clone(),
             };
             store.put_image(&image).map_err(store_failures)?;
         }

@@ -43,6 +43,7 @@ use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::image::{self, Name};
+use crate::registry::{self, HelperQuestion};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -443,10 +444,28 @@ fn listen_to(
         match next(&engine)? {
             Report::Event(event) => events.emit(event),
             Report::Reasons(reports) => reasons(reports),
+            Report::Helper(question) => answer(&engine, order, &question)?,
             Report::Failed(failures) => return Err(failures),
             report => return Ok(report),
         }
     }
+}
+
+/// Asks a program that keeps credentials, as the user that this process is.
+fn answer(engine: &Engine, order: &Order, question: &HelperQuestion) -> Result<(), Vec<Failure>> {
+    let answer: protocol::Answer = match order.registries() {
+        Some(settings) => registry::run_helper(settings, question),
+        None => Err("nobody is asked for this".to_owned()),
+    };
+    protocol::send(&engine.socket, &answer, &[]).map_err(|error| {
+        let message = "the engine process went away while it waited for credentials";
+        vec![Failure::caused(
+            FailureKind::Bug,
+            "engine::connection",
+            message,
+            &error,
+        )]
+    })
 }
 
 /// A Dockerfile that was fetched, or that another one stands on, is known to nobody else: what is wrong with it is shown in
@@ -495,7 +514,8 @@ fn stop(engine: &Engine, endings: &Endings, events: &dyn EventSink) {
         }
         match next(engine) {
             Ok(Report::Event(event)) => events.emit(event),
-            Ok(Report::Reasons(_)) => {}
+            // Nobody waits for credentials any more.
+            Ok(Report::Reasons(_) | Report::Helper(_)) => {}
             _ => return,
         }
     }

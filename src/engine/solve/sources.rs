@@ -291,9 +291,18 @@ impl Session<'_> {
             layers::unpack(self.store, upon, image, layer, name, self.clock)
         };
         match &image.blobs {
-            Blobs::Store | Blobs::Layout(_) => {
-                missing.iter().try_for_each(|place| unpack(*place))?
-            }
+            Blobs::Store | Blobs::Layout(_) => missing.iter().try_for_each(|place| {
+                // Of what it was built on a blob may have been deleted since.
+                let digest = &image.layers[*place].descriptor.digest;
+                if let Some((registry, blob)) = image.registry_of(digest)
+                    && !self.store.has_blob(digest)
+                    && self.work.freshness != Freshness::Never
+                {
+                    let fetched = self.registries.fetch(self.store, &registry, blob, &|_| ());
+                    fetched.map_err(|error| of_registry(&error))?;
+                }
+                unpack(*place)
+            })?,
             Blobs::Registry(registry) => {
                 self.fetch_and_unpack(image, registry, &missing, name, &unpack)?;
             }
