@@ -19,6 +19,7 @@ mod conformance;
 mod contexts;
 mod crash;
 mod debian;
+mod exchanges;
 mod exports;
 mod failures;
 mod files;

@@ -2,7 +2,7 @@
 //! do anything else than it should.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -119,10 +119,80 @@ impl DockerRegistry {
         Ok(registry)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `localhost:PORT`.
     pub(crate) fn host(&self) -> String {
         format!("localhost:{}", self.port)
     }
+}
+
+/// A line to a server of this machine that is cut now and then.
+#[derive(Debug, Clone)]
+pub(crate) struct CutLine {
+    port: u16,
+    /// How often it is still cut, and after how many bytes of one connection, in whichever direction.
+    cuts: Arc<Mutex<(u32, u64)>>,
+}
+
+impl CutLine {
+    pub(crate) fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let line = Self {
+            port: listener.local_addr().expect("it is bound").port(),
+            cuts: Arc::default(),
+        };
+        let cuts = Arc::clone(&line.cuts);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(("127.0.0.1", server)).expect("it listens");
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let ends = from
+                        .try_clone()
+                        .and_then(|from| Ok((from, to.try_clone()?)));
+                    let (from, to) = ends.expect("a socket can be shared");
+                    let cuts = Arc::clone(&cuts);
+                    std::thread::spawn(move || carry(&from, &to, &cuts));
+                }
+            }
+        });
+        line
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Cuts it so often, each time when one connection has carried so many bytes one way.
+    pub(crate) fn cut(&self, times: u32, bytes: u64) {
+        *self.cuts.lock().expect("no panic") = (times, bytes);
+    }
+
+    /// How often it is still to be cut.
+    pub(crate) fn left(&self) -> u32 {
+        self.cuts.lock().expect("no panic").0
+    }
+}
+
+fn carry(mut from: &TcpStream, mut to: &TcpStream, cuts: &Mutex<(u32, u64)>) {
+    let mut piece = vec![0; 64 << 10];
+    let mut carried = 0;
+    while let Ok(count @ 1..) = from.read(&mut piece) {
+        carried += count as u64;
+        let mut cuts = cuts.lock().expect("no panic");
+        if cuts.0 > 0 && carried > cuts.1 {
+            cuts.0 -= 1;
+            break;
+        }
+        drop(cuts);
+        if to.write_all(&piece[..count]).is_err() {
+            break;
+        }
+    }
+    drop(from.shutdown(std::net::Shutdown::Both));
+    drop(to.shutdown(std::net::Shutdown::Both));
 }
 
 pub(crate) fn free_port() -> u16 {
