@@ -49,6 +49,7 @@ mod repos;
 mod running;
 mod scripts;
 mod services;
+mod shapes;
 mod shell;
 mod ssh;
 mod steps;

@@ -747,3 +747,44 @@ fn what_is_gone_of_a_base_is_fetched_again_when_it_has_to_leave() {
         "made\nmore\n"
     );
 }
+
+#[test]
+fn an_image_of_which_no_file_changes_is_not_unpacked_and_not_fetched_to_be_pushed() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-bare");
+    bench.file(
+        "Dockerfile",
+        format!("FROM {host}/base:1\nENV A=b\nLABEL c=d\n"),
+    );
+    let layers = Layout::read(need!(busybox::layout())).layer_digests();
+    let fetched = || {
+        let asked = registry.asked();
+        let gets = asked.iter().filter(|request| request.method == "GET");
+        let is_layer = |path: &str| layers.iter().any(|layer| path.ends_with(layer.as_str()));
+        gets.filter(|request| is_layer(&request.path)).count()
+    };
+    let snapshots = || bench.sh("ls ../store/snapshots | wc -l").out();
+    bench.ok(&format!("build -o type=registry,name={host}/labelled:1 ."));
+    assert_eq!(fetched(), 0);
+    // With a name it is an image of the store as well: its layers are fetched, and unpacked when it runs.
+    bench.ok(&format!("build --push -t {host}/labelled:2 ."));
+    assert_eq!(fetched(), layers.len());
+    assert_eq!(snapshots(), "0\n");
+    registry.misbehave(|_, _: &Contents| Some(Reply::status(500)));
+    let warm = bench.built("build -t again .");
+    assert_eq!(warm.steps_run(), 0);
+    bench.ok("save --format oci-dir -o saved again");
+    assert_eq!(snapshots(), "0\n");
+    assert_eq!(
+        bench
+            .finish(bench.shmocker_command("run again sh -c").arg("echo $A"))
+            .out(),
+        "b\n"
+    );
+    bench.ok("build -o out .");
+    bench.sh("test -e out/bin/busybox");
+}

@@ -52,6 +52,14 @@ impl<'a> Layers<'a> {
 }
 
 impl LayerSource for Layers<'_> {
+    fn has_blob(&self, digest: &Digest) -> bool {
+        let in_layout = || match self.base.map(|base| &base.blobs) {
+            Some(Blobs::Layout(layout)) => layout.join("blobs/sha256").join(digest.hex()).is_file(),
+            _ => false,
+        };
+        self.session.store.has_blob(digest) || self.registry_of(digest).is_some() || in_layout()
+    }
+
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError> {
         if self.session.store.has_blob(digest) {
             return Ok(Some(self.session.store.open_blob_file(digest)?));
@@ -149,6 +157,11 @@ impl LayerSource for Layers<'_> {
         layers::write_root(self.workshop, self.snapshots, times, out)?;
         Ok(())
     }
+}
+
+/// Whether an output is an image in the store.
+pub(super) fn is_stored(output: &Output) -> bool {
+    matches!(output, Output::Image(image) if image.pushing == Pushing::No)
 }
 
 /// What was written of an image, if one was.
@@ -261,10 +274,19 @@ fn stored(
     let of_store = |error: StoreError| vec![Failure::from_diagnostic(FailureKind::Machine, &error)];
     // What is there must still be there when it is named.
     let _kept = store.keep_all().map_err(of_store)?;
-    for (layer, origin) in image.layers.iter().zip(&prepared.origins) {
+    for (place, (layer, origin)) in image.layers.iter().zip(&prepared.origins).enumerate() {
         let digest = layer.descriptor.digest;
-        if *origin == Origin::Store && !store.has_blob(&digest) {
-            return Err(of_store(StoreError::NoSuchBlob { digest }));
+        if *origin == Origin::Store {
+            let found = source.blob(&digest);
+            let found = found.map_err(|error| {
+                vec![of_export(&ExportError::Layer {
+                    layer: place,
+                    source: error,
+                })]
+            })?;
+            if found.is_none() {
+                return Err(of_store(StoreError::NoSuchBlob { digest }));
+            }
         }
     }
     for bytes in [&image.config_bytes, &image.manifest_bytes] {

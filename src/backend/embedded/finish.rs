@@ -12,11 +12,12 @@ use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{self, Layers, SaveRequest};
 use super::recipe;
 use crate::digest::Key;
-use crate::engine::base::{Asking, BaseImage, Blobs};
+use crate::engine::base::{Asking, BaseImage, Blobs, of_registry};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::images;
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
 use crate::engine::phases::{self, Makings, PhaseReport, StepReport};
@@ -29,6 +30,7 @@ use crate::graph::{NodeId, Op};
 use crate::image::{
     self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
 };
+use crate::ship::export::Output;
 use crate::store::{History as Builds, Store, StoreError, StoredImage};
 use crate::sys::signal::Resizes;
 
@@ -54,6 +56,8 @@ pub(super) fn from_cache(
         Err(failures) if !failures.is_empty() => return Err(failures),
         _ => return Ok(None),
     };
+    // An image that is only given another name and other notes needs not be unpacked, if it is here.
+    let bare = bare_image(&planned).filter(|image| is_here(image, &store));
     let wanted = [planned.lowered.target];
     let survey = Survey::of(
         &session,
@@ -61,8 +65,11 @@ pub(super) fn from_cache(
         &wanted,
         Thoroughness::UntilSomethingIsMissing,
     )?;
-    let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
-        return Ok(None);
+    let made = survey.made.get(&planned.lowered.target);
+    let tree = match (bare, made) {
+        (Some(image), _) => &tree_of(image),
+        (None, Some(Made::Tree(tree))) => tree,
+        (None, _) => return Ok(None),
     };
     // What a killed build left behind goes with the next one; trees of the container's users only the engine may delete.
     if store.sweep_tmp().map_err(store_failures)?.refused > 0 {
@@ -82,7 +89,13 @@ pub(super) fn from_cache(
     if !Builds::of(&request.store).has_recipe(&assembled.digest()) {
         recipe::note(request, &session, &planned, &assembled, None);
     }
-    let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
+    let outcome = keep(
+        request,
+        &session,
+        &planned,
+        &assembled,
+        (tree.layers(), Keeping::Named),
+    )?;
     said.release(events);
     Ok(Some(outcome))
 }
@@ -315,7 +328,18 @@ pub(super) fn build(
             .map_err(store_failures)?;
     }
     let target = planned.lowered.target;
-    let solved = solve::solve(&session, &workshop, &planned, &[target]);
+    let bare = bare_image(&planned).filter(|_| !request.outputs.iter().any(has_files));
+    let solved = match bare {
+        // What it is has to be noted all the same.
+        Some(_) => Survey::of(
+            &session,
+            &planned,
+            &[target],
+            Thoroughness::UntilSomethingIsMissing,
+        )
+        .map(|survey| survey.made),
+        None => solve::solve(&session, &workshop, &planned, &[target]),
+    };
     // Before what was built is remembered: then nothing differs any more.
     if !request.work.aside
         && let Ok(reports) = phases::reasons(&session, &planned)
@@ -325,13 +349,31 @@ pub(super) fn build(
     }
     let made = solved?;
     let tree = made.get(&target).and_then(Made::tree).cloned();
-    let tree = tree.unwrap_or_else(|| solve::Tree::new(Vec::new()));
+    let tree = match bare {
+        Some(image) => tree_of(image),
+        None => tree.unwrap_or_else(|| solve::Tree::new(Vec::new())),
+    };
+    let leaves_only = request.tags.is_empty()
+        && !request.outputs.is_empty()
+        && !request.outputs.iter().any(export::is_stored);
+    let keeping = match bare {
+        Some(image) if leaves_only && !is_here(image, &store) => Keeping::Unnamed,
+        Some(image) => {
+            fetch(&session, image)?;
+            Keeping::Named
+        }
+        None => Keeping::Named,
+    };
+    let own_layers = match bare {
+        Some(_) => &[],
+        None => tree.layers(),
+    };
     workshop
         .snapshots
         .flush()
         .map_err(|error| failures(&error))?;
     let measured =
-        layers::measure(&session, &workshop, tree.layers()).map_err(|failure| vec![failure])?;
+        layers::measure(&session, &workshop, own_layers).map_err(|failure| vec![failure])?;
     let parts = parts(&session, &planned, tree.layers(), |snapshot| {
         Ok(measured.get(snapshot).copied())
     })?;
@@ -343,7 +385,13 @@ pub(super) fn build(
         )]);
     };
     let assembled = assemble(&session, &planned, parts)?;
-    let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
+    let mut outcome = keep(
+        request,
+        &session,
+        &planned,
+        &assembled,
+        (tree.layers(), keeping),
+    )?;
     let is_kept = !request.work.accepts_failed && !request.work.aside;
     if is_kept {
         remember(&session, &planned, &assembled)?;
@@ -529,6 +577,63 @@ fn parts(
     Ok(Some(Parts { base, instructions }))
 }
 
+/// Whether an image gets names in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    /// It does.
+    Named,
+    /// Not all of it is here: it only leaves.
+    Unnamed,
+}
+
+/// The image of a registry that the target is, if no step changes a file of it.
+fn bare_image(planned: &Planned) -> Option<&BaseImage> {
+    let Op::Source(source) = &planned.lowered.graph.node(planned.lowered.target).op else {
+        return None;
+    };
+    let image = planned.images.get(source)?;
+    matches!(image.blobs, Blobs::Registry(_)).then_some(image)
+}
+
+fn tree_of(image: &BaseImage) -> solve::Tree {
+    solve::Tree::new(image.layers.iter().map(|layer| layer.snapshot).collect())
+}
+
+/// Whether all layers are here, unpacked or not.
+fn is_here(image: &BaseImage, store: &Store) -> bool {
+    image.layers.iter().all(|layer| {
+        store.has_snapshot(&layer.snapshot) || store.has_blob(&layer.descriptor.digest)
+    })
+}
+
+/// Whether an output is made of an image's files, and not of its layers.
+fn has_files(output: &Output) -> bool {
+    matches!(output, Output::Tar { .. } | Output::Local { .. })
+}
+
+/// Fetches what is not here of an image, which is not unpacked.
+fn fetch(session: &Session<'_>, image: &BaseImage) -> Result<(), Vec<Failure>> {
+    let (Blobs::Registry(name), false) = (&image.blobs, is_here(image, session.store)) else {
+        return Ok(());
+    };
+    if session.work.freshness == Freshness::Never {
+        let message =
+            format!("layers of {name} are not in the store, and --offline forbids to fetch them");
+        return Err(vec![
+            Failure::new(FailureKind::Source, "solve::offline", message)
+                .with_help("build once without --offline"),
+        ]);
+    }
+    images::fetch_layers(
+        session.store,
+        &session.registries,
+        name,
+        image,
+        session.events,
+    )
+    .map_err(|error| vec![of_registry(&error)])
+}
+
 /// The image that the target starts from, if that is one.
 fn base_image(planned: &Planned) -> Option<&BaseImage> {
     let base = planned.lowered.base.as_ref()?;
@@ -587,7 +692,7 @@ fn keep(
     session: &Session<'_>,
     planned: &Planned,
     assembled: &Assembled,
-    snapshots: &[Key],
+    (snapshots, keeping): (&[Key], Keeping),
 ) -> Result<Outcome, Vec<Failure>> {
     let store = session.store;
     // What is there already must still be there when it is named.
@@ -618,7 +723,7 @@ fn keep(
     let base = base_image(planned).and_then(BaseImage::as_base);
     // An image is found by its digest as well, whatever names it has.
     let all = names.iter().cloned().chain([digest.to_string()]);
-    for name in all.filter(|_| !request.work.aside) {
+    for name in all.filter(|_| !request.work.aside && keeping == Keeping::Named) {
         let known = store.image(&name).map_err(store_failures)?;
         let is_same = |known: StoredImage| {
             known.digest == digest && known.layers == snapshots && known.base == base

@@ -38,8 +38,11 @@ pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where the layers of one [`Assembled`] image come from. Layers are named by their place in [`Assembled::layers`].
 pub trait LayerSource: Sync {
-    /// Opens a blob that is in the store, or `None` if it is not.
+    /// Opens a blob, or `None` if it is nowhere.
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError>;
+
+    /// Whether a blob is in the store, or can be fetched when its bytes are wanted.
+    fn has_blob(&self, digest: &Digest) -> bool;
 
     /// Writes the uncompressed tar of a layer for whose descriptor there is no blob.
     fn write_tar(
