@@ -390,7 +390,7 @@ impl History {
             .filter_map(|record| record.digest)
             .map(|digest| recipe_file(&digest))
             .collect();
-        let images = Dir::open_trusted(&self.path.with_file_name("images"))?;
+        let images = Dir::open_trusted(self.path.with_file_name("images"))?;
         let mut recipes = Vec::new();
         for entry in dir.entries()? {
             if let Some(file) = entry.name.to_str().filter(|file| file.contains(RECIPE))

@@ -71,6 +71,17 @@ fn images_for_two_platforms_become_one() {
         metadata["image.name"],
         *format!("{host}/app:1,{host}/app:2")
     );
+    // In its own registry nothing has to be carried.
+    let mounted = bench.ok(&format!(
+        "imagetools create --progress json -t {host}/mounted:1 {host}/parts/amd:1"
+    ));
+    assert!(
+        mounted
+            .stderr
+            .contains("\"blobs_sent\":0,\"blobs_mounted\":2"),
+        "{}",
+        mounted.stderr
+    );
     for tag in ["1", "2"] {
         let index = raw(&bench, &format!("{host}/app:{tag}"));
         assert_eq!(index["manifests"][0]["digest"], *amd);

@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::images;
 use crate::engine::phases::StepReport;
-use crate::engine::work::{Freshness, NoCache, Work};
+use crate::engine::work::{Freshness, NoCache, Place, Work};
 use crate::event::EventSink;
 use crate::image::compress::decoder;
 use crate::image::layer::first_difference;
@@ -75,6 +75,10 @@ impl Embedded {
             )]
         })?;
         let mut request = request_of(&recipe, image, means)?;
+        let gone = gone_contexts(&request.work, &opened);
+        if !gone.is_empty() {
+            return Err(gone);
+        }
         let inputs = finish::changes(&request.work, store, &recipe.makings, events)?;
         if !inputs.is_empty() {
             return Ok(Rebuilt {
@@ -212,6 +216,24 @@ fn request_of(
     // What was found then is what counts, however old it is.
     work.freshness = Freshness::After { ms: u64::MAX };
     Ok(request)
+}
+
+/// Contexts that were fetched for the build and are not in the store any more.
+fn gone_contexts(work: &Work, store: &Store) -> Vec<Failure> {
+    let named = work.contexts.iter().map(|(_, place)| place);
+    let places = work.context.iter().chain(named);
+    let gone = places.filter_map(|place| match place {
+        Place::Fetched { snapshot, name } if !store.has_snapshot(snapshot) => Some(name),
+        _ => None,
+    });
+    let failure = |name: &String| {
+        let message = format!(
+            "the context `{name}`, which was fetched for the build, is not in the store any more"
+        );
+        Failure::new(FailureKind::Source, "rebuild::context_gone", message)
+            .with_help("build it once more: then it is there")
+    };
+    gone.map(failure).collect()
 }
 
 /// Both images.
