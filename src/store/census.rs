@@ -150,9 +150,19 @@ impl Index {
         })
     }
 
+    /// When a snapshot was made, in milliseconds since 1970.
+    pub(crate) fn created_ms(&self, snapshot: &Key) -> Result<Option<u64>, StoreError> {
+        self.with("look up a snapshot", |connection| {
+            connection
+                .prepare_cached("SELECT created_ms FROM snapshots WHERE id = ?")?
+                .query_row(params![bytes(snapshot)], |row| row.get(0))
+                .optional()
+        })
+    }
+
     /// Remembers what snapshots take of the disk.
     pub(crate) fn put_sizes(&self, sizes: &[(Key, u64)]) -> Result<(), StoreError> {
-        self.with("remember sizes", |connection| {
+        self.tell("remember sizes", |connection| {
             let together = connection.unchecked_transaction()?;
             {
                 let mut update =
@@ -188,7 +198,7 @@ impl Index {
         name: &str,
         measured: Measured,
     ) -> Result<(), StoreError> {
-        self.with("remember a size", |connection| {
+        self.tell("remember a size", |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO things VALUES (?, ?, ?, ?)")?
                 .execute(params![kind, name, measured.size, measured.measured_ms])
@@ -218,7 +228,7 @@ impl Index {
     }
 
     pub(super) fn put_number(&self, which: Number, value: u64) -> Result<(), StoreError> {
-        self.with("remember a number", |connection| {
+        self.tell("remember a number", |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO numbers VALUES (?, ?)")?
                 .execute(params![which.name(), value])
@@ -313,7 +323,7 @@ impl Index {
             "answers",
             "snapshots",
         ];
-        self.with("take over results", |connection| {
+        self.tell("take over results", |connection| {
             connection.execute("ATTACH ? AS other", params![path.to_string_lossy()])?;
             let taken = || -> rusqlite::Result<()> {
                 let together = connection.unchecked_transaction()?;
@@ -358,7 +368,7 @@ impl Index {
         if gone.is_empty() {
             return Ok(());
         }
-        self.with("forget results", |connection| {
+        self.tell("forget results", |connection| {
             let together = connection.unchecked_transaction()?;
             let lost: Vec<[u8; 32]> = {
                 let mut select = together.prepare_cached("SELECT key, layers FROM ops")?;
@@ -393,7 +403,7 @@ impl Index {
 
     /// Forgets what something that changes took of the disk.
     pub(super) fn forget_thing(&self, kind: &str, name: &str) -> Result<(), StoreError> {
-        self.with("forget a size", |connection| {
+        self.tell("forget a size", |connection| {
             connection
                 .prepare_cached("DELETE FROM things WHERE kind = ? AND name = ?")?
                 .execute(params![kind, name])
@@ -404,7 +414,7 @@ impl Index {
     /// Forgets what was seen of contexts of which nothing new was seen since then, and answers that are much older: with
     /// `--offline` an answer of any age serves.
     pub(super) fn forget_before(&self, then_ms: u64) -> Result<(), StoreError> {
-        self.with("forget what is old", |connection| {
+        self.tell("forget what is old", |connection| {
             let together = connection.unchecked_transaction()?;
             let then_s = then_ms / 1000;
             together.execute(
