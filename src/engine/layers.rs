@@ -58,15 +58,19 @@ pub fn measure(
             });
         }
     });
+    let mut known = Vec::new();
     for (place, written) in found
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
     {
         let written = written?;
-        index
-            .put_diff_id(&snapshots[place], &written.diff_id, written.size)
-            .map_err(store_failure)?;
-        measured.insert(snapshots[place], (written.diff_id, written.size));
+        known.push((snapshots[place], written.diff_id, written.size));
+    }
+    if !known.is_empty() {
+        index.put_diff_ids(&known).map_err(store_failure)?;
+    }
+    for (snapshot, diff_id, size) in known {
+        measured.insert(snapshot, (diff_id, size));
     }
     Ok(measured)
 }
@@ -167,7 +171,7 @@ pub(super) fn unpack(
     };
     store
         .index()
-        .and_then(|index| index.put_diff_id(&layer.snapshot, &applied.diff_id, applied.size))
+        .and_then(|index| index.put_diff_ids(&[(layer.snapshot, applied.diff_id, applied.size)]))
         .map_err(store_failure)?;
     snapshots.commit(settled, made)?;
     Ok(())

@@ -101,6 +101,7 @@ const ANSWERS_KEPT_MS: u64 = 365 * 24 * 3_600_000;
 pub(super) const TABLES: &str = "
 CREATE TABLE snapshots (id BLOB PRIMARY KEY, parent BLOB, source TEXT NOT NULL, what TEXT NOT NULL,
     created_ms INTEGER NOT NULL, size INTEGER);
+CREATE INDEX unmeasured ON snapshots (id) WHERE size IS NULL;
 CREATE TABLE things (kind TEXT, name TEXT, size INTEGER NOT NULL, measured_ms INTEGER NOT NULL,
     PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -146,6 +147,16 @@ impl Index {
                     size: row.get(5)?,
                 })
             })?;
+            rows.collect()
+        })
+    }
+
+    /// Some of the snapshots whose sizes are not known.
+    pub(crate) fn unmeasured(&self) -> Result<Vec<Key>, StoreError> {
+        self.with("look up snapshots", |connection| {
+            let mut select = connection
+                .prepare_cached("SELECT id FROM snapshots WHERE size IS NULL LIMIT 1000")?;
+            let rows = select.query_map([], |row| key_at(row, 0))?;
             rows.collect()
         })
     }

@@ -90,7 +90,7 @@ impl Drop for Moment<'_> {
 }
 
 /// Raised when a table changes; an index with another number is made anew.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 const TABLES: &str = "
 CREATE TABLE ops (key BLOB PRIMARY KEY, layers BLOB NOT NULL, fields TEXT NOT NULL, created_ms INTEGER NOT NULL,
@@ -270,18 +270,16 @@ impl Index {
         })
     }
 
-    /// Remembers the digest and size of a snapshot's uncompressed layer.
-    pub fn put_diff_id(
-        &self,
-        snapshot: &Key,
-        diff_id: &Digest,
-        size: u64,
-    ) -> Result<(), StoreError> {
-        self.tell("remember a layer", |connection| {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO diff_ids VALUES (?, ?, ?)")?
-                .execute(params![bytes(snapshot), diff_id.to_string(), size])
-                .map(drop)
+    /// Remembers the digests and sizes of some snapshots' uncompressed layers.
+    pub fn put_diff_ids(&self, layers: &[(Key, Digest, u64)]) -> Result<(), StoreError> {
+        self.tell("remember layers", |connection| {
+            let together = connection.unchecked_transaction()?;
+            for (snapshot, diff_id, size) in layers {
+                together
+                    .prepare_cached("INSERT OR REPLACE INTO diff_ids VALUES (?, ?, ?)")?
+                    .execute(params![bytes(snapshot), diff_id.to_string(), size])?;
+            }
+            together.commit()
         })
     }
 
@@ -766,7 +764,7 @@ mod tests {
             media_type: "tar".to_owned(),
         };
         index.put_layer_blob(&key, "gzip", "6", &blob).unwrap();
-        index.put_diff_id(&key, &Digest::of(b"y"), 9).unwrap();
+        index.put_diff_ids(&[(key, Digest::of(b"y"), 9)]).unwrap();
         assert_eq!(index.layer_blob(&key, "gzip", "6").unwrap(), Some(blob));
         assert_eq!(index.layer_blob(&key, "gzip", "9").unwrap(), None);
         assert_eq!(index.diff_id(&key).unwrap(), Some((Digest::of(b"y"), 9)));
