@@ -199,9 +199,15 @@ impl Work {
     /// On how many cores is computed.
     #[must_use]
     pub fn cores(&self) -> usize {
-        let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        self.jobs.map_or_else(all, NonZeroUsize::get)
+        cores(self.jobs)
     }
+}
+
+/// On how many cores is computed where a person has bounded them so, or not. Looked up only when it is needed: the
+/// answer is in files of several control groups.
+pub(super) fn cores(jobs: Option<NonZeroUsize>) -> usize {
+    let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    jobs.map_or_else(all, NonZeroUsize::get)
 }
 
 /// How git's ssh gets in where an address asks for it.

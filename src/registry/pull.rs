@@ -12,7 +12,7 @@ use crate::image::{
     Content, Descriptor, ImageConfig, Manifest, Name, Platform, choice, media_type,
 };
 use crate::net::{self, Download, Method, Outcome};
-use crate::store::{BlobWriter, Store, StoreError};
+use crate::store::{BlobWriter, Growing, Store, StoreError};
 
 /// An index may name an index, and so on, this often (limit `manifest.max_depth`).
 pub(super) const DEPTH_MAX: usize = 4;
@@ -96,6 +96,21 @@ impl Registries<'_> {
         descriptor: &Descriptor,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<u64> {
+        self.fetch_for(store, name, descriptor, progress, None)
+    }
+
+    /// The same for someone who reads the blob while it comes.
+    ///
+    /// # Errors
+    /// If it is not to be had; see [`Error`].
+    pub fn fetch_for(
+        &self,
+        store: &Store,
+        name: &Name,
+        descriptor: &Descriptor,
+        progress: &(dyn Fn(u64) + Sync),
+        reader: Option<&Growing>,
+    ) -> Result<u64> {
         let is_here = || {
             store
                 .blob_size(&descriptor.digest)
@@ -115,7 +130,7 @@ impl Registries<'_> {
                 repository,
                 name,
             }
-            .fetch(store, descriptor, progress)
+            .fetch(store, descriptor, progress, reader)
         })
     }
 
@@ -309,7 +324,7 @@ impl At<'_> {
             )));
         }
         if !store.has_blob(&manifest.config.digest) {
-            self.fetch(store, &manifest.config, &|_| ())?;
+            self.fetch(store, &manifest.config, &|_| (), None)?;
         }
         let bytes = store.read_blob(&manifest.config.digest, Content::BYTES_MAX)?;
         let config = choice::check_config(manifest, &bytes).map_err(unusable)?;
@@ -320,7 +335,13 @@ impl At<'_> {
         Ok((config, bytes))
     }
 
-    fn fetch(&self, store: &Store, descriptor: &Descriptor, progress: &dyn Fn(u64)) -> Result<u64> {
+    fn fetch(
+        &self,
+        store: &Store,
+        descriptor: &Descriptor,
+        progress: &dyn Fn(u64),
+        reader: Option<&Growing>,
+    ) -> Result<u64> {
         let digest = descriptor.digest;
         let what = format!("blob `{}@{digest}`", self.repository);
         let path = format!("{}/blobs/{digest}", self.repository);
@@ -332,6 +353,7 @@ impl At<'_> {
             let mut sink = BlobSink {
                 store,
                 writer: None,
+                reader,
                 failure: None,
             };
             let wanted = Download {
@@ -447,6 +469,7 @@ fn keep(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<()> {
 struct BlobSink<'a> {
     store: &'a Store,
     writer: Option<BlobWriter>,
+    reader: Option<&'a Growing>,
     failure: Option<StoreError>,
 }
 
@@ -461,15 +484,22 @@ impl BlobSink<'_> {
 
 impl net::Sink for BlobSink<'_> {
     fn take(&mut self, piece: &[u8]) -> io::Result<()> {
-        match &mut self.writer {
-            Some(writer) => io::Write::write_all(writer, piece),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
+        let Some(writer) = &mut self.writer else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        io::Write::write_all(writer, piece)?;
+        if let Some(reader) = self.reader {
+            reader.add(piece.len() as u64);
         }
+        Ok(())
     }
 
     fn restart(&mut self) -> io::Result<()> {
         match self.store.blob_writer() {
             Ok(writer) => {
+                if let Some(reader) = self.reader {
+                    reader.begin(&writer)?;
+                }
                 self.writer = Some(writer);
                 Ok(())
             }

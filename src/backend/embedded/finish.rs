@@ -47,6 +47,7 @@ pub(super) fn from_cache(
     }
     let store = open(&request.store)?;
     let _kept = store.keep_all().map_err(store_failures)?;
+    let _steady = store.index().map_err(store_failures)?.at_one_moment();
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Held::default();
     let contexts = Contexts::of(&request.work);
@@ -525,12 +526,13 @@ fn parts(
         let Some((diff_id, size)) = measured(snapshot).map_err(store_failures)? else {
             return Ok(None);
         };
-        let record = session
-            .store
-            .snapshot_record(snapshot)
-            .map_err(store_failures)?;
-        let created =
-            epoch.unwrap_or_else(|| Timestamp::from_seconds((record.created_ms / 1000) as i64));
+        let created = match epoch {
+            Some(epoch) => epoch,
+            None => {
+                let created_ms = session.store.created_ms(snapshot).map_err(store_failures)?;
+                Timestamp::from_seconds((created_ms / 1000) as i64)
+            }
+        };
         Ok(Some(Layer::uncompressed(diff_id, size, Some(created))))
     };
     let mut base = Base::default();

@@ -2,7 +2,6 @@
 //! engine child has: a place to make things in.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -285,12 +284,11 @@ impl<'a> Session<'a> {
                 seconds: now.as_secs() as i64,
                 nanoseconds: now.subsec_nanos(),
             },
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            jobs: self.work.jobs,
             listing: None,
         })
     }
 
-    /// Milliseconds since 1970.
     /// Now, in milliseconds since 1970.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
