@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_meanwhile() {
         let dir = TempDir::new();
-        let store = Store::open(&dir.path().join("store")).unwrap();
+        let store = Store::open(dir.path().join("store")).unwrap();
         let growing = Growing::default();
         let mut writer = store.blob_writer().unwrap();
         std::thread::scope(|scope| {
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_second_beginning_and_none_at_all_are_told() {
         let dir = TempDir::new();
-        let store = Store::open(&dir.path().join("store")).unwrap();
+        let store = Store::open(dir.path().join("store")).unwrap();
         let never = Growing::default();
         never.end();
         assert!(never.read().unwrap().is_none());

@@ -30,7 +30,8 @@ fn misfits(at: &str, value: &Value, shape: &Value, found: &mut Vec<String>) {
                 "any" => true,
                 word => value == word,
             };
-            if !fits && !(may_be_null && value.is_null()) {
+            let may_be_so = may_be_null && value.is_null();
+            if !fits && !may_be_so {
                 found.push(format!("{at}: {value} is no {name}"));
             }
         }
