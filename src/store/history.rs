@@ -220,20 +220,21 @@ impl History {
 
     /// All builds that are remembered, the newest first; those that were killed or are not over as well.
     pub fn all(&self) -> Result<Vec<BuildRecord>, StoreError> {
-        // Whoever ends writes its record before it lets go of its log.
-        let unfinished = self.unfinished()?;
         let mut records = self.records()?;
-        for record in unfinished {
-            if records.iter().all(|known| known.id != record.id) {
-                records.push(record);
-            }
+        let unfinished = self.unfinished(&ids(&records))?;
+        if !unfinished.is_empty() {
+            // Whoever ends writes its record before it lets go of its log: it may be there by now.
+            records = self.records()?;
+            let known = ids(&records);
+            let others = unfinished.into_iter();
+            records.extend(others.filter(|record| !known.contains(&record.id)));
         }
         records.sort_by_key(|record| std::cmp::Reverse(record.started_ms));
         Ok(records)
     }
 
-    /// What the logs say of the builds that they are of.
-    fn unfinished(&self) -> Result<Vec<BuildRecord>, StoreError> {
+    /// What logs say of the builds that they are of, other than those that are known.
+    fn unfinished(&self, known: &HashSet<String>) -> Result<Vec<BuildRecord>, StoreError> {
         let read = || -> io::Result<Vec<BuildRecord>> {
             let dir = match self.open() {
                 Ok(dir) => dir,
@@ -242,7 +243,11 @@ impl History {
             };
             let mut found = Vec::new();
             for entry in dir.entries()? {
-                if !entry.name.as_encoded_bytes().ends_with(b".log") {
+                let id = entry
+                    .name
+                    .to_str()
+                    .and_then(|name| name.strip_suffix(".log"));
+                if id.is_none_or(|id| known.contains(id)) {
                     continue;
                 }
                 let file = match dir.open_file(&entry.name) {
@@ -320,17 +325,11 @@ impl History {
                     break file;
                 }
             };
-            let mut kept = self.all().map_err(io::Error::other)?;
+            let all = self.all().map_err(io::Error::other)?;
             // A build that is not over is known when it is.
-            kept.retain(|record| record.status != BuildEnd::Running);
-            let running: HashSet<String> = self
-                .unfinished()
-                .map_err(io::Error::other)?
-                .into_iter()
-                .filter(|record| record.status == BuildEnd::Running)
-                .map(|record| record.id)
-                .collect();
-            let known: HashSet<String> = kept.iter().map(|record| record.id.clone()).collect();
+            let is_running = |record: &BuildRecord| record.status == BuildEnd::Running;
+            let (running, mut kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_running);
+            let (running, known) = (ids(&running), ids(&kept));
             kept.retain(is_kept);
             kept.truncate(RECORDS_MAX);
             let mut logs: HashMap<String, Metadata> = HashMap::new();
@@ -431,6 +430,10 @@ impl History {
         flock(&fd, operation)?;
         Ok(fd.into())
     }
+}
+
+fn ids(records: &[BuildRecord]) -> HashSet<String> {
+    records.iter().map(|record| record.id.clone()).collect()
 }
 
 fn recipe_file(image: &Digest) -> String {

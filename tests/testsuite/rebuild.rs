@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::harness::bench::{Bench, Run};
 use crate::harness::busybox;
 use crate::harness::layout::Layout;
-use crate::harness::machine::{self, need};
+use crate::harness::machine::{self, Capability, need};
 use crate::harness::processes::wait_until;
 use crate::harness::registry::{Contents, MemoryRegistry};
+use crate::harness::site::{self, Site};
 
 fn said(run: &Run) -> String {
     run.out().trim().to_owned()
@@ -192,4 +193,42 @@ fn it_is_known_later_why_steps_were_run_and_which_builds_were_killed() {
             .out(),
         "0\n"
     );
+}
+
+#[test]
+fn what_moves_is_taken_as_it_was_found() {
+    let bench = Bench::new(&need!(machine::plain_user()), "rebuild-sources")
+        .env("SOURCE_DATE_EPOCH", "1700000000");
+    need!(machine::program(Capability::Git, "git"));
+    site::repository(&bench, "one", "");
+    bench.file("site/plain", "as it was\n");
+    let site = Site::new(&bench.path("site"));
+    bench.file(
+        "Dockerfile",
+        format!(
+            "FROM scratch\nADD {}#main /repository/\nADD {} /plain\n",
+            site.url("git/one/.git"),
+            site.url("plain")
+        ),
+    );
+    let form = "type=image,name=app,rewrite-timestamp=true";
+    let built = said(&bench.ok(&format!("build -o {form} .")));
+    bench.sh(
+        "echo another > site/plain; cd site/one; echo more >> file\n\
+         git -c user.name=a -c user.email=b commit -qam later; git update-server-info",
+    );
+    let again = bench.ok("rebuild --check app");
+    assert_eq!(again.out(), format!("the same: {built}\n"));
+    // Builds go with the time.
+    let later = said(&bench.ok(&format!("build --pull -o {form} .")));
+    assert_ne!(later, built);
+    bench.ok(&format!("rebuild --check {built}"));
+    assert_eq!(
+        bench.ok("rebuild --check app").out(),
+        format!("the same: {later}\n")
+    );
+    // What came with a context that was fetched is there for as long as the store keeps it.
+    let fetched = site.url("git/one/.git#v1");
+    bench.ok(&format!("build -t fetched {fetched}"));
+    assert!(bench.shmocker("rebuild --check fetched").status != 1);
 }
