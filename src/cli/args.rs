@@ -247,10 +247,12 @@ pub(super) struct SharedBuildArguments {
     /// type=cacheonly; PATH alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
-    /// Look for results in what a build elsewhere has written: type=local,src=DIR
+    /// Look for results in what a build elsewhere has written (may be given again): type=registry,ref=NAME, NAME alone, or
+    /// type=local,src=DIR
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_from: Vec<String>,
-    /// Write what this build uses, for builds elsewhere: type=local,dest=DIR[,mode=max]
+    /// Write what this build uses, for builds elsewhere (may be given again): type=registry,ref=NAME[,mode=min|max][,…],
+    /// type=local,dest=DIR[,…] or type=inline
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_to: Vec<String>,
     /// Send the image to the registries that its names say: the same as -o type=registry

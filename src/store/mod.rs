@@ -42,6 +42,7 @@ mod measure;
 mod name;
 mod prune;
 mod record;
+mod shared;
 mod tmp;
 mod uses;
 

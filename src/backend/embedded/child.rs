@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::protocol::{self, Order, Report};
-use super::{finish, stored, supervisor, upkeep, visitor};
+use super::{caches, finish, stored, supervisor, upkeep, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
@@ -207,8 +207,16 @@ fn carry_out(
         } => command(&argv, &env, &directory, files),
         Order::Prune { store, wish } => upkeep::prune(&store, &wish).map(Report::Pruned),
         Order::Check { store, look } => upkeep::check(&store, look).map(Report::Checked),
-        Order::Export { store, used } => {
-            upkeep::export(&store, used.as_deref(), files).map(Report::Carried)
+        Order::Export { store } => upkeep::export(&store, files).map(Report::Carried),
+        Order::WriteCaches { request } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            let warn = sink.clone().warnings();
+            caches::write_in_child(&request, &sink, surroundings, warn)
+                .map(|()| Report::CachesWritten)
         }
         Order::Import { store } => upkeep::import(&store, files).map(Report::Carried),
         Order::DeleteStore { path } => delete_store(&path),

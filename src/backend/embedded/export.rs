@@ -51,10 +51,36 @@ impl<'a> Layers<'a> {
     }
 }
 
+impl Layers<'_> {
+    /// Fetches what is still elsewhere, because its files are wanted after all.
+    fn have(&self, snapshots: &[Key]) -> Result<(), SourceError> {
+        let Session {
+            store,
+            registries,
+            elsewhere,
+            ..
+        } = self.session;
+        let fetched = elsewhere.fetch(
+            snapshots.iter().copied(),
+            &self.workshop.snapshots,
+            store,
+            registries,
+        );
+        fetched.map_err(|lost| lost.failure.into())
+    }
+}
+
 impl LayerSource for Layers<'_> {
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError> {
         if self.session.store.has_blob(digest) {
             return Ok(Some(self.session.store.open_blob_file(digest)?));
+        }
+        let cached =
+            self.session
+                .elsewhere
+                .open(self.session.store, &self.session.registries, digest);
+        if let Some(file) = cached.map_err(|lost| lost.failure)? {
+            return Ok(Some(file));
         }
         match self.base.map(|base| &base.blobs) {
             Some(Blobs::Layout(layout)) => {
@@ -79,12 +105,19 @@ impl LayerSource for Layers<'_> {
         }
     }
 
+    /// What is in a registry is fetched when it is opened: where it is sent it may be already.
+    fn has(&self, digest: &Digest) -> Result<bool, SourceError> {
+        let is_known = self.session.store.has_blob(digest) || self.registry_of(digest).is_some();
+        Ok(is_known || self.blob(digest)?.is_some())
+    }
+
     fn write_tar(
         &self,
         layer: usize,
         times: TimeRewrite,
         out: &mut dyn Write,
     ) -> Result<(), SourceError> {
+        self.have(&self.snapshots[..=layer])?;
         layers::write_tar(self.workshop, self.snapshots, layer, times, out)?;
         Ok(())
     }
@@ -97,7 +130,12 @@ impl LayerSource for Layers<'_> {
             index.layer_blob(snapshot, &id, "blob")?,
             index.layer_blob(snapshot, &id, "tar")?,
         ) else {
-            return Ok(None);
+            let packed = self.session.elsewhere.packed(snapshot, &id);
+            return Ok(packed.map(|(diff_id, blob)| Variant {
+                diff_id,
+                digest: blob.digest,
+                size: blob.size,
+            }));
         };
         let Some(lease) = self.session.store.lease_blob(&blob.digest)? else {
             return Ok(None);
@@ -141,6 +179,9 @@ impl LayerSource for Layers<'_> {
     }
 
     fn registry_of(&self, digest: &Digest) -> Option<Name> {
+        if let Some(cache) = self.session.elsewhere.registry_of(digest) {
+            return Some(cache.clone());
+        }
         let base = self.base?;
         match &base.blobs {
             Blobs::Registry(name) => {
@@ -154,6 +195,7 @@ impl LayerSource for Layers<'_> {
     }
 
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
+        self.have(self.snapshots)?;
         layers::write_root(self.workshop, self.snapshots, times, out)?;
         Ok(())
     }

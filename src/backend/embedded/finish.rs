@@ -4,14 +4,17 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
+use super::caches::{self, Gate, Seen};
 use super::export::{self, Layers, SaveRequest};
 use crate::digest::Key;
 use crate::engine::base::{Asking, BaseImage, Blobs};
+use crate::engine::cache::{CacheTo, INLINE_KEY, Target};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
@@ -39,13 +42,14 @@ pub(super) fn from_cache(
     request: &BuildRequest,
     events: &dyn EventSink,
 ) -> Result<Option<Outcome>, Vec<Failure>> {
-    if !request.outputs.is_empty() {
+    let is_inline = |to: &CacheTo| to.target == Target::Inline;
+    if !request.outputs.is_empty() || request.cache_to.iter().any(is_inline) {
         return Ok(None);
     }
     let store = open(&request.store)?;
     let _kept = store.keep_all().map_err(store_failures)?;
     // What the look finds is said only if it is the whole build; else the engine child says it.
-    let said = Held::default();
+    let said = Gate::shut(events);
     let contexts = Contexts::of(&request.work);
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), &said);
     let planned = match allowed(&session, Asking::Nobody) {
@@ -73,13 +77,13 @@ pub(super) fn from_cache(
     else {
         return Ok(None);
     };
-    let assembled = assemble(&session, &planned, parts)?;
+    let assembled = assemble(&session, &planned, parts, None)?;
     survey
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
-    remember(&session, &planned, &assembled)?;
+    remember(&session, &planned, &assembled, tree.layers())?;
     let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
-    said.release(events);
+    said.open();
     Ok(Some(outcome))
 }
 
@@ -93,12 +97,12 @@ pub(super) fn settled(
     events: &dyn EventSink,
 ) -> Result<Option<Work>, Vec<Failure>> {
     let store = open(store)?;
-    let said = Held::default();
+    let said = Gate::shut(events);
     let contexts = Contexts::of(work);
     let session = Session::new(work, &store, &contexts, Clock::system(), &said);
     let settled = session.settled(None)?;
     if settled.is_some() {
-        said.release(events);
+        said.open();
     }
     Ok(settled)
 }
@@ -227,7 +231,7 @@ fn foresee<T>(
     report: impl FnOnce(&Session<'_>, &Planned, &Survey) -> Result<T, Failure>,
 ) -> Result<T, Vec<Failure>> {
     let store = open(store)?;
-    let silent = Held::default();
+    let silent = |_: BuildEvent| {};
     // Nothing is asked, so what is remembered serves, however old it is.
     let remembering = Work {
         freshness: Freshness::Never,
@@ -276,6 +280,8 @@ pub(super) fn build(
     let swept = store.sweep_tmp().map_err(store_failures)?;
     let contexts = Contexts::of(&request.work);
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
+    let elsewhere = caches::read(request, &session);
+    let session = session.knowing(Arc::clone(&elsewhere));
     let planned = allowed(&session, Asking::Registries)?;
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
@@ -285,10 +291,28 @@ pub(super) fn build(
             .forget_failed(&request.work.project, now_ms)
             .map_err(store_failures)?;
     }
-    let target = planned.lowered.target;
-    let made = solve::solve(&session, &workshop, &planned, &[target])?;
-    let tree = made.get(&target).and_then(Made::tree).cloned();
-    let tree = tree.unwrap_or_else(|| solve::Tree::new(Vec::new()));
+    let said = Gate::shut(events);
+    let looking = Session::new(&request.work, &store, &contexts, session.clock, &said);
+    let looking = looking.knowing(elsewhere);
+    let found = match session.elsewhere.is_empty() {
+        true => Seen::Part,
+        false => caches::look(request, &looking, &workshop, &planned, events)?,
+    };
+    let (session, tree) = match found {
+        Seen::All(tree) => {
+            said.open();
+            (looking, tree)
+        }
+        Seen::Part => {
+            let tree = caches::writing_ahead(request, &session, &workshop, || {
+                let target = planned.lowered.target;
+                let made = solve::solve(&session, &workshop, &planned, &[target])?;
+                let tree = made.get(&target).and_then(Made::tree).cloned();
+                Ok::<_, Vec<Failure>>(tree.unwrap_or_else(|| solve::Tree::new(Vec::new())))
+            })?;
+            (session, tree)
+        }
+    };
     workshop
         .snapshots
         .flush()
@@ -305,10 +329,12 @@ pub(super) fn build(
             "a layer of the result was not measured",
         )]);
     };
-    let assembled = assemble(&session, &planned, parts)?;
+    let inline = caches::inline(request, &session, &workshop, &planned, tree.layers());
+    let inline = inline.map_err(|failure| vec![failure])?;
+    let assembled = assemble(&session, &planned, parts, inline)?;
     let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
     if !request.work.accepts_failed {
-        remember(&session, &planned, &assembled)?;
+        remember(&session, &planned, &assembled, tree.layers())?;
     }
     let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
     let epoch = planned
@@ -432,10 +458,9 @@ fn parts(
         let Some((diff_id, size)) = measured(snapshot).map_err(store_failures)? else {
             return Ok(None);
         };
-        let record = session
-            .store
-            .snapshot_record(snapshot)
-            .map_err(store_failures)?;
+        let Some(record) = session.snapshot_record(snapshot) else {
+            return Err(store_failures(StoreError::NoSuchSnapshot { id: *snapshot }));
+        };
         let created =
             epoch.unwrap_or_else(|| Timestamp::from_seconds((record.created_ms / 1000) as i64));
         Ok(Some(Layer::uncompressed(diff_id, size, Some(created))))
@@ -516,8 +541,14 @@ fn assemble(
     session: &Session<'_>,
     planned: &Planned,
     parts: Parts,
+    inline: Option<String>,
 ) -> Result<Assembled, Vec<Failure>> {
     let mut config = planned.lowered.config.clone();
+    // What a base says of itself is not said of what is built upon it.
+    config.other.remove(INLINE_KEY);
+    config
+        .other
+        .extend(inline.map(|records| (INLINE_KEY.to_owned(), records.into())));
     let labels = phases::labels(session, planned);
     if !labels.is_empty() {
         config.config.labels.get_or_insert_default().extend(labels);
@@ -571,7 +602,10 @@ fn keep(
     let digest = assembled.digest();
     let stored_ms = session.clock.now().as_millis() as u64;
     // An image is found by its digest as well, whatever names it has.
-    for name in names.iter().cloned().chain([digest.to_string()]) {
+    let all = names.iter().cloned().chain([digest.to_string()]);
+    // One whose files are elsewhere is no image of this store.
+    let is_whole = session.store.has_snapshots(snapshots);
+    for name in all.filter(|_| is_whole) {
         let known = store.image(&name).map_err(store_failures)?;
         if known.is_none_or(|known| known.digest != digest || known.layers != snapshots) {
             let image = StoredImage {
@@ -635,9 +669,10 @@ fn remember(
     session: &Session<'_>,
     planned: &Planned,
     assembled: &Assembled,
+    tree: &[Key],
 ) -> Result<(), Vec<Failure>> {
     let parts = phases::remember(session, planned).map_err(|failure| vec![failure])?;
-    let used = session.used(planned, parts, assembled.digest());
+    let used = session.used(planned, parts, assembled.digest(), tree);
     let now_ms = session.clock.now().as_millis() as u64;
     // A store that can only be read answers what it knows; nothing is deleted from it.
     drop(session.store.note_use(&used, now_ms));
@@ -660,29 +695,6 @@ fn store_failures(error: StoreError) -> Vec<Failure> {
     failures(&error)
 }
 
-fn failures(error: &dyn miette::Diagnostic) -> Vec<Failure> {
+pub(super) fn failures(error: &dyn miette::Diagnostic) -> Vec<Failure> {
     vec![Failure::from_diagnostic(FailureKind::Machine, error)]
-}
-
-/// Keeps events until it is known whether they are the build.
-#[derive(Default)]
-struct Held(std::sync::Mutex<Vec<BuildEvent>>);
-
-impl Held {
-    fn release(self, events: &dyn EventSink) {
-        let held = self
-            .0
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.into_iter().for_each(|event| events.emit(event));
-    }
-}
-
-impl EventSink for Held {
-    fn emit(&self, event: BuildEvent) {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push(event);
-    }
 }

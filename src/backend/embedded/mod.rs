@@ -2,6 +2,7 @@
 //! namespace, no thread and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
 //! itself, from a sealed copy, root of a new user namespace, which does the work and dies with the connection.
 
+mod caches;
 mod child;
 mod export;
 mod finish;
@@ -91,9 +92,10 @@ impl Embedded {
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
-        if built.is_ok() {
-            upkeep::write_caches(request, &recorder);
-        }
+        let built = built.and_then(|outcome| {
+            caches::write(request, &recorder)?;
+            Ok(outcome)
+        });
         let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
@@ -362,12 +364,6 @@ fn lock(
 fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
     if let Some(outcome) = finish::from_cache(request, events)? {
         return Ok(outcome);
-    }
-    if !request.cache_from.is_empty() {
-        upkeep::read_caches(request, events);
-        if let Some(outcome) = finish::from_cache(request, events)? {
-            return Ok(outcome);
-        }
     }
     in_child(request, events)
 }

@@ -18,7 +18,7 @@ use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::image::Name;
-use crate::store::{BuildUse, Checked, Prune, Pruned};
+use crate::store::{Checked, Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -110,13 +110,16 @@ pub(super) enum Order {
     Export {
         /// The store's directory.
         store: PathBuf,
-        /// Only what this build used; `None`: everything.
-        used: Option<Box<BuildUse>>,
     },
     /// Take what is in such an archive, which comes along.
     Import {
         /// The store's directory.
         store: PathBuf,
+    },
+    /// Write what a build has used to where its request says.
+    WriteCaches {
+        /// The build.
+        request: Box<BuildRequest>,
     },
     /// Delete a store.
     DeleteStore {
@@ -163,6 +166,8 @@ pub(super) enum Report {
     Checked(Checked),
     /// The store was made an archive, or taken from one.
     Carried(Carried),
+    /// The caches are written, or it was said why not.
+    CachesWritten,
     /// It could not be done.
     Failed(Vec<Failure>),
 }

@@ -221,7 +221,7 @@ impl Session<'_> {
     /// If the store cannot be read.
     pub fn look(&self, keys: &Keys) -> Result<Option<Hit>, Failure> {
         let definition = keys.definition.key();
-        if let Some(record) = self.store.result(&definition).map_err(store_failure)? {
+        if let Some(record) = self.known_result(&definition)? {
             return Ok(Some(Hit {
                 key: definition,
                 record,
@@ -231,7 +231,7 @@ impl Session<'_> {
             return Ok(None);
         };
         let key = content.key();
-        let Some(record) = self.store.result(&key).map_err(store_failure)? else {
+        let Some(record) = self.known_result(&key)? else {
             return Ok(None);
         };
         Ok(Some(Hit { key, record }))

@@ -253,7 +253,7 @@ impl Session<'_> {
                 }
             }
             loop {
-                if !directory.is_dir() {
+                if !directory.is_dir() && !self.brings_cache(&name, &directory) {
                     self.fill_cache(workshop, cache, made, &directory)
                         .map_err(|error| cannot(&error))?;
                 }
@@ -283,6 +283,20 @@ impl Session<'_> {
             Access::ReadWrite
         };
         Mounted::bind(opened.as_fd(), access).map_err(|error| cannot(&error))
+    }
+
+    /// Whether the cache mount came from elsewhere, where an earlier build has left it.
+    fn brings_cache(&self, name: &str, directory: &std::path::Path) -> bool {
+        if self.work.no_cache == NoCache::Everything {
+            return false;
+        }
+        let fetched = self
+            .elsewhere
+            .fetch_mount(name, directory, self.store, &self.registries);
+        fetched.unwrap_or_else(|lost| {
+            self.events.emit(lost.warning());
+            false
+        })
     }
 
     fn fill_cache(

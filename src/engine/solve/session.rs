@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
 use super::reach::{self, Reach};
 use crate::digest::{Digest, Fields, Key};
+use crate::engine::cache::Elsewhere;
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
@@ -21,7 +23,7 @@ use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
 use crate::registry::Registries;
-use crate::store::{Index, Lease, OpRecord, Store, StoreError};
+use crate::store::{Index, Lease, OpRecord, Record, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
 
@@ -39,7 +41,10 @@ pub struct Session<'a> {
     pub events: &'a dyn EventSink,
     /// Where images are that are not here.
     pub registries: Registries,
+    /// What caches have that were read for it.
+    pub elsewhere: Arc<Elsewhere>,
     noted: Mutex<HashMap<NodeId, Noted>>,
+    told: Mutex<Option<Sender<Vec<Key>>>>,
     /// How many sockets of SSH agents were made.
     pub(super) doors: AtomicUsize,
     used_caches: Mutex<HashSet<String>>,
@@ -160,11 +165,48 @@ impl<'a> Session<'a> {
             events,
             contexts,
             registries: reach::registries(work),
+            elsewhere: Arc::default(),
             noted: Mutex::default(),
+            told: Mutex::default(),
             doors: AtomicUsize::new(0),
             used_caches: Mutex::default(),
             downloads: Mutex::default(),
         }
+    }
+
+    /// The same build, for which caches were read.
+    #[must_use]
+    pub fn knowing(mut self, elsewhere: Arc<Elsewhere>) -> Self {
+        self.elsewhere = elsewhere;
+        self
+    }
+
+    /// Whether snapshots are here, or known to be elsewhere.
+    pub(super) fn has_snapshots(&self, ids: &[Key]) -> bool {
+        ids.iter()
+            .all(|id| self.store.has_snapshot(id) || self.elsewhere.has(id))
+    }
+
+    /// The same, of which none is deleted as long as the workshop is there.
+    pub(super) fn holds(&self, workshop: &Workshop, ids: &[Key]) -> bool {
+        ids.iter()
+            .all(|id| workshop.snapshots.has(id) || self.elsewhere.has(id))
+    }
+
+    /// What a snapshot says of itself that is here, or known to be elsewhere.
+    #[must_use]
+    pub fn snapshot_record(&self, id: &Key) -> Option<Record> {
+        let here = self.store.snapshot_record(id).ok();
+        here.or_else(|| self.elsewhere.record(id).cloned())
+    }
+
+    /// The result that a key stands for, if it is here or known to be elsewhere.
+    pub(super) fn known_result(&self, key: &Key) -> Result<Option<OpRecord>, Failure> {
+        if let Some(record) = self.store.result(key).map_err(store_failure)? {
+            return Ok(Some(record));
+        }
+        let there = self.elsewhere.result(key).cloned();
+        Ok(there.filter(|record| self.has_snapshots(&record.layers)))
     }
 
     /// Whether no step of this build has used the cache mount of this name before.
@@ -220,14 +262,37 @@ impl<'a> Session<'a> {
             .unwrap_or_default()
     }
 
+    /// Tells the snapshots of each result that is noted from now on, bottom first.
+    pub fn tell_layers(&self, to: Option<Sender<Vec<Key>>>) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    }
+
+    fn tell(&self, layers: &[Key]) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(told) = told.as_ref() {
+            // Nobody listens any more: fine.
+            drop(told.send(layers.to_vec()));
+        }
+    }
+
+    /// The key of a step that stands for its result whatever it read, and that result.
+    #[must_use]
+    pub fn definition_of(&self, id: NodeId) -> Option<(Key, OpRecord)> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (keys, record) = noted.get(&id)?.result.as_ref()?;
+        Some((keys.definition.key(), record.clone()))
+    }
+
     /// Notes the result of a step.
     pub(super) fn note_result(&self, id: NodeId, keys: Keys, record: OpRecord) {
+        self.tell(&record.layers);
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted.entry(id).or_default().result = Some((keys, record));
     }
 
     /// Notes what a source is.
     pub(super) fn note_layers(&self, id: NodeId, layers: &[Key]) {
+        self.tell(layers);
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted.entry(id).or_default().layers = layers.to_vec();
     }

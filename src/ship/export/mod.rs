@@ -41,6 +41,11 @@ pub trait LayerSource: Sync {
     /// Opens a blob that is in the store, or `None` if it is not.
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError>;
 
+    /// Whether [`LayerSource::blob`] opens one.
+    fn has(&self, digest: &Digest) -> Result<bool, SourceError> {
+        Ok(self.blob(digest)?.is_some())
+    }
+
     /// Writes the uncompressed tar of a layer for whose descriptor there is no blob.
     fn write_tar(
         &self,

@@ -113,6 +113,34 @@ pub fn apply(
     lowers: &Lowers,
     limits: Limits,
 ) -> Result<Applied, ApplyError> {
+    unpack(blob, expected, (upper, lowers), limits, Signs::OfRemoval)
+}
+
+/// Unpacks the tar of a whole tree to an empty directory: nothing lies below, and a file may have any name.
+pub fn apply_whole(
+    blob: impl Read + Send,
+    expected: Digest,
+    to: &Dir,
+    limits: Limits,
+) -> Result<Applied, ApplyError> {
+    let nothing = Lowers::new(Vec::new());
+    unpack(blob, Some(expected), (to, &nothing), limits, Signs::Names)
+}
+
+/// What a name is that begins with `.wh.`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signs {
+    OfRemoval,
+    Names,
+}
+
+fn unpack(
+    blob: impl Read + Send,
+    expected: Option<Digest>,
+    (upper, lowers): (&Dir, &Lowers),
+    limits: Limits,
+    signs: Signs,
+) -> Result<Applied, ApplyError> {
     let (_, content) = compress::decoder(blob).map_err(Malformed::Unreadable)?;
     std::thread::scope(|scope| {
         let content = compress::read_ahead(scope, content).map_err(Malformed::Unreadable)?;
@@ -126,6 +154,7 @@ pub fn apply(
         let mut target = Target {
             root: upper,
             lowers,
+            signs,
             here: None,
             directories: Vec::new(),
             hides_all: false,
@@ -184,6 +213,7 @@ struct Directory {
 struct Target<'a> {
     root: &'a Dir,
     lowers: &'a Lowers,
+    signs: Signs,
     here: Option<Here>,
     directories: Vec<Directory>,
     hides_all: bool,
@@ -200,7 +230,7 @@ impl Target<'_> {
         }
         let (parent, name) = split(path);
         let (parent_path, dir) = self.directory(parent, path)?;
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        if let (Signs::OfRemoval, Some(hidden)) = (self.signs, name.strip_prefix(WHITEOUT)) {
             return self.remove(&dir, &parent_path, path, name, hidden);
         }
         let name = OsStr::from_bytes(name);

@@ -1,0 +1,584 @@
+//! What is elsewhere: the records of caches, read before a build, and what of their layers, cache mounts and downloads is
+//! fetched, when it is known that it is needed.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::layout::{Layout, RECORDS_MAX, names_buildkit, of_buildkit};
+use super::records::{CachedMount, CachedSnapshot, Records, unusable};
+use super::{BUILDKIT_TYPE, CONFIG_TYPE, CacheFrom};
+use crate::digest::{Digest, Key};
+use crate::engine::base::of_registry;
+use crate::engine::carry;
+use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::layers;
+use crate::engine::snapshot::{self, SnapshotStore, apply};
+use crate::event::BuildEvent;
+use crate::image::layer::Limits;
+use crate::image::{Content, Descriptor, Manifest, Name, Platform};
+use crate::net;
+use crate::registry::Registries;
+use crate::store::{LayerBlob, OpRecord, Record, Store};
+
+/// How many layers are fetched at once.
+const FETCHED_AT_ONCE: usize = 4;
+
+/// What caches have that were read.
+#[derive(Debug, Default)]
+pub struct Elsewhere {
+    caches: Vec<Cache>,
+    snapshots: HashMap<Key, (usize, CachedSnapshot)>,
+    results: HashMap<Key, OpRecord>,
+    mounts: HashMap<String, (usize, CachedMount)>,
+    downloads: HashMap<Digest, (usize, Descriptor)>,
+    /// Snapshots of which nothing is to be had but the name.
+    names: HashSet<Key>,
+    /// Whether a name is enough.
+    counts_names: AtomicBool,
+}
+
+/// A cache that was read.
+#[derive(Debug)]
+struct Cache {
+    /// For messages.
+    shown: String,
+    place: Place,
+    /// Something of it was not what it should be: nothing more is taken from it.
+    is_lost: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Place {
+    Registry(Name),
+    Directory(Layout),
+}
+
+/// Why a cache is of no use.
+#[derive(Debug)]
+pub struct Lost {
+    /// Which.
+    pub cache: String,
+    /// Why.
+    pub failure: Failure,
+}
+
+impl Lost {
+    /// As a warning: a build goes on without.
+    #[must_use]
+    pub fn warning(&self) -> BuildEvent {
+        warning("CacheNotRead", &self.cache, &self.failure)
+    }
+}
+
+/// What is said of a cache that is left alone.
+#[must_use]
+pub fn warning(code: &str, cache: &str, failure: &Failure) -> BuildEvent {
+    let mut message = format!("the cache {cache} is left alone: {failure}");
+    for cause in &failure.causes {
+        message.push_str(&format!(": {cause}"));
+    }
+    if let Some(help) = &failure.help {
+        message.push_str(&format!(" ({help})"));
+    }
+    BuildEvent::Warning {
+        code: code.to_owned(),
+        message,
+        file: None,
+        line: None,
+    }
+}
+
+impl Elsewhere {
+    /// Reads the records of caches, and tells the store's index. Those that are of no use are told to `warn`.
+    pub fn read(
+        caches: &[CacheFrom],
+        store: &Store,
+        registries: &Registries,
+        platform: &str,
+        warn: &dyn Fn(&Lost),
+    ) -> Self {
+        let mut elsewhere = Self::default();
+        for cache in caches {
+            let read = Reader {
+                store,
+                registries,
+                platform,
+            }
+            .read(cache);
+            let taken =
+                read.and_then(|(place, records)| elsewhere.take(store, cache, place, records));
+            if let Err(failure) = taken {
+                let cache = cache.to_string();
+                warn(&Lost { cache, failure });
+            }
+        }
+        elsewhere
+    }
+
+    fn take(
+        &mut self,
+        store: &Store,
+        cache: &CacheFrom,
+        place: Place,
+        records: Records,
+    ) -> Result<(), Failure> {
+        let number = self.caches.len();
+        self.caches.push(Cache {
+            shown: cache.to_string(),
+            place,
+            is_lost: AtomicBool::new(false),
+        });
+        let diff_ids: Vec<_> = records
+            .snapshots
+            .iter()
+            .map(|snapshot| (snapshot.record.id, snapshot.diff_id, snapshot.size))
+            .collect();
+        for snapshot in records.snapshots {
+            if snapshot.blob.is_some() {
+                self.snapshots
+                    .entry(snapshot.record.id)
+                    .or_insert((number, snapshot));
+            }
+        }
+        let results: Vec<(Key, OpRecord)> = records
+            .results
+            .iter()
+            .map(|result| (result.key, result.into()))
+            .collect();
+        let answers: Vec<_> = records.answers.into_iter().map(Into::into).collect();
+        store
+            .index()
+            .and_then(|index| index.take_over(&results, &diff_ids, &answers))
+            .map_err(|error| Failure::from_diagnostic(FailureKind::Machine, &error))?;
+        for (key, result) in results {
+            self.names.extend(&result.layers);
+            self.results.entry(key).or_insert(result);
+        }
+        for mount in records.mounts {
+            self.mounts
+                .entry(mount.directory.clone())
+                .or_insert((number, mount));
+        }
+        for download in records.downloads {
+            self.downloads
+                .entry(download.digest)
+                .or_insert((number, download));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.caches.is_empty()
+    }
+
+    /// Makes names enough, or no longer: a result whose files nobody wants need not be had.
+    pub fn count_names(&self, counts: bool) {
+        self.counts_names.store(counts, Ordering::Relaxed);
+    }
+
+    /// Whether a snapshot is known, and as things stand that is enough.
+    #[must_use]
+    pub fn has(&self, id: &Key) -> bool {
+        self.snapshot(id).is_some()
+            || (self.counts_names.load(Ordering::Relaxed) && self.names.contains(id))
+    }
+
+    /// Whether a snapshot can be fetched.
+    #[must_use]
+    pub fn has_layer(&self, id: &Key) -> bool {
+        self.snapshot(id).is_some()
+    }
+
+    /// The result that a key stands for.
+    #[must_use]
+    pub fn result(&self, key: &Key) -> Option<&OpRecord> {
+        self.results.get(key)
+    }
+
+    /// What a snapshot says of itself.
+    #[must_use]
+    pub fn record(&self, id: &Key) -> Option<&Record> {
+        self.snapshot(id).map(|(_, cached)| &cached.record)
+    }
+
+    fn snapshot(&self, id: &Key) -> Option<(&Cache, &CachedSnapshot)> {
+        let (number, cached) = self.snapshots.get(id)?;
+        Some((self.cache(*number)?, cached))
+    }
+
+    pub(super) fn cached(&self, id: &Key) -> Option<&CachedSnapshot> {
+        self.snapshot(id).map(|(_, cached)| cached)
+    }
+
+    /// One of which nothing was lost.
+    fn cache(&self, number: usize) -> Option<&Cache> {
+        let cache = &self.caches[number];
+        (!cache.is_lost.load(Ordering::Relaxed)).then_some(cache)
+    }
+
+    pub(super) fn results_of<'a>(
+        &'a self,
+        snapshots: &'a HashSet<Key>,
+    ) -> impl Iterator<Item = (Key, OpRecord)> + 'a {
+        self.results
+            .iter()
+            .filter(|(_, result)| result.layers.iter().all(|layer| snapshots.contains(layer)))
+            .map(|(key, result)| (*key, result.clone()))
+    }
+
+    pub(super) fn mount(&self, directory: &str) -> Option<&CachedMount> {
+        let (number, mount) = self.mounts.get(directory)?;
+        self.cache(*number).map(|_| mount)
+    }
+
+    /// Whether a download can be fetched.
+    #[must_use]
+    pub fn has_download(&self, digest: &Digest) -> bool {
+        self.download(digest).is_some()
+    }
+
+    pub(super) fn download(&self, digest: &Digest) -> Option<&Descriptor> {
+        let (number, blob) = self.downloads.get(digest)?;
+        self.cache(*number).map(|_| blob)
+    }
+
+    /// The layer of a snapshot as a cache has it, if it is packed so.
+    #[must_use]
+    pub fn packed(&self, id: &Key, form: &str) -> Option<(Digest, &Descriptor)> {
+        let (_, cached) = self.snapshot(id)?;
+        let blob = cached.blob.as_ref()?;
+        (cached.form.as_deref() == Some(form)).then_some((cached.diff_id, blob))
+    }
+
+    /// The cache that has a layer, if that is in a registry.
+    #[must_use]
+    pub fn registry_of(&self, digest: &Digest) -> Option<&Name> {
+        match &self.holder(digest)?.0.place {
+            Place::Registry(name) => Some(name),
+            Place::Directory(_) => None,
+        }
+    }
+
+    /// What has a blob, and what it is.
+    fn holder(&self, digest: &Digest) -> Option<(&Cache, &Descriptor)> {
+        let layers = self
+            .snapshots
+            .values()
+            .filter_map(|(number, cached)| Some((*number, cached.blob.as_ref()?)));
+        let mounts = self
+            .mounts
+            .values()
+            .map(|(number, mount)| (*number, &mount.blob));
+        let downloads = self
+            .downloads
+            .values()
+            .map(|(number, blob)| (*number, blob));
+        layers
+            .chain(mounts)
+            .chain(downloads)
+            .filter(|(_, blob)| blob.digest == *digest)
+            .find_map(|(number, blob)| Some((self.cache(number)?, blob)))
+    }
+
+    /// Opens a blob that a cache has.
+    ///
+    /// # Errors
+    /// If it is not to be had. Then that cache is lost.
+    pub fn open(
+        &self,
+        store: &Store,
+        registries: &Registries,
+        digest: &Digest,
+    ) -> Result<Option<File>, Lost> {
+        let Some((cache, blob)) = self.holder(digest) else {
+            return Ok(None);
+        };
+        cache
+            .open(store, registries, blob)
+            .map(Some)
+            .map_err(|failure| cache.lost(failure))
+    }
+
+    /// Fetches and unpacks snapshots that the store lacks, with those that they lie upon.
+    ///
+    /// # Errors
+    /// If one is not to be had, or not what it should be. Then that cache is lost.
+    pub fn fetch(
+        &self,
+        wanted: impl IntoIterator<Item = Key>,
+        snapshots: &SnapshotStore,
+        store: &Store,
+        registries: &Registries,
+    ) -> Result<(), Lost> {
+        let mut waiting: Vec<Key> = wanted.into_iter().collect();
+        let mut seen = HashSet::new();
+        let mut missing = Vec::new();
+        while let Some(id) = waiting.pop() {
+            if seen.insert(id)
+                && !snapshots.has(&id)
+                && let Some((cache, cached)) = self.snapshot(&id)
+                && let Some(blob) = &cached.blob
+            {
+                waiting.extend(&cached.record.below);
+                missing.push((cache, cached, blob));
+            }
+        }
+        missing.sort_by_key(|(_, cached, _)| (cached.record.below.len(), cached.record.id));
+        net::fetch_all(&missing, FETCHED_AT_ONCE, |(cache, _, blob)| {
+            cache
+                .fetch(store, registries, blob)
+                .map_err(|failure| cache.lost(failure))
+        })?;
+        for (cache, cached, blob) in missing {
+            let opened = cache.open(store, registries, blob);
+            opened
+                .and_then(|file| unpack(file, cached, blob, snapshots, store))
+                .map_err(|failure| cache.lost(failure))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a cache mount to its place, if a cache has it.
+    ///
+    /// # Errors
+    /// If it is not to be had. Then that cache is lost.
+    pub fn fetch_mount(
+        &self,
+        name: &str,
+        to: &Path,
+        store: &Store,
+        registries: &Registries,
+    ) -> Result<bool, Lost> {
+        let Some((number, mount)) = self.mounts.get(name) else {
+            return Ok(false);
+        };
+        let Some(cache) = self.cache(*number) else {
+            return Ok(false);
+        };
+        let unpack = |file: File| {
+            carry::unpack_mount(store, file, mount.diff_id, &mount.top, to)
+                .map_err(|error| Failure::from_diagnostic(FailureKind::Input, &error))
+        };
+        let opened = cache.open(store, registries, &mount.blob);
+        opened
+            .and_then(unpack)
+            .map_err(|failure| cache.lost(failure))?;
+        Ok(true)
+    }
+
+    /// Puts a download to its place, if a cache has it.
+    ///
+    /// # Errors
+    /// If it is not to be had. Then that cache is lost.
+    pub fn fetch_download(
+        &self,
+        digest: &Digest,
+        store: &Store,
+        registries: &Registries,
+    ) -> Result<bool, Lost> {
+        let Some((number, blob)) = self.downloads.get(digest) else {
+            return Ok(false);
+        };
+        let Some(cache) = self.cache(*number) else {
+            return Ok(false);
+        };
+        let keep = |file: File| {
+            store
+                .put_download(file, digest)
+                .map_err(|error| Failure::from_diagnostic(FailureKind::Input, &error))
+        };
+        let opened = cache.open(store, registries, blob);
+        opened
+            .and_then(keep)
+            .map_err(|failure| cache.lost(failure))?;
+        Ok(true)
+    }
+}
+
+impl Cache {
+    /// Fetches a blob into the store, from where that is necessary.
+    fn fetch(
+        &self,
+        store: &Store,
+        registries: &Registries,
+        blob: &Descriptor,
+    ) -> Result<(), Failure> {
+        match &self.place {
+            Place::Directory(_) => Ok(()),
+            Place::Registry(name) => registries
+                .fetch(store, name, blob, &|_| ())
+                .map(drop)
+                .map_err(|error| of_registry(&error)),
+        }
+    }
+
+    fn open(
+        &self,
+        store: &Store,
+        registries: &Registries,
+        blob: &Descriptor,
+    ) -> Result<File, Failure> {
+        self.fetch(store, registries, blob)?;
+        let path = match &self.place {
+            Place::Registry(_) => store.blob_path(&blob.digest),
+            Place::Directory(layout) => layout.blob_path(&blob.digest),
+        };
+        let unreadable = |error: &io::Error| {
+            let message = format!("the blob {} of the cache cannot be read", blob.digest);
+            Failure::caused(FailureKind::Input, "cache::blob", message, error)
+        };
+        let file = File::open(path).map_err(|error| unreadable(&error))?;
+        let size = file.metadata().map_err(|error| unreadable(&error))?.len();
+        match size == blob.size {
+            true => Ok(file),
+            false => Err(unusable(format!(
+                "its blob {} should have {} bytes, and has {size}",
+                blob.digest, blob.size
+            ))),
+        }
+    }
+
+    fn lost(&self, failure: Failure) -> Lost {
+        self.is_lost.store(true, Ordering::Relaxed);
+        Lost {
+            cache: self.shown.clone(),
+            failure,
+        }
+    }
+}
+
+/// Makes a layer the snapshot that it was.
+fn unpack(
+    file: File,
+    cached: &CachedSnapshot,
+    blob: &Descriptor,
+    snapshots: &SnapshotStore,
+    store: &Store,
+) -> Result<(), Failure> {
+    let record = &cached.record;
+    let settled = snapshots.prepare_layer(&record.below)?;
+    let lowers = layers::lowers(snapshots, &record.below)?;
+    apply::apply(
+        file,
+        Some(cached.diff_id),
+        settled.upper(),
+        &lowers,
+        Limits::default(),
+    )
+    .map_err(|error| Failure::from_diagnostic(FailureKind::Input, &error))?;
+    cached.top.dress(settled.upper()).map_err(|error| {
+        let message = "the topmost directory of a layer cannot be made what it was";
+        Failure::caused(FailureKind::Machine, "cache::top", message, &error)
+    })?;
+    let made = snapshot::Made {
+        id: record.id,
+        key: record.key,
+        fields: record.fields.clone(),
+        created_ms: record.created_ms,
+        duration_ms: record.duration_ms,
+        what: record.what.clone(),
+    };
+    snapshots.commit(settled, made)?;
+    // What leaves in this form is not packed again.
+    if let Some(form) = &cached.form
+        && store.has_blob(&blob.digest)
+    {
+        let row = |digest, size| LayerBlob {
+            digest,
+            size,
+            media_type: String::new(),
+        };
+        let remember = || {
+            let index = store.index()?;
+            index.put_layer_blob(&record.id, form, "blob", &row(blob.digest, blob.size))?;
+            index.put_layer_blob(&record.id, form, "tar", &row(cached.diff_id, 0))
+        };
+        remember().map_err(|error| Failure::from_diagnostic(FailureKind::Machine, &error))?;
+    }
+    Ok(())
+}
+
+/// Reads the records of one cache.
+struct Reader<'a> {
+    store: &'a Store,
+    registries: &'a Registries,
+    platform: &'a str,
+}
+
+impl Reader<'_> {
+    fn read(&self, cache: &CacheFrom) -> Result<(Place, Records), Failure> {
+        match cache {
+            CacheFrom::Directory { path, tag, digest } => {
+                let layout = Layout::at(path);
+                let manifest = layout.manifest(tag, *digest)?;
+                let read = |blob: &Descriptor| {
+                    self.bounded(blob)?;
+                    layout.read(&blob.digest, RECORDS_MAX)
+                };
+                let records = records_of(&manifest, read)?;
+                Ok((Place::Directory(layout), records))
+            }
+            CacheFrom::Registry { name, .. } => {
+                let failed = |error| of_registry(&error);
+                let manifest = match self.registries.document(name).map_err(failed)?.content {
+                    Content::Manifest(manifest) => *manifest,
+                    Content::Index(index) if names_buildkit(&index) => return Err(of_buildkit()),
+                    Content::Index(_) => self.of_platform(name)?,
+                };
+                let read = |blob: &Descriptor| {
+                    self.bounded(blob)?;
+                    self.registries
+                        .fetch(self.store, name, blob, &|_| ())
+                        .map_err(failed)?;
+                    self.store
+                        .read_blob(&blob.digest, RECORDS_MAX)
+                        .map_err(|error| Failure::from_diagnostic(FailureKind::Machine, &error))
+                };
+                let records = records_of(&manifest, read)?;
+                Ok((Place::Registry(name.clone()), records))
+            }
+        }
+    }
+
+    /// That of an image for several platforms.
+    fn of_platform(&self, name: &Name) -> Result<Manifest, Failure> {
+        let platform: Platform = self.platform.parse().unwrap_or_default();
+        self.registries
+            .resolve(self.store, name, &platform)
+            .map(|resolved| resolved.manifest)
+            .map_err(|error| of_registry(&error))
+    }
+
+    fn bounded(&self, blob: &Descriptor) -> Result<(), Failure> {
+        match blob.size <= RECORDS_MAX {
+            true => Ok(()),
+            false => Err(unusable(format!(
+                "its records are said to have {} bytes; {RECORDS_MAX} is the limit",
+                blob.size
+            ))),
+        }
+    }
+}
+
+/// The records that a manifest's configuration is, or has in it.
+fn records_of(
+    manifest: &Manifest,
+    read: impl Fn(&Descriptor) -> Result<Vec<u8>, Failure>,
+) -> Result<Records, Failure> {
+    let kind = manifest.config.media_type.as_str();
+    if kind == BUILDKIT_TYPE {
+        return Err(of_buildkit());
+    }
+    let bytes = read(&manifest.config)?;
+    let records = match kind {
+        CONFIG_TYPE => Records::parse(&bytes),
+        _ => crate::image::choice::check_config(manifest, &bytes)
+            .and_then(|config| Records::of_image(manifest, &config)),
+    };
+    records.map_err(unusable)
+}
