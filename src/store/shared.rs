@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::index::{self, Answer, Index, OpRecord};
 use super::{Store, StoreError};
-use crate::digest::{Digest, Key};
+use crate::digest::Key;
 
 impl Index {
     /// The results that are made of these snapshots alone, by their keys.
@@ -55,7 +55,6 @@ impl Index {
     pub fn take_over(
         &self,
         results: &[(Key, OpRecord)],
-        diff_ids: &[(Key, Digest, u64)],
         answers: &[(String, Answer)],
     ) -> Result<(), StoreError> {
         self.with("take over results", |connection| {
@@ -67,11 +66,6 @@ impl Index {
                 if !known {
                     index::insert_op(&together, key, record)?;
                 }
-            }
-            for (snapshot, diff_id, size) in diff_ids {
-                together
-                    .prepare_cached("INSERT OR IGNORE INTO diff_ids VALUES (?, ?, ?)")?
-                    .execute(params![index::bytes(snapshot), diff_id.to_string(), size])?;
             }
             for (reference, answer) in answers {
                 together

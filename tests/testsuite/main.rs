@@ -13,6 +13,7 @@ mod architecture;
 mod bases;
 mod build;
 mod buildah;
+mod caches;
 mod cases;
 mod checks;
 mod conformance;

@@ -1,6 +1,7 @@
 //! Caches of builds elsewhere: what a build takes from them, and what it writes for others. Nothing that is wrong with one
 //! ends a build, unless that was asked for.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -10,7 +11,7 @@ use super::protocol::{Order, Report};
 use super::{listen, unexpected};
 use crate::digest::Key;
 use crate::engine::cache::{
-    CacheTo, Elsewhere, Export, Lost, Mode, OnError, Target, is_written, warning,
+    CacheTo, Elsewhere, Export, Mode, OnError, Target, is_written, warning,
 };
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
@@ -19,6 +20,7 @@ use crate::engine::plan::Planned;
 use crate::engine::solve::survey::{State, Survey, Thoroughness};
 use crate::engine::solve::{Made, Session, Surroundings, Tree, Workshop};
 use crate::event::{BuildEvent, EventSink};
+use crate::graph::NodeId;
 use crate::store::{BuildUse, Store, StoreError};
 
 /// Reads what caches know, in the engine child.
@@ -26,13 +28,12 @@ pub(super) fn read(request: &BuildRequest, session: &Session<'_>) -> Arc<Elsewhe
     if request.cache_from.is_empty() {
         return Arc::default();
     }
-    let warn = |lost: &Lost| session.events.emit(lost.warning());
     Arc::new(Elsewhere::read(
         &request.cache_from,
         session.store,
         &session.registries,
         &request.work.platform,
-        &warn,
+        session.events,
     ))
 }
 
@@ -40,8 +41,8 @@ pub(super) fn read(request: &BuildRequest, session: &Session<'_>) -> Arc<Elsewhe
 pub(super) enum Seen {
     /// All of it: this is the result. The session that looked knows of every step.
     All(Tree),
-    /// What is not is made; what that needs is here now.
-    Part,
+    /// These steps, whose results may stay there. What is not is made; what that needs is here now.
+    Part(HashSet<NodeId>),
 }
 
 /// Looks what of a build is elsewhere, and fetches what is needed: the layers of the result, or those that the steps stand
@@ -65,7 +66,8 @@ pub(super) fn look(
         match fetched {
             Ok(()) => true,
             Err(lost) => {
-                events.emit(lost.warning());
+                lost.tell(events);
+                elsewhere.forget_closed();
                 false
             }
         }
@@ -120,7 +122,11 @@ pub(super) fn look(
         );
         // With each that is lost there is less to look for.
         if fetch(needed) {
-            return Ok(Seen::Part);
+            let cached = survey
+                .seen
+                .iter()
+                .filter(|(_, state)| **state == State::Cached);
+            return Ok(Seen::Part(cached.map(|(id, _)| *id).collect()));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From results to an image: the layers' digests, configuration and manifest, the names in the store, the exports. The
 //! same for a build that found everything in the cache and for one that made it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -295,7 +296,7 @@ pub(super) fn build(
     let looking = Session::new(&request.work, &store, &contexts, session.clock, &said);
     let looking = looking.knowing(elsewhere);
     let found = match session.elsewhere.is_empty() {
-        true => Seen::Part,
+        true => Seen::Part(HashSet::new()),
         false => caches::look(request, &looking, &workshop, &planned, events)?,
     };
     let (session, tree) = match found {
@@ -303,7 +304,8 @@ pub(super) fn build(
             said.open();
             (looking, tree)
         }
-        Seen::Part => {
+        Seen::Part(left) => {
+            let session = session.leaving(left);
             let tree = caches::writing_ahead(request, &session, &workshop, || {
                 let target = planned.lowered.target;
                 let made = solve::solve(&session, &workshop, &planned, &[target])?;

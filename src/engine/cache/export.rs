@@ -57,7 +57,8 @@ enum From {
 
 /// A layer that can be sent.
 struct Packed {
-    diff_id: Digest,
+    /// SHA-256 of its tar.
+    tar: Digest,
     sent: Sent,
     /// How it was packed, where that was done by shmocker.
     form: Option<String>,
@@ -66,14 +67,14 @@ struct Packed {
 impl Packed {
     /// One that was packed here.
     fn new(
-        diff_id: Digest,
+        tar: Digest,
         (digest, size): (Digest, u64),
         compression: Compression,
         held: Option<Lease>,
     ) -> Self {
         let kind = MediaTypes::Oci.layer(compression);
         Self {
-            diff_id,
+            tar,
             sent: Sent {
                 descriptor: Descriptor::new(kind, digest, size),
                 from: From::Store { _held: held },
@@ -81,6 +82,11 @@ impl Packed {
             form: Some(compression.id()),
         }
     }
+}
+
+/// The form of what some other program has packed before.
+fn again(compression: Compression) -> String {
+    format!("again-{}", compression.id())
 }
 
 /// Names all that builds have used, and how it is written: what is there already is not written again.
@@ -236,13 +242,11 @@ impl Export<'_> {
         epoch_ms: Option<u64>,
     ) -> Result<String, Failure> {
         let store = self.session.store;
-        let index = store.index().map_err(store_failure)?;
         let mut snapshots = Vec::new();
         for id in tree {
-            let (Some((diff_id, size)), Some(mut record)) = (
-                index.diff_id(id).map_err(store_failure)?,
-                self.session.snapshot_record(id),
-            ) else {
+            let known = self.session.diff_id(id)?;
+            let (Some((_, size)), Some(mut record)) = (known, self.session.snapshot_record(id))
+            else {
                 continue;
             };
             let top = match self.session.elsewhere.cached(id) {
@@ -252,9 +256,11 @@ impl Export<'_> {
             at_time(epoch_ms, &mut record.created_ms, &mut record.duration_ms);
             snapshots.push(CachedSnapshot {
                 record,
-                diff_id,
+                // The image says which layers it has.
+                diff_id: Digest::of(b""),
                 size,
-                top,
+                tar: None,
+                top: epoch_ms.map_or(top, |epoch_ms| top.at_ms(epoch_ms)),
                 blob: None,
                 form: None,
             });
@@ -407,29 +413,22 @@ impl Export<'_> {
         blobs: &mut Vec<Sent>,
     ) -> Result<Option<CachedSnapshot>, Failure> {
         let id = &record.id;
-        let Some(Packed {
-            diff_id,
-            sent,
-            form,
-        }) = self.layer(id, &record.below, to)?
-        else {
+        let Some(Packed { tar, sent, form }) = self.layer(id, &record.below, to)? else {
             return Ok(None);
         };
         let top = match self.session.elsewhere.cached(id) {
             Some(cached) if !self.workshop.snapshots.has(id) => cached.top,
             _ => self.top(id)?,
         };
-        let index = self.session.store.index();
-        let size = index
-            .and_then(|index| index.diff_id(id))
-            .map_err(store_failure)?;
+        let (diff_id, size) = self.session.diff_id(id)?.unwrap_or((tar, 0));
         let snapshot = CachedSnapshot {
             record: record.clone(),
             diff_id,
-            size: size.map_or(0, |(_, size)| size),
+            size,
+            tar: (tar != diff_id).then_some(tar),
             top,
             blob: Some(sent.descriptor.clone()),
-            form,
+            form: form.filter(|_| tar == diff_id),
         };
         blobs.push(sent);
         Ok(Some(snapshot))
@@ -446,7 +445,7 @@ impl Export<'_> {
             && (!is_here || !to.force_compression)
         {
             return Ok(Some(Packed {
-                diff_id: cached.diff_id,
+                tar: cached.tar.unwrap_or(cached.diff_id),
                 sent: Sent {
                     descriptor,
                     from: From::Elsewhere,
@@ -462,24 +461,27 @@ impl Export<'_> {
 
     /// A layer that was packed before, and is here still.
     fn known(&self, id: &Key, compression: Compression) -> Result<Option<Packed>, Failure> {
-        let (store, form) = (self.session.store, compression.id());
+        let store = self.session.store;
         let look = || {
             let index = store.index()?;
-            let (Some(blob), Some(tar)) = (
-                index.layer_blob(id, &form, "blob")?,
-                index.layer_blob(id, &form, "tar")?,
-            ) else {
-                return Ok(None);
-            };
-            let Some(held) = store.lease_blob(&blob.digest)? else {
-                return Ok(None);
-            };
-            Ok(Some(Packed::new(
-                tar.digest,
-                (blob.digest, blob.size),
-                compression,
-                Some(held),
-            )))
+            for form in [compression.id(), again(compression)] {
+                let (Some(blob), Some(tar)) = (
+                    index.layer_blob(id, &form, "blob")?,
+                    index.layer_blob(id, &form, "tar")?,
+                ) else {
+                    continue;
+                };
+                if let Some(held) = store.lease_blob(&blob.digest)? {
+                    let packed = (blob.digest, blob.size);
+                    return Ok(Some(Packed::new(
+                        tar.digest,
+                        packed,
+                        compression,
+                        Some(held),
+                    )));
+                }
+            }
+            Ok(None)
         };
         look().map_err(store_failure)
     }
@@ -518,10 +520,18 @@ impl Export<'_> {
         };
         let keep = || {
             writer.finish_expecting(&digest)?;
-            let (index, form) = (store.index()?, compression.id());
+            let index = store.index()?;
+            let known = index.diff_id(id)?;
+            if known.is_none() {
+                index.put_diff_id(id, &tar.diff_id, tar.size)?;
+            }
+            let form = match known {
+                // A base's: images have it as it came.
+                Some((diff_id, _)) if diff_id != tar.diff_id => again(compression),
+                _ => compression.id(),
+            };
             index.put_layer_blob(id, &form, "blob", &row(digest, size))?;
             index.put_layer_blob(id, &form, "tar", &row(tar.diff_id, 0))?;
-            index.put_diff_id(id, &tar.diff_id, tar.size)?;
             store.lease_blob(&digest)
         };
         let held = keep().map_err(store_failure)?;

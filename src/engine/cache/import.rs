@@ -16,7 +16,7 @@ use crate::engine::carry;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::snapshot::{self, SnapshotStore, apply};
-use crate::event::BuildEvent;
+use crate::event::{BuildEvent, EventSink};
 use crate::image::layer::Limits;
 use crate::image::{Content, Descriptor, Manifest, Name, Platform};
 use crate::net;
@@ -46,7 +46,9 @@ struct Cache {
     /// For messages.
     shown: String,
     place: Place,
-    /// Something of it was not what it should be: nothing more is taken from it.
+    /// Something of it was not to be had: nothing more is fetched.
+    is_closed: AtomicBool,
+    /// And what it knows does not count any more.
     is_lost: AtomicBool,
 }
 
@@ -63,13 +65,16 @@ pub struct Lost {
     pub cache: String,
     /// Why.
     pub failure: Failure,
+    /// Whether that was said before.
+    pub is_said: bool,
 }
 
 impl Lost {
-    /// As a warning: a build goes on without.
-    #[must_use]
-    pub fn warning(&self) -> BuildEvent {
-        warning("CacheNotRead", &self.cache, &self.failure)
+    /// Warns, once of each cache: a build goes on without.
+    pub fn tell(&self, events: &dyn EventSink) {
+        if !self.is_said {
+            events.emit(warning("CacheNotRead", &self.cache, &self.failure));
+        }
     }
 }
 
@@ -92,13 +97,13 @@ pub fn warning(code: &str, cache: &str, failure: &Failure) -> BuildEvent {
 }
 
 impl Elsewhere {
-    /// Reads the records of caches, and tells the store's index. Those that are of no use are told to `warn`.
+    /// Reads the records of caches, and tells the store's index. Of those that are of no use is warned.
     pub fn read(
         caches: &[CacheFrom],
         store: &Store,
         registries: &Registries,
         platform: &str,
-        warn: &dyn Fn(&Lost),
+        events: &dyn EventSink,
     ) -> Self {
         let mut elsewhere = Self::default();
         for cache in caches {
@@ -111,8 +116,12 @@ impl Elsewhere {
             let taken =
                 read.and_then(|(place, records)| elsewhere.take(store, cache, place, records));
             if let Err(failure) = taken {
-                let cache = cache.to_string();
-                warn(&Lost { cache, failure });
+                let lost = Lost {
+                    cache: cache.to_string(),
+                    failure,
+                    is_said: false,
+                };
+                lost.tell(events);
             }
         }
         elsewhere
@@ -129,13 +138,9 @@ impl Elsewhere {
         self.caches.push(Cache {
             shown: cache.to_string(),
             place,
+            is_closed: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
         });
-        let diff_ids: Vec<_> = records
-            .snapshots
-            .iter()
-            .map(|snapshot| (snapshot.record.id, snapshot.diff_id, snapshot.size))
-            .collect();
         for snapshot in records.snapshots {
             if snapshot.blob.is_some() {
                 self.snapshots
@@ -151,7 +156,7 @@ impl Elsewhere {
         let answers: Vec<_> = records.answers.into_iter().map(Into::into).collect();
         store
             .index()
-            .and_then(|index| index.take_over(&results, &diff_ids, &answers))
+            .and_then(|index| index.take_over(&results, &answers))
             .map_err(|error| Failure::from_diagnostic(FailureKind::Machine, &error))?;
         for (key, result) in results {
             self.names.extend(&result.layers);
@@ -174,6 +179,14 @@ impl Elsewhere {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.caches.is_empty()
+    }
+
+    /// Forgets what those know of which something was not to be had.
+    pub fn forget_closed(&self) {
+        for cache in &self.caches {
+            let is_closed = cache.is_closed.load(Ordering::Relaxed);
+            cache.is_lost.fetch_or(is_closed, Ordering::Relaxed);
+        }
     }
 
     /// Makes names enough, or no longer: a result whose files nobody wants need not be had.
@@ -209,6 +222,12 @@ impl Elsewhere {
     fn snapshot(&self, id: &Key) -> Option<(&Cache, &CachedSnapshot)> {
         let (number, cached) = self.snapshots.get(id)?;
         Some((self.cache(*number)?, cached))
+    }
+
+    /// Digest and length of the tar of a snapshot that can be fetched.
+    #[must_use]
+    pub fn measured(&self, id: &Key) -> Option<(Digest, u64)> {
+        self.cached(id).map(|cached| (cached.diff_id, cached.size))
     }
 
     pub(super) fn cached(&self, id: &Key) -> Option<&CachedSnapshot> {
@@ -408,6 +427,9 @@ impl Cache {
         registries: &Registries,
         blob: &Descriptor,
     ) -> Result<(), Failure> {
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(unusable("something of it was not to be had"));
+        }
         match &self.place {
             Place::Directory(_) => Ok(()),
             Place::Registry(name) => registries
@@ -444,9 +466,9 @@ impl Cache {
     }
 
     fn lost(&self, failure: Failure) -> Lost {
-        self.is_lost.store(true, Ordering::Relaxed);
         Lost {
             cache: self.shown.clone(),
+            is_said: self.is_closed.swap(true, Ordering::Relaxed),
             failure,
         }
     }
@@ -461,11 +483,19 @@ fn unpack(
     store: &Store,
 ) -> Result<(), Failure> {
     let record = &cached.record;
+    let of_store = |error| Failure::from_diagnostic(FailureKind::Machine, &error);
+    // Another build may be making the same, which may turn out to be something else. This one may hold that lock itself.
+    let key = record.key.unwrap_or(record.id);
+    let alone = store.try_lock(&key.to_string()).map_err(of_store)?;
+    if snapshots.has(&record.id) {
+        return Ok(());
+    }
     let settled = snapshots.prepare_layer(&record.below)?;
     let lowers = layers::lowers(snapshots, &record.below)?;
+    let content = cached.tar.unwrap_or(cached.diff_id);
     apply::apply(
         file,
-        Some(cached.diff_id),
+        Some(content),
         settled.upper(),
         &lowers,
         Limits::default(),
@@ -483,23 +513,27 @@ fn unpack(
         duration_ms: record.duration_ms,
         what: record.what.clone(),
     };
-    snapshots.commit(settled, made)?;
-    // What leaves in this form is not packed again.
-    if let Some(form) = &cached.form
-        && store.has_blob(&blob.digest)
-    {
-        let row = |digest, size| LayerBlob {
-            digest,
-            size,
-            media_type: String::new(),
-        };
-        let remember = || {
-            let index = store.index()?;
+    let row = |digest, size| LayerBlob {
+        digest,
+        size,
+        media_type: String::new(),
+    };
+    let remember = || {
+        let index = store.index()?;
+        index.put_diff_id(&record.id, &cached.diff_id, cached.size)?;
+        // What leaves in this form is not packed again.
+        if let Some(form) = &cached.form
+            && store.has_blob(&blob.digest)
+        {
             index.put_layer_blob(&record.id, form, "blob", &row(blob.digest, blob.size))?;
-            index.put_layer_blob(&record.id, form, "tar", &row(cached.diff_id, 0))
-        };
-        remember().map_err(|error| Failure::from_diagnostic(FailureKind::Machine, &error))?;
+            index.put_layer_blob(&record.id, form, "tar", &row(cached.diff_id, 0))?;
+        }
+        Ok(())
+    };
+    if alone.is_some() {
+        remember().map_err(of_store)?;
     }
+    snapshots.commit_holding(settled, made, alone)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 //! mounts, downloads
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::Read as _;
 
 use base64::Engine as _;
@@ -47,12 +47,15 @@ pub struct Records {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct CachedSnapshot {
     pub(super) record: Record,
-    /// SHA-256 of its tar.
+    /// SHA-256 of its tar, as images name it.
     pub(super) diff_id: Digest,
     /// The length of that.
     pub(super) size: u64,
+    /// SHA-256 of the tar in `blob`, where that is another one: no other program's tar can be made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tar: Option<Digest>,
     pub(super) top: Top,
-    /// The layer; an image has it by its diff id.
+    /// The layer. An image has them itself, in the order of the snapshots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) blob: Option<Descriptor>,
     /// How the layer was packed, where that was done by shmocker.
@@ -153,17 +156,14 @@ impl Records {
             .and_then(|decoder| decoder.take(BYTES_MAX).read_to_end(&mut bytes))
             .map_err(|error| error.to_string())?;
         let mut records = Self::parse(&bytes)?;
-        let layers: HashMap<&Digest, &Descriptor> = config
-            .rootfs
-            .diff_ids
-            .iter()
-            .zip(&manifest.layers)
-            .collect();
-        for snapshot in &mut records.snapshots {
-            snapshot.blob = layers.get(&snapshot.diff_id).copied().cloned();
+        let diff_ids = &config.rootfs.diff_ids;
+        if diff_ids.len() != records.snapshots.len() || diff_ids.len() != manifest.layers.len() {
+            return Err("it has other layers than those that its cache was written for".to_owned());
         }
-        // Of others nothing but the name is known.
-        records.snapshots.retain(|snapshot| snapshot.blob.is_some());
+        for (place, snapshot) in records.snapshots.iter_mut().enumerate() {
+            snapshot.diff_id = diff_ids[place];
+            snapshot.blob = Some(manifest.layers[place].clone());
+        }
         Ok(records)
     }
 }

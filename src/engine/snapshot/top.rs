@@ -27,6 +27,15 @@ impl Top {
         })
     }
 
+    /// The same at another time, in milliseconds since 1970.
+    #[must_use]
+    pub fn at_ms(self, ms: u64) -> Self {
+        Self {
+            modified: ((ms / 1000) as i64, 0),
+            ..self
+        }
+    }
+
     /// Makes a directory be so.
     pub fn dress(&self, dir: &Dir) -> io::Result<()> {
         let modified = Time {

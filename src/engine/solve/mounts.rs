@@ -294,7 +294,7 @@ impl Session<'_> {
             .elsewhere
             .fetch_mount(name, directory, self.store, &self.registries);
         fetched.unwrap_or_else(|lost| {
-            self.events.emit(lost.warning());
+            lost.tell(self.events);
             false
         })
     }

@@ -43,6 +43,7 @@ pub struct Session<'a> {
     pub registries: Registries,
     /// What caches have that were read for it.
     pub elsewhere: Arc<Elsewhere>,
+    left: HashSet<NodeId>,
     noted: Mutex<HashMap<NodeId, Noted>>,
     told: Mutex<Option<Sender<Vec<Key>>>>,
     /// How many sockets of SSH agents were made.
@@ -166,6 +167,7 @@ impl<'a> Session<'a> {
             contexts,
             registries: reach::registries(work),
             elsewhere: Arc::default(),
+            left: HashSet::new(),
             noted: Mutex::default(),
             told: Mutex::default(),
             doors: AtomicUsize::new(0),
@@ -179,6 +181,30 @@ impl<'a> Session<'a> {
     pub fn knowing(mut self, elsewhere: Arc<Elsewhere>) -> Self {
         self.elsewhere = elsewhere;
         self
+    }
+
+    /// The same build, of which the results of these steps may stay elsewhere.
+    #[must_use]
+    pub fn leaving(mut self, left: HashSet<NodeId>) -> Self {
+        self.left = left;
+        self
+    }
+
+    /// Whether the result of a step can be used: it is here, or fetched now, or may stay where it is.
+    pub(super) fn brings(&self, workshop: &Workshop, id: NodeId, layers: &[Key]) -> bool {
+        if !self.holds(workshop, layers) {
+            return false;
+        }
+        if self.elsewhere.is_empty() || self.left.contains(&id) {
+            return true;
+        }
+        let fetched = self.elsewhere.fetch(
+            layers.iter().copied(),
+            &workshop.snapshots,
+            self.store,
+            &self.registries,
+        );
+        fetched.inspect_err(|lost| lost.tell(self.events)).is_ok()
     }
 
     /// Whether snapshots are here, or known to be elsewhere.
@@ -198,6 +224,12 @@ impl<'a> Session<'a> {
     pub fn snapshot_record(&self, id: &Key) -> Option<Record> {
         let here = self.store.snapshot_record(id).ok();
         here.or_else(|| self.elsewhere.record(id).cloned())
+    }
+
+    /// Digest and length of the uncompressed tar of a snapshot, if that is known here or elsewhere.
+    pub(in crate::engine) fn diff_id(&self, id: &Key) -> Result<Option<(Digest, u64)>, Failure> {
+        let here = self.index()?.diff_id(id).map_err(store_failure)?;
+        Ok(here.or_else(|| self.elsewhere.measured(id)))
     }
 
     /// The result that a key stands for, if it is here or known to be elsewhere.

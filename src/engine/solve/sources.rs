@@ -627,7 +627,7 @@ impl Session<'_> {
         match fetched {
             Ok(fetched) => fetched && self.hold_download(digest).unwrap_or(false),
             Err(lost) => {
-                self.events.emit(lost.warning());
+                lost.tell(self.events);
                 false
             }
         }

@@ -185,7 +185,7 @@ impl Session<'_> {
     ) -> Result<Option<Made>, Failure> {
         let hit = self.look(keys)?;
         // What is deleted just now was not there.
-        let Some(hit) = hit.filter(|hit| self.holds(workshop, &hit.record.layers)) else {
+        let Some(hit) = hit.filter(|hit| self.brings(workshop, id, &hit.record.layers)) else {
             return Ok(None);
         };
         let definition = keys.definition.key();
