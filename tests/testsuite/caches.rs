@@ -166,6 +166,14 @@ fn what_nobody_needs_is_not_fetched() {
         "{sent:?}"
     );
 
+    // What was fetched once answers by itself from then on.
+    let (other, _) = need!(machine_of(&user, "cache-lazy-again"));
+    let line = format!("{build} --cache-from {cache}");
+    assert_eq!((steps(&other.built(&line)), snapshots(&other)), ((0, 3), 3));
+    registry.asked();
+    assert_eq!(steps(&other.built(&line)), (0, 3));
+    assert!(registry.asked().is_empty());
+
     // A step that has to run fetches what it stands on, and no more.
     let (other, _) = need!(machine_of(&user, "cache-lazy-part"));
     other.file("Dockerfile", DOCKERFILE.replace("echo one", "echo two"));
@@ -494,6 +502,25 @@ fn a_broken_cache_ends_no_build() {
             true
         );
     }
+    // An image that is only sent on, to where its layers have to be fetched after all.
+    let last = good["layers"].as_array().expect("layers").iter().rev();
+    let mut last = last.filter(|layer| !layer["mediaType"].to_string().contains("mount"));
+    let missing = last.next().expect("a layer")["digest"]
+        .as_str()
+        .expect("a digest")
+        .to_owned();
+    registry.misbehave(move |request, _| {
+        (request.method == "GET" && request.path.ends_with(&missing)).then(|| Reply::status(404))
+    });
+    let to = MemoryRegistry::start();
+    let (other, _) = need!(machine_of(&user, "cache-broken-push"));
+    let built = other.built(&format!(
+        "{build} --cache-from {cache} --push -t {}/app:1",
+        to.host()
+    ));
+    let told = warnings(&built);
+    assert_eq!((steps(&built), told.lines().count()), ((3, 0), 1), "{told}");
+    other.ok(&format!("pull {}/app:1", to.host()));
     // Records that mean nothing.
     registry.misbehave(|_, _| None);
     {

@@ -63,27 +63,24 @@ pub(super) fn look(
             session.store,
             &session.registries,
         );
-        match fetched {
-            Ok(()) => true,
-            Err(lost) => {
-                lost.tell(events);
-                elsewhere.forget_closed();
-                false
-            }
+        if fetched.is_err() {
+            elsewhere.forget_closed();
+            elsewhere.tell(events);
         }
+        fetched.is_ok()
     };
     // Where all is there, nobody asks for the files of what came before the result.
-    elsewhere.count_names(true);
+    session.find_by_name(true);
     let survey = Survey::of(
         session,
         planned,
         &[target],
         Thoroughness::UntilSomethingIsMissing,
     );
-    elsewhere.count_names(false);
+    session.find_by_name(false);
     let survey = survey?;
     if let Some(Made::Tree(tree)) = survey.made.get(&target) {
-        let is_there = |id: &Key| workshop.snapshots.has(id) || elsewhere.has_layer(id);
+        let is_there = |id: &Key| workshop.snapshots.has(id) || elsewhere.has(id);
         let needed = match request.needs_files {
             true => tree.layers().to_vec(),
             false => Vec::new(),
@@ -204,7 +201,6 @@ pub(super) fn write_in_child(
     request: &BuildRequest,
     events: &dyn EventSink,
     surroundings: Surroundings,
-    warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<(), Vec<Failure>> {
     let store = open(&request.store)?;
     let used = uses(&store, request).map_err(|error| failures(&error))?;
@@ -224,7 +220,9 @@ pub(super) fn write_in_child(
             session.knowing(elsewhere)
         }
     };
-    let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
+    // So was what this machine lacks.
+    let workshop =
+        Workshop::open(&session, surroundings, |_, _| ()).map_err(|failure| vec![failure])?;
     raise_open_files();
     let mut ends = Vec::new();
     for to in &request.cache_to {
@@ -294,6 +292,13 @@ impl<'a> Gate<'a> {
         Self {
             events,
             held: Mutex::new(Some(Vec::new())),
+        }
+    }
+
+    /// Forgets what was said until now.
+    pub(super) fn empty(&self) {
+        if let Some(held) = &mut *self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            held.clear();
         }
     }
 

@@ -214,9 +214,7 @@ fn carry_out(
                 cancel,
                 groups: None,
             };
-            let warn = sink.clone().warnings();
-            caches::write_in_child(&request, &sink, surroundings, warn)
-                .map(|()| Report::CachesWritten)
+            caches::write_in_child(&request, &sink, surroundings).map(|()| Report::CachesWritten)
         }
         Order::Import { store } => upkeep::import(&store, files).map(Report::Carried),
         Order::DeleteStore { path } => delete_store(&path),

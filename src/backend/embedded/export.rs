@@ -66,7 +66,7 @@ impl Layers<'_> {
             store,
             registries,
         );
-        fetched.map_err(|lost| lost.failure.into())
+        fetched.map_err(Into::into)
     }
 }
 
@@ -79,7 +79,7 @@ impl LayerSource for Layers<'_> {
             self.session
                 .elsewhere
                 .open(self.session.store, &self.session.registries, digest);
-        if let Some(file) = cached.map_err(|lost| lost.failure)? {
+        if let Some(file) = cached? {
             return Ok(Some(file));
         }
         match self.base.map(|base| &base.blobs) {
@@ -131,6 +131,7 @@ impl LayerSource for Layers<'_> {
             index.layer_blob(snapshot, &id, "tar")?,
         ) else {
             let packed = self.session.elsewhere.packed(snapshot, &id);
+            let packed = packed.filter(|_| !self.workshop.snapshots.has(snapshot));
             return Ok(packed.map(|(diff_id, blob)| Variant {
                 diff_id,
                 digest: blob.digest,

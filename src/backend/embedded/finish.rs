@@ -59,15 +59,22 @@ pub(super) fn from_cache(
         _ => return Ok(None),
     };
     let wanted = [planned.lowered.target];
-    let survey = Survey::of(
-        &session,
-        &planned,
-        &wanted,
-        Thoroughness::UntilSomethingIsMissing,
-    )?;
+    let look = || {
+        let until = Thoroughness::UntilSomethingIsMissing;
+        Survey::of(&session, &planned, &wanted, until)
+    };
+    let mut survey = look()?;
+    if !request.cache_from.is_empty() && !survey.made.contains_key(&planned.lowered.target) {
+        // What came before the result may have stayed where the cache is.
+        session.find_by_name(true);
+        survey = look()?;
+    }
     let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
         return Ok(None);
     };
+    if !store.has_snapshots(tree.layers()) {
+        return Ok(None);
+    }
     // What a killed build left behind goes with the next one; trees of the container's users only the engine may delete.
     if store.sweep_tmp().map_err(store_failures)?.refused > 0 {
         return Ok(None);
@@ -295,16 +302,35 @@ pub(super) fn build(
     let said = Gate::shut(events);
     let looking = Session::new(&request.work, &store, &contexts, session.clock, &said);
     let looking = looking.knowing(elsewhere);
-    let found = match session.elsewhere.is_empty() {
-        true => Seen::Part(HashSet::new()),
-        false => caches::look(request, &looking, &workshop, &planned, events)?,
-    };
-    let (session, tree) = match found {
-        Seen::All(tree) => {
-            said.open();
-            (looking, tree)
+    let mut built = None;
+    let mut left = HashSet::new();
+    while built.is_none() && !looking.elsewhere.is_empty() {
+        match caches::look(request, &looking, &workshop, &planned, events)? {
+            Seen::Part(steps) => {
+                left = steps;
+                break;
+            }
+            Seen::All(tree) => {
+                if request.needs_files {
+                    // All that is needed is here.
+                    said.open();
+                }
+                let stdout = stdout.as_ref().and_then(|fd| fd.try_clone().ok());
+                let ended = conclude(request, &looking, &workshop, &planned, &tree, stdout);
+                if ended.is_err() && looking.elsewhere.forget_closed() {
+                    // What was only known to be elsewhere is not: it is looked for again, without that.
+                    looking.elsewhere.tell(events);
+                    said.empty();
+                } else {
+                    said.open();
+                    built = Some(ended?);
+                }
+            }
         }
-        Seen::Part(left) => {
+    }
+    let outcome = match built {
+        Some(outcome) => outcome,
+        None => {
             let session = session.leaving(left);
             let tree = caches::writing_ahead(request, &session, &workshop, || {
                 let target = planned.lowered.target;
@@ -312,16 +338,32 @@ pub(super) fn build(
                 let tree = made.get(&target).and_then(Made::tree).cloned();
                 Ok::<_, Vec<Failure>>(tree.unwrap_or_else(|| solve::Tree::new(Vec::new())))
             })?;
-            (session, tree)
+            conclude(request, &session, &workshop, &planned, &tree, stdout)?
         }
     };
+    if swept.in_use > 0 {
+        // Whoever was still dying when this build began is gone now, and what it held can go as well.
+        store.sweep_tmp().map_err(store_failures)?;
+    }
+    Ok(outcome)
+}
+
+/// From the tree of the target to an image and its outputs.
+fn conclude(
+    request: &BuildRequest,
+    session: &Session<'_>,
+    workshop: &Workshop,
+    planned: &Planned,
+    tree: &solve::Tree,
+    stdout: Option<OwnedFd>,
+) -> Result<Outcome, Vec<Failure>> {
     workshop
         .snapshots
         .flush()
         .map_err(|error| failures(&error))?;
     let measured =
-        layers::measure(&session, &workshop, tree.layers()).map_err(|failure| vec![failure])?;
-    let parts = parts(&session, &planned, tree.layers(), |snapshot| {
+        layers::measure(session, workshop, tree.layers()).map_err(|failure| vec![failure])?;
+    let parts = parts(session, planned, tree.layers(), |snapshot| {
         Ok(measured.get(snapshot).copied())
     })?;
     let Some(parts) = parts else {
@@ -331,14 +373,14 @@ pub(super) fn build(
             "a layer of the result was not measured",
         )]);
     };
-    let inline = caches::inline(request, &session, &workshop, &planned, tree.layers());
+    let inline = caches::inline(request, session, workshop, planned, tree.layers());
     let inline = inline.map_err(|failure| vec![failure])?;
-    let assembled = assemble(&session, &planned, parts, inline)?;
-    let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
+    let assembled = assemble(session, planned, parts, inline)?;
+    let mut outcome = keep(request, session, planned, &assembled, tree.layers())?;
     if !request.work.accepts_failed {
-        remember(&session, &planned, &assembled, tree.layers())?;
+        remember(session, planned, &assembled, tree.layers())?;
     }
-    let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
+    let layers = Layers::new(session, workshop, base_image(planned), tree.layers());
     let epoch = planned
         .lowered
         .source_date_epoch
@@ -347,10 +389,6 @@ pub(super) fn build(
         // What left is what was asked for; the store's own manifest names uncompressed layers.
         outcome.manifest = described(&shipped.manifest);
         outcome.config_digest = shipped.config;
-    }
-    if swept.in_use > 0 {
-        // Whoever was still dying when this build began is gone now, and what it held can go as well.
-        store.sweep_tmp().map_err(store_failures)?;
     }
     Ok(outcome)
 }

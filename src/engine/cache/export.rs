@@ -359,9 +359,7 @@ impl Export<'_> {
                     .session
                     .elsewhere
                     .open(store, &self.session.registries, digest);
-                opened
-                    .map_err(|lost| lost.failure)?
-                    .ok_or_else(|| gone(&std::io::ErrorKind::NotFound.into()))
+                opened?.ok_or_else(|| gone(&std::io::ErrorKind::NotFound.into()))
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::layout::{Layout, RECORDS_MAX, names_buildkit, of_buildkit};
@@ -34,10 +35,6 @@ pub struct Elsewhere {
     results: HashMap<Key, OpRecord>,
     mounts: HashMap<String, (usize, CachedMount)>,
     downloads: HashMap<Digest, (usize, Descriptor)>,
-    /// Snapshots of which nothing is to be had but the name.
-    names: HashSet<Key>,
-    /// Whether a name is enough.
-    counts_names: AtomicBool,
 }
 
 /// A cache that was read.
@@ -46,9 +43,10 @@ struct Cache {
     /// For messages.
     shown: String,
     place: Place,
-    /// Something of it was not to be had: nothing more is fetched.
-    is_closed: AtomicBool,
-    /// And what it knows does not count any more.
+    /// Why something of it was not to be had: nothing more is fetched.
+    closed: OnceLock<Failure>,
+    is_told: AtomicBool,
+    /// What it knows does not count any more.
     is_lost: AtomicBool,
 }
 
@@ -56,26 +54,6 @@ struct Cache {
 enum Place {
     Registry(Name),
     Directory(Layout),
-}
-
-/// Why a cache is of no use.
-#[derive(Debug)]
-pub struct Lost {
-    /// Which.
-    pub cache: String,
-    /// Why.
-    pub failure: Failure,
-    /// Whether that was said before.
-    pub is_said: bool,
-}
-
-impl Lost {
-    /// Warns, once of each cache: a build goes on without.
-    pub fn tell(&self, events: &dyn EventSink) {
-        if !self.is_said {
-            events.emit(warning("CacheNotRead", &self.cache, &self.failure));
-        }
-    }
 }
 
 /// What is said of a cache that is left alone.
@@ -116,12 +94,7 @@ impl Elsewhere {
             let taken =
                 read.and_then(|(place, records)| elsewhere.take(store, cache, place, records));
             if let Err(failure) = taken {
-                let lost = Lost {
-                    cache: cache.to_string(),
-                    failure,
-                    is_said: false,
-                };
-                lost.tell(events);
+                events.emit(warning("CacheNotRead", &cache.to_string(), &failure));
             }
         }
         elsewhere
@@ -138,7 +111,8 @@ impl Elsewhere {
         self.caches.push(Cache {
             shown: cache.to_string(),
             place,
-            is_closed: AtomicBool::new(false),
+            closed: OnceLock::new(),
+            is_told: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
         });
         for snapshot in records.snapshots {
@@ -159,7 +133,6 @@ impl Elsewhere {
             .and_then(|index| index.take_over(&results, &answers))
             .map_err(|error| Failure::from_diagnostic(FailureKind::Machine, &error))?;
         for (key, result) in results {
-            self.names.extend(&result.layers);
             self.results.entry(key).or_insert(result);
         }
         for mount in records.mounts {
@@ -181,29 +154,30 @@ impl Elsewhere {
         self.caches.is_empty()
     }
 
-    /// Forgets what those know of which something was not to be had.
-    pub fn forget_closed(&self) {
+    /// Warns, once, of caches of which something was not to be had: a build goes on without.
+    pub fn tell(&self, events: &dyn EventSink) {
         for cache in &self.caches {
-            let is_closed = cache.is_closed.load(Ordering::Relaxed);
-            cache.is_lost.fetch_or(is_closed, Ordering::Relaxed);
+            if let Some(failure) = cache.closed.get()
+                && !cache.is_told.swap(true, Ordering::Relaxed)
+            {
+                events.emit(warning("CacheNotRead", &cache.shown, failure));
+            }
         }
     }
 
-    /// Makes names enough, or no longer: a result whose files nobody wants need not be had.
-    pub fn count_names(&self, counts: bool) {
-        self.counts_names.store(counts, Ordering::Relaxed);
-    }
-
-    /// Whether a snapshot is known, and as things stand that is enough.
-    #[must_use]
-    pub fn has(&self, id: &Key) -> bool {
-        self.snapshot(id).is_some()
-            || (self.counts_names.load(Ordering::Relaxed) && self.names.contains(id))
+    /// Forgets what those know; false if there was nothing to forget.
+    pub fn forget_closed(&self) -> bool {
+        let closed = self
+            .caches
+            .iter()
+            .filter(|cache| cache.closed.get().is_some());
+        let forgotten = closed.filter(|cache| !cache.is_lost.swap(true, Ordering::Relaxed));
+        forgotten.count() > 0
     }
 
     /// Whether a snapshot can be fetched.
     #[must_use]
-    pub fn has_layer(&self, id: &Key) -> bool {
+    pub fn has(&self, id: &Key) -> bool {
         self.snapshot(id).is_some()
     }
 
@@ -313,7 +287,7 @@ impl Elsewhere {
         store: &Store,
         registries: &Registries,
         digest: &Digest,
-    ) -> Result<Option<File>, Lost> {
+    ) -> Result<Option<File>, Failure> {
         let Some((cache, blob)) = self.holder(digest) else {
             return Ok(None);
         };
@@ -333,7 +307,7 @@ impl Elsewhere {
         snapshots: &SnapshotStore,
         store: &Store,
         registries: &Registries,
-    ) -> Result<(), Lost> {
+    ) -> Result<(), Failure> {
         let mut waiting: Vec<Key> = wanted.into_iter().collect();
         let mut seen = HashSet::new();
         let mut missing = Vec::new();
@@ -372,7 +346,7 @@ impl Elsewhere {
         to: &Path,
         store: &Store,
         registries: &Registries,
-    ) -> Result<bool, Lost> {
+    ) -> Result<bool, Failure> {
         let Some((number, mount)) = self.mounts.get(name) else {
             return Ok(false);
         };
@@ -399,7 +373,7 @@ impl Elsewhere {
         digest: &Digest,
         store: &Store,
         registries: &Registries,
-    ) -> Result<bool, Lost> {
+    ) -> Result<bool, Failure> {
         let Some((number, blob)) = self.downloads.get(digest) else {
             return Ok(false);
         };
@@ -427,8 +401,8 @@ impl Cache {
         registries: &Registries,
         blob: &Descriptor,
     ) -> Result<(), Failure> {
-        if self.is_closed.load(Ordering::Relaxed) {
-            return Err(unusable("something of it was not to be had"));
+        if let Some(failure) = self.closed.get() {
+            return Err(failure.clone());
         }
         match &self.place {
             Place::Directory(_) => Ok(()),
@@ -465,12 +439,10 @@ impl Cache {
         }
     }
 
-    fn lost(&self, failure: Failure) -> Lost {
-        Lost {
-            cache: self.shown.clone(),
-            is_said: self.is_closed.swap(true, Ordering::Relaxed),
-            failure,
-        }
+    fn lost(&self, failure: Failure) -> Failure {
+        // The first reason is the one that is told.
+        drop(self.closed.set(failure.clone()));
+        failure
     }
 }
 

@@ -25,7 +25,7 @@ mod records;
 mod spec;
 
 pub use export::{Export, is_written};
-pub use import::{Elsewhere, Lost, warning};
+pub use import::{Elsewhere, warning};
 pub use records::{INLINE_KEY, Records};
 pub use spec::{CacheFrom, CacheTo, Mode, OnError, SpecError, Target};
 

@@ -293,8 +293,8 @@ impl Session<'_> {
         let fetched = self
             .elsewhere
             .fetch_mount(name, directory, self.store, &self.registries);
-        fetched.unwrap_or_else(|lost| {
-            lost.tell(self.events);
+        fetched.unwrap_or_else(|_| {
+            self.elsewhere.tell(self.events);
             false
         })
     }

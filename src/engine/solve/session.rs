@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -44,6 +44,7 @@ pub struct Session<'a> {
     /// What caches have that were read for it.
     pub elsewhere: Arc<Elsewhere>,
     left: HashSet<NodeId>,
+    finds_by_name: AtomicBool,
     noted: Mutex<HashMap<NodeId, Noted>>,
     told: Mutex<Option<Sender<Vec<Key>>>>,
     /// How many sockets of SSH agents were made.
@@ -168,6 +169,7 @@ impl<'a> Session<'a> {
             registries: reach::registries(work),
             elsewhere: Arc::default(),
             left: HashSet::new(),
+            finds_by_name: AtomicBool::new(false),
             noted: Mutex::default(),
             told: Mutex::default(),
             doors: AtomicUsize::new(0),
@@ -204,13 +206,27 @@ impl<'a> Session<'a> {
             self.store,
             &self.registries,
         );
-        fetched.inspect_err(|lost| lost.tell(self.events)).is_ok()
+        fetched
+            .inspect_err(|_| self.elsewhere.tell(self.events))
+            .is_ok()
+    }
+
+    /// Makes it enough, or no longer, that a result is known by name: where that of the whole build is here, or elsewhere,
+    /// nobody asks for the files of what came before it.
+    pub fn find_by_name(&self, is_enough: bool) {
+        self.finds_by_name.store(is_enough, Ordering::Relaxed);
+    }
+
+    pub(super) fn finds_by_name(&self) -> bool {
+        self.finds_by_name.load(Ordering::Relaxed)
     }
 
     /// Whether snapshots are here, or known to be elsewhere.
     pub(super) fn has_snapshots(&self, ids: &[Key]) -> bool {
-        ids.iter()
-            .all(|id| self.store.has_snapshot(id) || self.elsewhere.has(id))
+        self.finds_by_name()
+            || ids
+                .iter()
+                .all(|id| self.store.has_snapshot(id) || self.elsewhere.has(id))
     }
 
     /// The same, of which none is deleted as long as the workshop is there.
@@ -237,8 +253,15 @@ impl<'a> Session<'a> {
         if let Some(record) = self.store.result(key).map_err(store_failure)? {
             return Ok(Some(record));
         }
-        let there = self.elsewhere.result(key).cloned();
-        Ok(there.filter(|record| self.has_snapshots(&record.layers)))
+        if let Some(record) = self.elsewhere.result(key)
+            && self.has_snapshots(&record.layers)
+        {
+            return Ok(Some(record.clone()));
+        }
+        match self.finds_by_name() {
+            true => self.index()?.op(key).map_err(store_failure),
+            false => Ok(None),
+        }
     }
 
     /// Whether no step of this build has used the cache mount of this name before.

@@ -611,7 +611,8 @@ impl Session<'_> {
     fn hold_download(&self, digest: &Digest) -> Result<bool, Failure> {
         let lease = self.store.lease_of("http", &digest.hex());
         let lease = lease.map_err(store_failure)?;
-        let is_known = lease.is_some() || self.elsewhere.has_download(digest);
+        let is_known =
+            lease.is_some() || self.finds_by_name() || self.elsewhere.has_download(digest);
         self.note_download(*digest, lease);
         Ok(is_known)
     }
@@ -626,8 +627,8 @@ impl Session<'_> {
             .fetch_download(digest, self.store, &self.registries);
         match fetched {
             Ok(fetched) => fetched && self.hold_download(digest).unwrap_or(false),
-            Err(lost) => {
-                lost.tell(self.events);
+            Err(_) => {
+                self.elsewhere.tell(self.events);
                 false
             }
         }
