@@ -212,16 +212,14 @@ impl Export<'_> {
         }
     }
 
-    /// Sends the layers of a tree to a registry ahead of the rest: they are found there later.
+    /// Packs the layers of a tree ahead of the rest, and sends them to a registry: they are found there later.
     ///
     /// # Errors
     /// If one cannot be packed or sent; whoever writes all of it says so again.
     pub fn write_ahead(&self, tree: &[Key], to: &CacheTo) -> Result<(), Failure> {
-        let Target::Registry { name, .. } = &to.target else {
-            return Ok(());
-        };
         for place in 0..tree.len() {
             if let Some(packed) = self.layer(&tree[place], &tree[..place], to)?
+                && let Target::Registry { name, .. } = &to.target
                 && !matches!(packed.sent.from, From::Elsewhere)
             {
                 self.send(name, &[&packed.sent], None, &[])?;

@@ -9,11 +9,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::layout::{Layout, RECORDS_MAX, names_buildkit, of_buildkit};
-use super::records::{CachedMount, CachedSnapshot, Records, unusable};
+use super::records::{CachedAnswer, CachedMount, CachedSnapshot, Records, unusable};
 use super::{BUILDKIT_TYPE, CONFIG_TYPE, CacheFrom};
 use crate::digest::{Digest, Key};
 use crate::engine::base::of_registry;
 use crate::engine::carry;
+use crate::engine::clock::Clock;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::layers;
 use crate::engine::snapshot::{self, SnapshotStore, apply};
@@ -22,7 +23,7 @@ use crate::image::layer::Limits;
 use crate::image::{Content, Descriptor, Manifest, Name, Platform};
 use crate::net;
 use crate::registry::Registries;
-use crate::store::{LayerBlob, OpRecord, Record, Store};
+use crate::store::{Answer, LayerBlob, OpRecord, Record, Store};
 
 /// How many layers are fetched at once.
 const FETCHED_AT_ONCE: usize = 4;
@@ -127,7 +128,18 @@ impl Elsewhere {
             .iter()
             .map(|result| (result.key, result.into()))
             .collect();
-        let answers: Vec<_> = records.answers.into_iter().map(Into::into).collect();
+        // Nothing else is asked of a cache; and nobody has asked in the future.
+        let now_ms = Clock::system().now().as_millis() as u64;
+        let is_asked = |answer: &CachedAnswer| {
+            answer.reference.starts_with("source ") || answer.reference.starts_with("test ")
+        };
+        let answers = records.answers.into_iter().filter(is_asked);
+        let answers: Vec<(String, Answer)> = answers
+            .map(|mut answer| {
+                answer.asked_ms = answer.asked_ms.min(now_ms);
+                answer.into()
+            })
+            .collect();
         store
             .index()
             .and_then(|index| index.take_over(&results, &answers))
