@@ -1,6 +1,8 @@
 //! Caches of builds elsewhere: one machine builds and writes, another begins with nothing, reads, and runs no step. In a
 //! registry, a directory, an image. What is fetched and what is not; and caches that are broken, which end no build.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::harness::bench::Bench;
@@ -8,6 +10,7 @@ use crate::harness::busybox;
 use crate::harness::events::Events;
 use crate::harness::layout::Layout;
 use crate::harness::machine::{self, Lack, User, need};
+use crate::harness::processes::wait_until;
 use crate::harness::registry::{Contents, DockerRegistry, Door, MemoryRegistry, Reply, Transport};
 
 /// Two stages, a cache mount with a file that a layer could not have, and files of other users.
@@ -184,6 +187,30 @@ fn what_nobody_needs_is_not_fetched() {
         3,
         "the records, the base, what is copied"
     );
+}
+
+/// Layers go while later steps run.
+#[test]
+fn what_is_ready_is_sent_while_later_steps_run() {
+    let user = need!(machine::plain_user());
+    let registry = MemoryRegistry::start();
+    let (bench, build) = need!(machine_of(&user, "cache-ahead"));
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN echo early > /early\nRUN test -e /stop || sleep 60\n",
+    );
+    let to = format!("--cache-to type=registry,ref={}/cache:1", registry.host());
+    let mut child = bench.start(&format!("{build} {to}"), "log");
+    let blobs = || registry.contents.lock().expect("no panic").blobs.len();
+    // The base and the first step.
+    let sent = wait_until(Duration::from_secs(30), || blobs() >= 2);
+    let is_running = child.try_wait().expect("it was started").is_none();
+    drop(bench.finish(bench.command("kill").arg(child.id().to_string())));
+    child.wait().expect("it ends");
+    let log = bench.sh("cat log").out();
+    assert!(sent.is_some() && is_running, "{log}");
+    let contents = registry.contents.lock().expect("no panic");
+    assert!(contents.manifests.is_empty());
 }
 
 #[test]

@@ -246,17 +246,16 @@ pub(super) fn write_in_child(
     }
 }
 
-/// Makes something, and sends the layers of what is made to registries while the rest is still made. What goes wrong with
-/// that is said when all of it is written.
+/// Makes something, and packs the layers of what is made, and sends them to registries, while the rest is still made. What
+/// goes wrong with that is said when all of it is written.
 pub(super) fn writing_ahead<T>(
     request: &BuildRequest,
     session: &Session<'_>,
     workshop: &Workshop,
     make: impl FnOnce() -> T,
 ) -> T {
-    let is_ahead =
-        |to: &&CacheTo| to.mode == Mode::Max && matches!(to.target, Target::Registry { .. });
-    let caches: Vec<&CacheTo> = request.cache_to.iter().filter(is_ahead).collect();
+    let caches = request.cache_to.iter();
+    let caches: Vec<&CacheTo> = caches.filter(|to| to.mode == Mode::Max).collect();
     if caches.is_empty() {
         return make();
     }

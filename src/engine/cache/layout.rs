@@ -192,12 +192,11 @@ impl Layout {
                 true
             }
             Some(Content::Index(index)) => index.manifests.iter().all(|entry| {
-                let is_blob =
-                    !entry.media_type.contains("manifest") && !entry.media_type.contains("index");
-                match is_blob {
-                    true => named.insert(entry.digest) || true,
-                    false => self.name_all(entry, named),
-                }
+                named.insert(entry.digest);
+                let kind = &entry.media_type;
+                // A cache of BuildKit's is an index that names layers.
+                let is_document = kind.contains("manifest") || kind.contains("index");
+                !is_document || self.name_all(entry, named)
             }),
             None => false,
         }
