@@ -294,10 +294,16 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Forgets what was said until now.
-    pub(super) fn empty(&self) {
+    /// How much was said until now.
+    pub(super) fn said(&self) -> usize {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Forgets what was said after that.
+    pub(super) fn unsay(&self, said: usize) {
         if let Some(held) = &mut *self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            held.clear();
+            held.truncate(said);
         }
     }
 

@@ -63,10 +63,12 @@ pub(super) fn from_cache(
         let until = Thoroughness::UntilSomethingIsMissing;
         Survey::of(&session, &planned, &wanted, until)
     };
+    let before = said.said();
     let mut survey = look()?;
     if !request.cache_from.is_empty() && !survey.made.contains_key(&planned.lowered.target) {
         // What came before the result may have stayed where the cache is.
         session.find_by_name(true);
+        said.unsay(before);
         survey = look()?;
     }
     let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
@@ -320,7 +322,7 @@ pub(super) fn build(
                 if ended.is_err() && looking.elsewhere.forget_closed() {
                     // What was only known to be elsewhere is not: it is looked for again, without that.
                     looking.elsewhere.tell(events);
-                    said.empty();
+                    said.unsay(0);
                 } else {
                     said.open();
                     built = Some(ended?);
