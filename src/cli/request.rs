@@ -300,6 +300,7 @@ impl Draft {
             secrets.push(secret);
         }
         let work = Work {
+            aside: false,
             project: String::new(),
             dockerfile: Text {
                 file: String::new(),

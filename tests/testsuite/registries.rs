@@ -407,7 +407,7 @@ fn a_password_opens_what_it_is_for() {
     bench.executable(
         "bin/docker-credential-test",
         format!(
-            "#!/bin/sh\nread host\necho \"$1 $host\" >> {0}/helper.log\ncase $1 in get) echo '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}' ;; esac\n",
+            "#!/bin/sh\nread host\necho \"$1 $host\" >> {0}/helper.log\nid -u > {0}/helper.uid\ncat /proc/self/uid_map >> {0}/helper.uid\necho \"$HOME\" >> {0}/helper.uid\ncase $1 in get) echo '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}' ;; esac\n",
             bench.project().display()
         ),
     );
@@ -422,6 +422,13 @@ fn a_password_opens_what_it_is_for() {
     let bench = bench.env("PATH", &path);
     bench.file("Dockerfile", format!("FROM {name}\nRUN cat /made\n"));
     bench.ok("build --pull -o type=cacheonly .");
+    // A program of the user's runs as the user, for an engine that is somebody else.
+    let as_user = bench
+        .sh("id -u; cat /proc/self/uid_map; echo \"$HOME\"")
+        .out();
+    bench.sh("rm helper.uid");
+    bench.ok(&format!("push {name} {host}/copy:1"));
+    assert_eq!(bench.sh("cat helper.uid").out(), as_user);
     assert!(
         bench
             .sh("cat helper.log")
@@ -717,4 +724,153 @@ fn an_image_for_several_platforms_is_pushed_as_one_and_taken_apart_again() {
     other
         .shmocker(&format!("pull {host}/arm:1"))
         .tells(5, &["is not there for linux/amd64", "linux/arm64"]);
+}
+
+#[test]
+fn who_is_waited_for_is_said_while_it_is_waited() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-waiting");
+    let once = |method: &'static str, part: &'static str, status: u16| {
+        let failed = std::sync::atomic::AtomicBool::new(false);
+        registry.misbehave(move |request, _: &Contents| {
+            let is_meant = request.method == method && request.path.contains(part);
+            let is_first = is_meant && !failed.swap(true, std::sync::atomic::Ordering::Relaxed);
+            is_first.then(|| Reply::status(status).with("Retry-After", "1"))
+        });
+    };
+    once("GET", "/manifests/1", 429);
+    let pulled = bench.ok(&format!("pull --progress plain {host}/base:1"));
+    let line = format!("{host}: 429 Too Many Requests; attempt 2 of 5 follows in 1.0s\n");
+    assert!(pulled.stderr.contains(&line), "{}", pulled.stderr);
+    // A blob, in the engine child, for programs.
+    once("POST", "/blobs/uploads/", 503);
+    let pushed = bench.ok(&format!(
+        "push --progress json {host}/base:1 {host}/other:1"
+    ));
+    let event = pushed
+        .stderr
+        .lines()
+        .find(|line| line.contains("\"waiting\""));
+    let event: serde_json::Value =
+        serde_json::from_str(event.unwrap_or_else(|| panic!("{}", pushed.stderr))).expect("JSON");
+    assert_eq!(event["host"], *host);
+    assert_eq!(event["reason"], "503 Service Unavailable");
+    assert_eq!(
+        (event["attempt"].as_u64(), event["attempts"].as_u64()),
+        (Some(2), Some(5))
+    );
+    assert_eq!(event["wait_ms"], 1000);
+    // A download, and on a terminal.
+    once("GET", "/v2/", 502);
+    bench.file(
+        "Dockerfile",
+        format!("FROM scratch\nADD http://{host}/v2/ /answer\n"),
+    );
+    let built = bench.ok("build --progress plain -o type=cacheonly .");
+    assert!(
+        built.stderr.contains("502 Bad Gateway; attempt 2 of 5"),
+        "{}",
+        built.stderr
+    );
+    once("GET", "/v2/", 502);
+    let drawn = bench.ok("build --pull --progress tty -o type=cacheonly .");
+    assert!(
+        drawn.stderr.contains("502 Bad Gateway; attempt 2"),
+        "{}",
+        drawn.stderr
+    );
+}
+
+#[test]
+fn what_is_gone_of_a_base_is_fetched_again_when_it_has_to_leave() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-base-gone");
+    bench.file(
+        "Dockerfile",
+        format!("FROM {host}/base:1\nRUN echo made > /made\n"),
+    );
+    bench.ok("build -t app .");
+    bench.ok("tag app same");
+    // As if the layers had been deleted while only their trees were in use.
+    let layers = Layout::read(need!(busybox::layout())).layer_digests();
+    let forget = || {
+        for layer in &layers {
+            let hex = layer.trim_start_matches("sha256:");
+            bench.sh(&format!("rm -f ../store/blobs/sha256/{hex}"));
+        }
+    };
+    forget();
+    let pushed = said(&bench.ok(&format!("push app {host}/app:1")));
+    let contents = registry.contents.lock().expect("no panic");
+    let (_, manifest) = &contents.manifests[&("app".to_owned(), pushed)];
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).expect("a manifest");
+    assert_eq!(manifest["layers"][0]["digest"], *layers[0]);
+    drop(contents);
+    forget();
+    bench.ok("save --format oci-dir -o saved same");
+    let saved = Layout::read(&bench.path("saved"));
+    assert_eq!(saved.layer_digests()[0], layers[0]);
+    // And by an image that was built on that.
+    forget();
+    bench.file("Dockerfile", "FROM app\nRUN echo more > /more\n");
+    bench.ok("build -t upon .");
+    forget();
+    bench.ok(&format!("push upon {host}/upon:1"));
+    let other = Bench::new(&user, "registry-base-there");
+    other.ok(&format!("pull {host}/upon:1"));
+    assert_eq!(
+        other
+            .ok(&format!("run {host}/upon:1 cat /made /more"))
+            .out(),
+        "made\nmore\n"
+    );
+}
+
+#[test]
+fn an_image_of_which_no_file_changes_is_not_unpacked_and_not_fetched_to_be_pushed() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-bare");
+    bench.file(
+        "Dockerfile",
+        format!("FROM {host}/base:1\nENV A=b\nLABEL c=d\n"),
+    );
+    let layers = Layout::read(need!(busybox::layout())).layer_digests();
+    let fetched = || {
+        let asked = registry.asked();
+        let gets = asked.iter().filter(|request| request.method == "GET");
+        let is_layer = |path: &str| layers.iter().any(|layer| path.ends_with(layer.as_str()));
+        gets.filter(|request| is_layer(&request.path)).count()
+    };
+    let snapshots = || bench.sh("ls ../store/snapshots | wc -l").out();
+    bench.ok(&format!("build -o type=registry,name={host}/labelled:1 ."));
+    assert_eq!(fetched(), 0);
+    // With a name it is an image of the store as well: its layers are fetched, and unpacked when it runs.
+    bench.ok(&format!("build --push -t {host}/labelled:2 ."));
+    assert_eq!(fetched(), layers.len());
+    assert_eq!(snapshots(), "0\n");
+    registry.misbehave(|_, _: &Contents| Some(Reply::status(500)));
+    let warm = bench.built("build -t again .");
+    assert_eq!(warm.steps_run(), 0);
+    bench.ok("save --format oci-dir -o saved again");
+    assert_eq!(snapshots(), "0\n");
+    assert_eq!(
+        bench
+            .finish(bench.shmocker_command("run again sh -c").arg("echo $A"))
+            .out(),
+        "b\n"
+    );
+    bench.ok("build -o out .");
+    bench.sh("test -e out/bin/busybox");
 }

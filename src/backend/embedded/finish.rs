@@ -13,16 +13,18 @@ use serde::{Deserialize, Serialize};
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::caches::{self, Gate, Seen};
 use super::export::{self, Layers, SaveRequest};
+use super::recipe;
 use crate::digest::Key;
-use crate::engine::base::{Asking, BaseImage, Blobs};
+use crate::engine::base::{Asking, BaseImage, Blobs, of_registry};
 use crate::engine::cache::{CacheTo, INLINE_KEY, Target};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::images;
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
-use crate::engine::phases::{self, PhaseReport, StepReport};
+use crate::engine::phases::{self, Makings, PhaseReport, StepReport};
 use crate::engine::plan::Planned;
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Shell, ShellEnd, Surroundings, Workshop};
@@ -32,7 +34,8 @@ use crate::graph::{NodeId, Op};
 use crate::image::{
     self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
 };
-use crate::store::{Store, StoreError, StoredImage};
+use crate::ship::export::Output;
+use crate::store::{History as Builds, Store, StoreError, StoredImage};
 use crate::sys::signal::Resizes;
 
 /// The build, if all of its results are there and nothing has to be written but names.
@@ -49,6 +52,7 @@ pub(super) fn from_cache(
     }
     let store = open(&request.store)?;
     let _kept = store.keep_all().map_err(store_failures)?;
+    let _steady = store.index().map_err(store_failures)?.at_one_moment();
     // What the look finds is said only if it is the whole build; else the engine child says it.
     let said = Gate::shut(events);
     let contexts = Contexts::of(&request.work);
@@ -58,21 +62,29 @@ pub(super) fn from_cache(
         Err(failures) if !failures.is_empty() => return Err(failures),
         _ => return Ok(None),
     };
+    // An image that is only given another name and other notes needs not be unpacked, if it is here.
+    let bare = bare_image(&planned).filter(|image| is_here(image, &store));
     let wanted = [planned.lowered.target];
+    let target = planned.lowered.target;
     let look = || {
         let until = Thoroughness::UntilSomethingIsMissing;
         Survey::of(&session, &planned, &wanted, until)
     };
     let before = said.said();
     let mut survey = look()?;
-    if !request.cache_from.is_empty() && !survey.made.contains_key(&planned.lowered.target) {
+    let by_name =
+        bare.is_none() && !request.cache_from.is_empty() && !survey.made.contains_key(&target);
+    if by_name {
         // What came before the result may have stayed where the cache is.
         session.find_by_name(true);
         said.unsay(before);
         survey = look()?;
     }
-    let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
-        return Ok(None);
+    let is_whole = |tree: &solve::Tree| !by_name || store.has_snapshots(tree.layers());
+    let tree = match (bare, survey.made.get(&target)) {
+        (Some(image), _) => &tree_of(image),
+        (None, Some(Made::Tree(tree))) if is_whole(tree) => tree,
+        (None, _) => return Ok(None),
     };
     if !store.has_snapshots(tree.layers()) {
         return Ok(None);
@@ -92,7 +104,16 @@ pub(super) fn from_cache(
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
     remember(&session, &planned, &assembled, tree.layers())?;
-    let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
+    if !Builds::of(&request.store).has_recipe(&assembled.digest()) {
+        recipe::note(request, &session, &planned, &assembled, None);
+    }
+    let outcome = keep(
+        request,
+        &session,
+        &planned,
+        &assembled,
+        (tree.layers(), Keeping::Named),
+    )?;
     said.open();
     Ok(Some(outcome))
 }
@@ -204,7 +225,11 @@ fn allowed(session: &Session<'_>, asking: Asking) -> Result<Planned, Vec<Failure
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    for name in lock::unpinned(work, &planned) {
+    let unpinned = match work.aside {
+        true => Vec::new(),
+        false => lock::unpinned(work, &planned),
+    };
+    for name in unpinned {
         let lock = work.lock.as_ref().map_or("", |lock| &lock.file);
         events.emit(BuildEvent::Warning {
             code: "NotLocked".to_owned(),
@@ -232,6 +257,27 @@ pub(super) fn phases(work: &Work, store: &Path) -> Result<Vec<PhaseReport>, Vec<
 /// If the input is wrong.
 pub(super) fn steps(work: &Work, store: &Path) -> Result<Vec<StepReport>, Vec<Failure>> {
     foresee(work, store, phases::step_report)
+}
+
+/// What a build would read that is not what it was. Servers are asked for what the store does not know.
+///
+/// # Errors
+/// If something is not to be had any more.
+pub(super) fn changes(
+    work: &Work,
+    store: &Path,
+    recorded: &[(String, Makings)],
+    events: &dyn EventSink,
+) -> Result<Vec<StepReport>, Vec<Failure>> {
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let planned = Planned::of(&session, Asking::Registries)?;
+    let silent = |_: BuildEvent| {};
+    let looking = Session::new(work, &store, &contexts, Clock::system(), &silent);
+    let wanted = [planned.lowered.target];
+    Survey::of(&looking, &planned, &wanted, Thoroughness::Complete)?;
+    phases::changes(&looking, &planned, recorded).map_err(|failure| vec![failure])
 }
 
 /// Looks at everything that a build would do, and makes nothing.
@@ -282,7 +328,7 @@ fn unknown_base() -> Failure {
 pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
-    events: &dyn EventSink,
+    (events, reasons): (&dyn EventSink, &dyn Fn(Vec<StepReport>)),
     surroundings: Surroundings,
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
@@ -301,12 +347,14 @@ pub(super) fn build(
             .forget_failed(&request.work.project, now_ms)
             .map_err(store_failures)?;
     }
+    let target = planned.lowered.target;
+    let bare = bare_image(&planned).filter(|_| !request.outputs.iter().any(has_files));
     let said = Gate::shut(events);
     let looking = Session::new(&request.work, &store, &contexts, session.clock, &said);
     let looking = looking.knowing(elsewhere);
     let mut built = None;
     let mut left = HashSet::new();
-    while built.is_none() && !looking.elsewhere.is_empty() {
+    while bare.is_none() && built.is_none() && !looking.elsewhere.is_empty() {
         match caches::look(request, &looking, &workshop, &planned, events)? {
             Seen::Part(steps) => {
                 left = steps;
@@ -318,7 +366,8 @@ pub(super) fn build(
                     said.open();
                 }
                 let stdout = stdout.as_ref().and_then(|fd| fd.try_clone().ok());
-                let ended = conclude(request, &looking, &workshop, &planned, &tree, stdout);
+                let result = (&tree, None);
+                let ended = conclude(request, &looking, &workshop, &planned, result, stdout);
                 if ended.is_err() && looking.elsewhere.forget_closed() {
                     // What was only known to be elsewhere is not: it is looked for again, without that.
                     looking.elsewhere.tell(events);
@@ -334,13 +383,37 @@ pub(super) fn build(
         Some(outcome) => outcome,
         None => {
             let session = session.leaving(left);
-            let tree = caches::writing_ahead(request, &session, &workshop, || {
-                let target = planned.lowered.target;
-                let made = solve::solve(&session, &workshop, &planned, &[target])?;
-                let tree = made.get(&target).and_then(Made::tree).cloned();
-                Ok::<_, Vec<Failure>>(tree.unwrap_or_else(|| solve::Tree::new(Vec::new())))
-            })?;
-            conclude(request, &session, &workshop, &planned, &tree, stdout)?
+            let solved = match bare {
+                // What it is has to be noted all the same.
+                Some(_) => {
+                    let until = Thoroughness::UntilSomethingIsMissing;
+                    Survey::of(&session, &planned, &[target], until).map(|survey| survey.made)
+                }
+                None => caches::writing_ahead(request, &session, &workshop, || {
+                    solve::solve(&session, &workshop, &planned, &[target])
+                }),
+            };
+            // Before what was built is remembered: then nothing differs any more.
+            if !request.work.aside
+                && let Ok(reports) = phases::reasons(&session, &planned)
+                && !reports.is_empty()
+            {
+                reasons(reports);
+            }
+            let made = solved?;
+            let tree = match (bare, made.get(&target).and_then(Made::tree)) {
+                (Some(image), _) => tree_of(image),
+                (None, Some(tree)) => tree.clone(),
+                (None, None) => solve::Tree::new(Vec::new()),
+            };
+            conclude(
+                request,
+                &session,
+                &workshop,
+                &planned,
+                (&tree, bare),
+                stdout,
+            )?
         }
     };
     if swept.in_use > 0 {
@@ -350,21 +423,33 @@ pub(super) fn build(
     Ok(outcome)
 }
 
-/// From the tree of the target to an image and its outputs.
+/// From the tree of the target, or the image of a registry that it is, to an image and its outputs.
 fn conclude(
     request: &BuildRequest,
     session: &Session<'_>,
     workshop: &Workshop,
     planned: &Planned,
-    tree: &solve::Tree,
+    (tree, bare): (&solve::Tree, Option<&BaseImage>),
     stdout: Option<OwnedFd>,
 ) -> Result<Outcome, Vec<Failure>> {
+    let leaves_only = request.tags.is_empty()
+        && !request.outputs.is_empty()
+        && !request.outputs.iter().any(export::is_stored);
+    if let Some(image) = bare
+        && !(leaves_only && !is_here(image, session.store))
+    {
+        fetch(session, image)?;
+    }
+    let own_layers = match bare {
+        Some(_) => &[],
+        None => tree.layers(),
+    };
     workshop
         .snapshots
         .flush()
         .map_err(|error| failures(&error))?;
     let measured =
-        layers::measure(session, workshop, tree.layers()).map_err(|failure| vec![failure])?;
+        layers::measure(session, workshop, own_layers).map_err(|failure| vec![failure])?;
     let parts = parts(session, planned, tree.layers(), |snapshot| {
         Ok(measured.get(snapshot).copied())
     })?;
@@ -378,8 +463,16 @@ fn conclude(
     let inline = caches::inline(request, session, workshop, planned, tree.layers());
     let inline = inline.map_err(|failure| vec![failure])?;
     let assembled = assemble(session, planned, parts, inline)?;
-    let mut outcome = keep(request, session, planned, &assembled, tree.layers())?;
-    if !request.work.accepts_failed {
+    // One whose files are elsewhere is no image of this store.
+    let keeping = match bare {
+        Some(image) if is_here(image, session.store) => Keeping::Named,
+        None if session.store.has_snapshots(tree.layers()) => Keeping::Named,
+        _ => Keeping::Unnamed,
+    };
+    let kept = (tree.layers(), keeping);
+    let mut outcome = keep(request, session, planned, &assembled, kept)?;
+    let is_kept = !request.work.accepts_failed && !request.work.aside;
+    if is_kept {
         remember(session, planned, &assembled, tree.layers())?;
     }
     let layers = Layers::new(session, workshop, base_image(planned), tree.layers());
@@ -387,10 +480,17 @@ fn conclude(
         .lowered
         .source_date_epoch
         .map(Timestamp::from_seconds);
+    if is_kept {
+        recipe::note(request, &session, &planned, &assembled, None);
+    }
     if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
+        if is_kept && shipped.image.digest() != assembled.digest() {
+            let (image, form) = (&shipped.image, Some(&shipped.form));
+            recipe::note(request, &session, &planned, image, form);
+        }
         // What left is what was asked for; the store's own manifest names uncompressed layers.
-        outcome.manifest = described(&shipped.manifest);
-        outcome.config_digest = shipped.config;
+        outcome.manifest = described(&shipped.image.descriptor());
+        outcome.config_digest = shipped.image.config_digest();
     }
     Ok(outcome)
 }
@@ -500,11 +600,16 @@ fn parts(
         let Some((diff_id, size)) = measured(snapshot).map_err(store_failures)? else {
             return Ok(None);
         };
-        let Some(record) = session.snapshot_record(snapshot) else {
-            return Err(store_failures(StoreError::NoSuchSnapshot { id: *snapshot }));
+        let created = match epoch {
+            Some(epoch) => epoch,
+            None => {
+                let created_ms = match session.elsewhere.record(snapshot) {
+                    Some(record) => record.created_ms,
+                    None => session.store.created_ms(snapshot).map_err(store_failures)?,
+                };
+                Timestamp::from_seconds((created_ms / 1000) as i64)
+            }
         };
-        let created =
-            epoch.unwrap_or_else(|| Timestamp::from_seconds((record.created_ms / 1000) as i64));
         Ok(Some(Layer::uncompressed(diff_id, size, Some(created))))
     };
     let mut base = Base::default();
@@ -549,6 +654,63 @@ fn parts(
         instructions.push(Instruction { history, layer });
     }
     Ok(Some(Parts { base, instructions }))
+}
+
+/// Whether an image gets names in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    /// It does.
+    Named,
+    /// Not all of it is here: it only leaves.
+    Unnamed,
+}
+
+/// The image of a registry that the target is, if no step changes a file of it.
+fn bare_image(planned: &Planned) -> Option<&BaseImage> {
+    let Op::Source(source) = &planned.lowered.graph.node(planned.lowered.target).op else {
+        return None;
+    };
+    let image = planned.images.get(source)?;
+    matches!(image.blobs, Blobs::Registry(_)).then_some(image)
+}
+
+fn tree_of(image: &BaseImage) -> solve::Tree {
+    solve::Tree::new(image.layers.iter().map(|layer| layer.snapshot).collect())
+}
+
+/// Whether all layers are here, unpacked or not.
+fn is_here(image: &BaseImage, store: &Store) -> bool {
+    image.layers.iter().all(|layer| {
+        store.has_snapshot(&layer.snapshot) || store.has_blob(&layer.descriptor.digest)
+    })
+}
+
+/// Whether an output is made of an image's files, and not of its layers.
+fn has_files(output: &Output) -> bool {
+    matches!(output, Output::Tar { .. } | Output::Local { .. })
+}
+
+/// Fetches what is not here of an image, which is not unpacked.
+fn fetch(session: &Session<'_>, image: &BaseImage) -> Result<(), Vec<Failure>> {
+    let (Blobs::Registry(name), false) = (&image.blobs, is_here(image, session.store)) else {
+        return Ok(());
+    };
+    if session.work.freshness == Freshness::Never {
+        let message =
+            format!("layers of {name} are not in the store, and --offline forbids to fetch them");
+        return Err(vec![
+            Failure::new(FailureKind::Source, "solve::offline", message)
+                .with_help("build once without --offline"),
+        ]);
+    }
+    images::fetch_layers(
+        session.store,
+        &session.registries,
+        name,
+        image,
+        session.events,
+    )
+    .map_err(|error| vec![of_registry(&error)])
 }
 
 /// The image that the target starts from, if that is one.
@@ -615,7 +777,7 @@ fn keep(
     session: &Session<'_>,
     planned: &Planned,
     assembled: &Assembled,
-    snapshots: &[Key],
+    (snapshots, keeping): (&[Key], Keeping),
 ) -> Result<Outcome, Vec<Failure>> {
     let store = session.store;
     // What is there already must still be there when it is named.
@@ -643,19 +805,22 @@ fn keep(
     }
     let digest = assembled.digest();
     let stored_ms = session.clock.now().as_millis() as u64;
+    let base = base_image(planned).and_then(BaseImage::as_base);
     // An image is found by its digest as well, whatever names it has.
     let all = names.iter().cloned().chain([digest.to_string()]);
-    // One whose files are elsewhere is no image of this store.
-    let is_whole = session.store.has_snapshots(snapshots);
-    for name in all.filter(|_| is_whole) {
+    for name in all.filter(|_| !request.work.aside && keeping == Keeping::Named) {
         let known = store.image(&name).map_err(store_failures)?;
-        if known.is_none_or(|known| known.digest != digest || known.layers != snapshots) {
+        let is_same = |known: StoredImage| {
+            known.digest == digest && known.layers == snapshots && known.base == base
+        };
+        if !known.is_some_and(is_same) {
             let image = StoredImage {
                 name,
                 digest,
                 stored_ms,
                 layers: snapshots.to_vec(),
                 pulled_from: None,
+                base: base.clone(),
             };
             store.put_image(&image).map_err(store_failures)?;
         }

@@ -14,10 +14,12 @@ use crate::digest::Digest;
 use crate::engine::carry::Carried;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
+use crate::engine::phases::StepReport;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::image::Name;
+use crate::registry::{HelperAnswer, HelperQuestion};
 use crate::store::{Checked, Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
@@ -128,7 +130,40 @@ pub(super) enum Order {
     },
 }
 
-/// After its order the engine child hears at most this: it is to end what it does, and then itself.
+/// What comes back for [`Report::Helper`].
+pub(super) type Answer = Result<HelperAnswer, String>;
+
+impl Order {
+    /// How it is to work, if it is one that may have to ask servers.
+    pub(super) fn work(&mut self) -> Option<&mut Work> {
+        match self {
+            Self::Build { request, .. } | Self::WriteCaches { request } => Some(&mut request.work),
+            Self::Settle { work, .. }
+            | Self::Lock { work, .. }
+            | Self::Push { work, .. }
+            | Self::Save { work, .. }
+            | Self::Shell { work, .. } => Some(work),
+            _ => None,
+        }
+    }
+
+    /// How registries are reached, where it may have to ask them.
+    pub(super) fn registries(&self) -> Option<&crate::registry::Settings> {
+        match self {
+            Self::Build { request, .. } | Self::WriteCaches { request } => {
+                Some(&request.work.registries)
+            }
+            Self::Settle { work, .. }
+            | Self::Lock { work, .. }
+            | Self::Push { work, .. }
+            | Self::Save { work, .. }
+            | Self::Shell { work, .. } => Some(&work.registries),
+            _ => None,
+        }
+    }
+}
+
+/// After its order the engine child hears answers to what it asks, and this: it is to end what it does, and then itself.
 pub(super) const STOP: &[u8] = b"stop";
 
 /// What the engine child says.
@@ -136,6 +171,10 @@ pub(super) const STOP: &[u8] = b"stop";
 pub(super) enum Report {
     /// Something happened.
     Event(BuildEvent),
+    /// A program that keeps credentials is to be asked, as the user; an [`Answer`] is awaited.
+    Helper(HelperQuestion),
+    /// Why steps were run.
+    Reasons(Vec<StepReport>),
     /// All that has to be known before the Dockerfile can be lowered is.
     Settled(Box<Work>),
     /// The sources were asked.

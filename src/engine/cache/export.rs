@@ -29,7 +29,7 @@ pub struct Export<'a> {
     /// The build that asks for it.
     pub session: &'a Session<'a>,
     /// Where things are made.
-    pub workshop: &'a Workshop,
+    pub workshop: &'a Workshop<'a>,
 }
 
 impl std::fmt::Debug for Export<'_> {
@@ -519,7 +519,7 @@ impl Export<'_> {
             let index = store.index()?;
             let known = index.diff_id(id)?;
             if known.is_none() {
-                index.put_diff_id(id, &tar.diff_id, tar.size)?;
+                index.put_diff_ids(&[(*id, tar.diff_id, tar.size)])?;
             }
             let form = match known {
                 // A base's: images have it as it came.

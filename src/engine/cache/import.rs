@@ -504,7 +504,7 @@ fn unpack(
     };
     let remember = || {
         let index = store.index()?;
-        index.put_diff_id(&record.id, &cached.diff_id, cached.size)?;
+        index.put_diff_ids(&[(record.id, cached.diff_id, cached.size)])?;
         // What leaves in this form is not packed again.
         if let Some(form) = &cached.form
             && store.has_blob(&blob.digest)
@@ -524,7 +524,7 @@ fn unpack(
 /// Reads the records of one cache.
 struct Reader<'a> {
     store: &'a Store,
-    registries: &'a Registries,
+    registries: &'a Registries<'a>,
     platform: &'a str,
 }
 

@@ -235,14 +235,18 @@ impl Session<'_> {
                 }
             }
         }
-        let directory = self.store.path().join("caches").join(&name);
+        let directory = match self.work.aside {
+            true => workshop.reach.scratch.path().join(format!("cache-{name}")),
+            false => self.store.path().join("caches").join(&name),
+        };
         {
             // Whoever makes it fills it before anyone uses it.
             let _making = self
                 .store
                 .lock(&format!("new cache {name}"))
                 .map_err(store_failure)?;
-            if self.work.no_cache == NoCache::Everything && self.is_first_use(&name) {
+            let is_emptied = self.work.no_cache == NoCache::Everything && !self.work.aside;
+            if is_emptied && self.is_first_use(&name) {
                 // Such a build must not see what earlier ones left. Those that still run keep what they have open.
                 let aside = workshop.reach.scratch.path().join(format!("cache-{name}"));
                 match std::fs::rename(&directory, &aside) {
@@ -256,6 +260,9 @@ impl Session<'_> {
                 if !directory.is_dir() && !self.brings_cache(&name, &directory) {
                     self.fill_cache(workshop, cache, made, &directory)
                         .map_err(|error| cannot(&error))?;
+                }
+                if self.work.aside {
+                    break;
                 }
                 let lease = self.store.lease_of("caches", &name);
                 if let Some(lease) = lease.map_err(store_failure)? {

@@ -2,7 +2,6 @@
 //! engine child has: a place to make things in.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
@@ -40,7 +39,7 @@ pub struct Session<'a> {
     /// Who listens.
     pub events: &'a dyn EventSink,
     /// Where images are that are not here.
-    pub registries: Registries,
+    pub registries: Registries<'a>,
     /// What caches have that were read for it.
     pub elsewhere: Arc<Elsewhere>,
     left: HashSet<NodeId>,
@@ -65,6 +64,8 @@ struct Noted {
     layers: Vec<Key>,
     /// The files of this machine that it reads.
     listed: Vec<Listed>,
+    /// It was run.
+    is_run: bool,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -76,13 +77,13 @@ impl std::fmt::Debug for Session<'_> {
 }
 
 /// Where things are made.
-pub struct Workshop {
+pub struct Workshop<'e> {
     /// Trees.
     pub snapshots: SnapshotStore,
     /// Processes.
     pub sandbox: Sandbox,
     /// What servers are reached with.
-    pub reach: Reach,
+    pub reach: Reach<'e>,
     /// The wish that it end.
     pub cancel: Cancel,
     /// Leave to use a core.
@@ -102,7 +103,7 @@ pub struct Surroundings {
     pub groups: Option<PathBuf>,
 }
 
-impl std::fmt::Debug for Workshop {
+impl std::fmt::Debug for Workshop<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Workshop").finish_non_exhaustive()
     }
@@ -166,7 +167,7 @@ impl<'a> Session<'a> {
             clock,
             events,
             contexts,
-            registries: reach::registries(work),
+            registries: reach::registries(work, events),
             elsewhere: Arc::default(),
             left: HashSet::new(),
             finds_by_name: AtomicBool::new(false),
@@ -249,8 +250,14 @@ impl<'a> Session<'a> {
     }
 
     /// The result that a key stands for, if it is here or known to be elsewhere.
-    pub(super) fn known_result(&self, key: &Key) -> Result<Option<OpRecord>, Failure> {
-        if let Some(record) = self.store.result(key).map_err(store_failure)? {
+    /// `is_here` may know of some snapshots that they are.
+    pub(super) fn known_result(
+        &self,
+        key: &Key,
+        is_here: impl Fn(&Key) -> bool,
+    ) -> Result<Option<OpRecord>, Failure> {
+        let here = self.store.result_where(key, is_here);
+        if let Some(record) = here.map_err(store_failure)? {
             return Ok(Some(record));
         }
         if let Some(record) = self.elsewhere.result(key)
@@ -309,12 +316,24 @@ impl<'a> Session<'a> {
     }
 
     /// The files of this machine that a step reads, where they were noted.
-    pub(in crate::engine) fn take_listed(&self, id: NodeId) -> Vec<Listed> {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(in crate::engine) fn noted_listed(&self, id: NodeId) -> Vec<Listed> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted
-            .get_mut(&id)
-            .map(|noted| std::mem::take(&mut noted.listed))
+            .get(&id)
+            .map(|noted| noted.listed.clone())
             .unwrap_or_default()
+    }
+
+    /// Notes that a step is run.
+    pub(super) fn note_run(&self, id: NodeId) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.entry(id).or_default().is_run = true;
+    }
+
+    /// Whether a step was run.
+    pub(in crate::engine) fn is_run(&self, id: NodeId) -> bool {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.get(&id).is_some_and(|noted| noted.is_run)
     }
 
     /// Tells the snapshots of each result that is noted from now on, bottom first.
@@ -391,12 +410,11 @@ impl<'a> Session<'a> {
                 seconds: now.as_secs() as i64,
                 nanoseconds: now.subsec_nanos(),
             },
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            jobs: self.work.jobs,
             listing: None,
         })
     }
 
-    /// Milliseconds since 1970.
     /// Now, in milliseconds since 1970.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
@@ -450,13 +468,13 @@ fn test_name(record: &OpRecord) -> String {
     format!("test {}", left.unwrap_or_default())
 }
 
-impl Workshop {
+impl<'e> Workshop<'e> {
     /// Sets up what the engine child makes things with.
     ///
     /// # Errors
     /// If this machine lacks something.
     pub fn open(
-        session: &Session<'_>,
+        session: &Session<'e>,
         surroundings: Surroundings,
         warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {

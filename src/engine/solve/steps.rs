@@ -118,6 +118,7 @@ impl Session<'_> {
         if workshop.cancel.is_cancelled() {
             return Err(called_off());
         }
+        self.note_run(id);
         self.events.emit(BuildEvent::StepStarted {
             origin: origin.clone(),
         });
@@ -226,7 +227,7 @@ impl Session<'_> {
         let created_ms = self.now_ms();
         let made = snapshot::Made {
             id,
-            key: Some(key),
+            key: (!self.work.aside).then_some(key),
             fields: fields.clone(),
             created_ms,
             duration_ms,
@@ -241,7 +242,7 @@ impl Session<'_> {
             duration_ms,
         };
         let definition = keys.definition.key();
-        if definition != key {
+        if definition != key && !self.work.aside {
             self.index()?
                 .put_op(&definition, &record)
                 .map_err(store_failure)?;

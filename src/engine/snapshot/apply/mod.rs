@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use super::diff::{CAPABILITY, plain_capability};
 use super::lower::{Found, Lowers};
@@ -200,7 +201,7 @@ impl<R: Read> Read for Hashed<R> {
 struct Here {
     asked: Vec<u8>,
     real: Vec<u8>,
-    dir: Dir,
+    dir: Rc<Dir>,
 }
 
 /// What a directory is to have when all is in it.
@@ -235,6 +236,16 @@ impl Target<'_> {
         }
         let name = OsStr::from_bytes(name);
         let real = joined(&parent_path, name.as_bytes());
+        if matches!(entry.kind, Kind::File { .. }) {
+            // Most are new.
+            match dir.create_file(name, 0o600) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    let file = made.map_err(failed("make the file", path))?;
+                    return self.fill(file, entry, content);
+                }
+            }
+        }
         let existing = dir.find(name).map_err(failed("look at", path))?;
         if matches!(entry.kind, Kind::Directory) {
             let made = match existing {
@@ -257,7 +268,12 @@ impl Target<'_> {
             (Kind::HardLink { .. }, Some((from, old))) => dir
                 .hard_link(&from, OsStr::from_bytes(&old), name)
                 .map_err(failed("link", path)),
-            (Kind::File { .. }, _) => self.file(&dir, name, entry, content),
+            (Kind::File { .. }, _) => {
+                let file = dir
+                    .create_file(name, 0o600)
+                    .map_err(failed("make the file", path))?;
+                self.fill(file, entry, content)
+            }
             (Kind::Symlink { target }, _) => {
                 dir.symlink(OsStr::from_bytes(target), name)
                     .map_err(failed("make the link", path))?;
@@ -277,17 +293,13 @@ impl Target<'_> {
         }
     }
 
-    fn file(
+    fn fill(
         &mut self,
-        dir: &Dir,
-        name: &OsStr,
+        mut file: File,
         entry: &Entry,
         content: &mut impl Read,
     ) -> Result<(), ApplyError> {
         let path = &entry.path[..];
-        let mut file = dir
-            .create_file(name, 0o600)
-            .map_err(failed("make the file", path))?;
         loop {
             let got = content
                 .read(&mut self.buffer)
@@ -400,7 +412,7 @@ impl Target<'_> {
         target: &[u8],
         real: &[u8],
         path: &[u8],
-    ) -> Result<(Dir, Vec<u8>), ApplyError> {
+    ) -> Result<(Rc<Dir>, Vec<u8>), ApplyError> {
         let (parent, name) = split(target);
         let (parent_path, dir) = self.directory(parent, path)?;
         let name = OsStr::from_bytes(name);
