@@ -26,6 +26,7 @@ use super::spec::{
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
 use super::visit;
 use crate::graph::Security;
+use crate::sys;
 use crate::sys::mount::{self, Attributes, Tree};
 use crate::sys::process;
 use crate::sys::socket::Socket;
@@ -442,8 +443,7 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                     &mut std::fs::File::from(content),
                     &mut std::fs::File::from(file.try_clone()?),
                 )?;
-                rustix::fs::fchown(&file, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))
-                    .map_err(at(target))?;
+                sys::file::set_owner(&file, *uid, *gid).map_err(at(target))?;
                 // After the owner, because that clears set-id bits.
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at(target))?;
                 drop(file);
@@ -517,14 +517,8 @@ fn enter_root(setup: &mut Setup<'_>) -> Result<(), Fault> {
 
 fn go_to_workdir(setup: &mut Setup<'_>) -> Result<(), Fault> {
     let path = setup.spec.workdir.as_str();
-    let (uid, gid) = (
-        Uid::from_raw(setup.spec.identity.uid),
-        Gid::from_raw(setup.spec.identity.gid),
-    );
-    let mut to_user = |made: BorrowedFd<'_>| -> io::Result<()> {
-        let flags = rustix::fs::AtFlags::EMPTY_PATH;
-        Ok(rustix::fs::chownat(made, c"", Some(uid), Some(gid), flags)?)
-    };
+    let (uid, gid) = (setup.spec.identity.uid, setup.spec.identity.gid);
+    let mut to_user = |made: BorrowedFd<'_>| sys::file::set_owner(made, uid, gid);
     let directory = match make_directory(setup.root()?, path, &mut to_user) {
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             return Err(Fault {
