@@ -139,12 +139,13 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// As the kernel says it, without a record.
     #[allow(
         clippy::allow_attributes,
         clippy::unnecessary_cast,
         reason = "the fields' types differ by architecture"
     )]
-    pub(super) fn of_stat(stat: &rustix::fs::Stat) -> io::Result<Self> {
+    pub fn of_kernel(stat: &rustix::fs::Stat) -> io::Result<Self> {
         let kind = Kind::of(FileType::from_raw_mode(stat.st_mode)).ok_or(Errno::INVAL)?;
         Ok(Self {
             dev: stat.st_dev as u64,
@@ -174,9 +175,9 @@ impl Metadata {
 
     /// Of something that is open.
     pub fn of_open(fd: impl AsFd) -> io::Result<Self> {
-        let seen = Self::of_stat(&rustix::fs::fstat(&fd)?)?;
+        let seen = Self::of_kernel(&rustix::fs::fstat(&fd)?)?;
         match owner::are_recorded() {
-            true => seen.with_record(At::Open(&path_of_fd(fd))),
+            true => seen.with_record(At::File(fd.as_fd())),
             false => Ok(seen),
         }
     }
@@ -294,7 +295,7 @@ impl Dir {
     fn seen(&self, name: &OsStr) -> io::Result<Metadata> {
         let name = plain(name)?;
         let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Metadata::of_stat(&stat)
+        Metadata::of_kernel(&stat)
     }
 
     /// As [`Dir::metadata`], where an entry that is not there is no error.

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{Gid, SeekFrom, Uid};
 use rustix::io::Errno;
 
-use super::dir::{Metadata, Xattr, path_of_fd};
+use super::dir::{Metadata, Xattr};
 use super::owner;
 
 /// Says that an open file was used just now: its times become the present one.
@@ -150,7 +150,7 @@ pub fn set_xattr(fd: impl AsFd, xattr: &Xattr) -> io::Result<()> {
 pub fn set_owner(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     if owner::are_recorded() {
         let kind = Metadata::of_open(fd.as_fd())?.kind;
-        return owner::record(owner::At::Open(&path_of_fd(fd)), kind, uid, gid);
+        return owner::record(owner::At::File(fd.as_fd()), kind, uid, gid);
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)

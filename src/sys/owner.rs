@@ -13,13 +13,14 @@
 //! Left out: device nodes, which cannot be made in a user namespace at all.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
-use super::dir::{Kind, Time};
+use super::dir::{Kind, Time, path_of_fd};
 
 /// The attribute.
 pub const ATTRIBUTE: &str = "user.shmocker.owner";
@@ -55,6 +56,8 @@ pub enum At<'a> {
     Entry(&'a Path),
     /// In /proc, of something that is open.
     Open(&'a Path),
+    /// Something that is open.
+    File(BorrowedFd<'a>),
 }
 
 /// The owner and group that are recorded for something of this kind, last read at this time.
@@ -69,6 +72,11 @@ pub fn recorded(at: At<'_>, kind: Kind, accessed: Time) -> io::Result<Option<(u3
     let read = match at {
         At::Entry(path) => rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value),
         At::Open(path) => rustix::fs::getxattr(path, ATTRIBUTE, &mut value),
+        At::File(fd) => match rustix::fs::fgetxattr(fd, ATTRIBUTE, &mut value) {
+            // It is not open for that.
+            Err(Errno::BADF) => rustix::fs::getxattr(path_of_fd(fd), ATTRIBUTE, &mut value),
+            read => read,
+        },
     };
     match read {
         Ok(length) => Ok(parsed(&value[..length])),
@@ -90,6 +98,10 @@ pub fn record(at: At<'_>, kind: Kind, uid: u32, gid: u32) -> io::Result<()> {
         let removed = match at {
             At::Entry(path) => rustix::fs::lremovexattr(path, ATTRIBUTE),
             At::Open(path) => rustix::fs::removexattr(path, ATTRIBUTE),
+            At::File(fd) => match rustix::fs::fremovexattr(fd, ATTRIBUTE) {
+                Err(Errno::BADF) => rustix::fs::removexattr(path_of_fd(fd), ATTRIBUTE),
+                removed => removed,
+            },
         };
         return match removed {
             Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
@@ -101,6 +113,10 @@ pub fn record(at: At<'_>, kind: Kind, uid: u32, gid: u32) -> io::Result<()> {
     Ok(match at {
         At::Entry(path) => rustix::fs::lsetxattr(path, ATTRIBUTE, value, flags),
         At::Open(path) => rustix::fs::setxattr(path, ATTRIBUTE, value, flags),
+        At::File(fd) => match rustix::fs::fsetxattr(fd, ATTRIBUTE, value, flags) {
+            Err(Errno::BADF) => rustix::fs::setxattr(path_of_fd(fd), ATTRIBUTE, value, flags),
+            set => set,
+        },
     }?)
 }
 
@@ -117,13 +133,15 @@ pub fn in_time(accessed: Time) -> Option<(u32, u32)> {
 }
 
 fn record_in_time(at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
-    let (path, flags) = match at {
-        At::Entry(path) => (path, AtFlags::SYMLINK_NOFOLLOW),
-        At::Open(path) => (path, AtFlags::empty()),
+    let nameless = Path::new("");
+    let (dir, path, flags) = match at {
+        At::Entry(path) => (CWD, path, AtFlags::SYMLINK_NOFOLLOW),
+        At::Open(path) => (CWD, path, AtFlags::empty()),
+        At::File(fd) => (fd, nameless, AtFlags::EMPTY_PATH),
     };
     let seen = || -> io::Result<Time> {
-        let stat = rustix::fs::statat(CWD, path, flags)?;
-        Ok(super::dir::Metadata::of_stat(&stat)?.accessed)
+        let stat = rustix::fs::statat(dir, path, flags)?;
+        Ok(super::dir::Metadata::of_kernel(&stat)?.accessed)
     };
     let set = |last_access| -> io::Result<()> {
         let last_modification = Timespec {
@@ -134,7 +152,7 @@ fn record_in_time(at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
             last_access,
             last_modification,
         };
-        Ok(rustix::fs::utimensat(CWD, path, &times, flags)?)
+        Ok(rustix::fs::utimensat(dir, path, &times, flags)?)
     };
     if (uid, gid) == (0, 0) {
         return match in_time(seen()?) {
@@ -188,7 +206,7 @@ mod tests {
         for (name, kind) in kinds {
             let read = |name: &str| {
                 let stat = rustix::fs::lstat(path(name)).unwrap();
-                let accessed = crate::sys::dir::Metadata::of_stat(&stat).unwrap().accessed;
+                let accessed = crate::sys::dir::Metadata::of_kernel(&stat).unwrap().accessed;
                 recorded(At::Entry(&path(name)), kind, accessed).unwrap()
             };
             let write =

@@ -122,8 +122,8 @@ impl From<OwnedFd> for Listener {
     fn from(fd: OwnedFd) -> Self {
         let listener = Self(fd);
         // Whoever makes a call waits anyway: it is woken on the same processor. Linux 6.6; nothing depends on it.
-        let synchronous: u64 = 1;
-        drop(listener.control(SET_FLAGS, std::ptr::from_ref(&synchronous).cast_mut()));
+        let synchronous = std::ptr::without_provenance_mut::<u64>(1);
+        drop(listener.control(SET_FLAGS, synchronous));
         listener
     }
 }
@@ -253,8 +253,8 @@ impl Listener {
     }
 
     fn control<T>(&self, request: libc::c_ulong, argument: *mut T) -> io::Result<i32> {
-        // SAFETY: every caller's argument is what its request takes, in the kernel's layout, and outlives the call; those
-        // that the kernel only reads are not written.
+        // SAFETY: every caller's argument is what its request takes, in the kernel's layout, and outlives the call, or is a
+        // plain value; what the kernel only reads is not written.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, argument) };
         match result {
             0.. => Ok(result),
