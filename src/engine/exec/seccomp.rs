@@ -11,7 +11,7 @@
 
 mod calls;
 
-use Rule::{Ask, AskFor, KeepsMarks};
+use Rule::{Ask, AskFor, AskIf, KeepsMarks};
 use calls::{CALLS, NO};
 
 use crate::sys::seccomp::Instruction;
@@ -33,6 +33,8 @@ enum Rule {
     Ask,
     /// Somebody else answers it if this argument has one of these bits.
     AskFor { argument: u32, bits: u32 },
+    /// Somebody else answers it if this argument is this.
+    AskIf { argument: u32, is: u32 },
     /// It does nothing if it would change the limit in which marks are kept.
     KeepsMarks { resource: u32, changes: Option<u32> },
 }
@@ -149,6 +151,7 @@ const USER_NOTIF: u32 = 0x7FC0_0000;
 const CREATES: u32 = 0o100 | 0o20_000_000;
 const NO_FOLLOW: u32 = 0x100;
 const RLIMIT_LOCKS: u32 = 10;
+const PR_SET_KEEPCAPS: u32 = 8;
 
 /// The calls that are answered by [`super::recorded`], where owners are records.
 #[rustfmt::skip]
@@ -163,6 +166,7 @@ const ASKED: &[(&str, Rule)] = &[
     ("getuid", Ask), ("geteuid", Ask), ("getgid", Ask), ("getegid", Ask), ("getresuid", Ask), ("getresgid", Ask), ("getgroups", Ask),
     ("setuid", Ask), ("setgid", Ask), ("setreuid", Ask), ("setregid", Ask), ("setresuid", Ask), ("setresgid", Ask),
     ("setfsuid", Ask), ("setfsgid", Ask), ("setgroups", Ask),
+    ("execve", Ask), ("execveat", Ask), ("prctl", AskIf { argument: 0, is: PR_SET_KEEPCAPS }),
     ("setrlimit", KeepsMarks { resource: 0, changes: None }), ("prlimit64", KeepsMarks { resource: 1, changes: Some(2) }),
 ];
 
@@ -350,6 +354,12 @@ fn decide(verdict: Verdict) -> Vec<Instruction> {
             plain(RETURN, USER_NOTIF),
             plain(RETURN, ALLOW),
         ],
+        Verdict::Rule(Rule::AskIf { argument, is }) => vec![
+            plain(LOAD, argument_at(argument)),
+            jump(JUMP_IF_EQUAL, is, 0, 1),
+            plain(RETURN, USER_NOTIF),
+            plain(RETURN, ALLOW),
+        ],
         Verdict::Rule(Rule::KeepsMarks { resource, changes }) => {
             let mut program = vec![
                 plain(LOAD, argument_at(resource)),
@@ -476,7 +486,14 @@ mod tests {
             assert_eq!(answers[0], answers[1], "{number}");
         }
         // The argument of the question is the first; those of these calls are others.
-        let depends = ["open", "openat", "utimensat", "setrlimit", "prlimit64"];
+        let depends = [
+            "open",
+            "openat",
+            "utimensat",
+            "setrlimit",
+            "prlimit64",
+            "prctl",
+        ];
         for (number, name) in asked.into_iter().filter(|(_, name)| !depends.contains(name)) {
             assert_eq!(answer(&asking, native, number, 0), USER_NOTIF, "{name}");
         }

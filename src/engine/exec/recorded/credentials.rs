@@ -98,6 +98,10 @@ pub(super) struct Credentials {
     pub(super) users: Ids,
     pub(super) groups: Ids,
     pub(super) supplementary: Vec<u32>,
+    /// Whether it wishes to stay powerful when it is root no more (`PR_SET_KEEPCAPS`).
+    pub(super) keeps: bool,
+    /// Whether it has.
+    pub(super) kept: bool,
 }
 
 impl Credentials {
@@ -111,12 +115,44 @@ impl Credentials {
             users: Ids::all(identity.uid),
             groups: Ids::all(identity.gid),
             supplementary,
+            keeps: false,
+            kept: false,
+        }
+    }
+
+    /// As other users.
+    pub(super) fn with_users(&self, users: Ids) -> Self {
+        let stops = self.users.has(0) && !users.has(0);
+        Self {
+            users,
+            kept: if stops { self.keeps } else { self.kept },
+            ..self.clone()
+        }
+    }
+
+    /// After it has executed a program; the owner and group of a set-id one.
+    pub(super) fn executing(&self, user: Option<u32>, group: Option<u32>) -> Self {
+        let settled = |ids: Ids, id: Option<u32>| {
+            let id = id.unwrap_or(ids.effective);
+            Ids {
+                effective: id,
+                saved: id,
+                file: id,
+                ..ids
+            }
+        };
+        Self {
+            users: settled(self.users, user),
+            groups: settled(self.groups, group),
+            supplementary: self.supplementary.clone(),
+            keeps: false,
+            kept: false,
         }
     }
 
     /// Whether it may become anybody, and give files to anybody.
     pub(super) fn is_powerful(&self) -> bool {
-        self.users.effective == 0
+        self.users.effective == 0 || self.kept
     }
 
     /// Whether files that it makes need no record.
@@ -196,6 +232,22 @@ mod tests {
         assert_eq!(root.set_two(AS_IS, 0, true).unwrap().saved, 0);
         assert_eq!(dropped.set_file(0, false).file, 1000);
         assert_eq!(root.set_file(7, true).file, 7);
+    }
+
+    #[test]
+    fn power_can_be_kept_until_something_is_executed() {
+        let mut root = user(0, 0, &[]);
+        let drop = |from: &Credentials| from.with_users(from.users.set(1000, true).unwrap());
+        assert!(!drop(&root).is_powerful());
+        root.keeps = true;
+        let kept = drop(&root);
+        assert!(kept.is_powerful());
+        assert!(!kept.executing(None, None).is_powerful());
+        let sudo = drop(&user(0, 0, &[])).executing(Some(0), None);
+        assert_eq!((sudo.users.real, sudo.users.effective), (1000, 0));
+        assert!(sudo.is_powerful());
+        let aside = root.with_users(root.users.set_three([AS_IS, 33, AS_IS], true).unwrap());
+        assert_eq!(aside.executing(None, None).users.saved, 33);
     }
 
     #[test]

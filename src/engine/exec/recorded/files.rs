@@ -15,7 +15,13 @@ use crate::sys::owner::{self, At};
 use crate::sys::seccomp::{Answer, CloseOnExec, Listener, Notification};
 use crate::sys::task::Task;
 
+const SET_USER_ID: u32 = 0o4000;
 const SET_GROUP_ID: u32 = 0o2000;
+const EXECUTABLE_BY_GROUP: u32 = 0o010;
+/// The caller's own directory (`AT_FDCWD`).
+const HERE: u64 = -100_i64 as u64;
+const NO_FOLLOW: u64 = 0x100;
+const NO_FLAGS: u64 = 0;
 /// `struct open_how` as it has always been.
 const OPEN_HOW_BYTES: usize = 24;
 /// Two times of `utimensat`.
@@ -64,6 +70,27 @@ impl Subject {
 
     fn owner(&self) -> (u32, u32) {
         (self.metadata.uid, self.metadata.gid)
+    }
+
+    /// Whose rights it gives to whoever executes it. Scripts give none.
+    fn set_ids(&self) -> (Option<u32>, Option<u32>) {
+        let Metadata {
+            mode, uid, gid, kind, ..
+        } = self.metadata;
+        let has = |bits: u32| mode & bits == bits;
+        if kind != Kind::File || !(has(SET_USER_ID) || has(SET_GROUP_ID)) {
+            return (None, None);
+        }
+        let mut head = [0; 2];
+        let read = rustix::fs::openat(CWD, &*self.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| rustix::io::read(&file, &mut head));
+        if read.is_err() || &head == b"#!" {
+            return (None, None);
+        }
+        (
+            has(SET_USER_ID).then_some(uid),
+            has(SET_GROUP_ID | EXECUTABLE_BY_GROUP).then_some(gid),
+        )
     }
 
     fn is_of_root(&self) -> bool {
@@ -128,24 +155,54 @@ impl Files {
             self.roots_differ = true;
             return Ok(Answer::Go);
         }
+        self.within(request, |files| files.dispatch(name, request))
+    }
+
+    /// Who the caller is when it has executed what it is about to.
+    pub(super) fn executing(
+        &self,
+        name: &'static str,
+        request: &Request<'_>,
+    ) -> Result<Credentials, Errno> {
+        let [a, b, _, _, e, _] = request.call.arguments;
+        let what = match name {
+            "execve" => (HERE, a, NO_FLAGS),
+            _ => (a, b, e),
+        };
+        self.within(request, |files| {
+            let (directory, path, flags) = what;
+            let program = files
+                .named(request, (directory, path))
+                .and_then(|named| files.find(request, &named, flags).ok());
+            let (user, group) = match program {
+                Some(program) => program.set_ids(),
+                None => (None, None),
+            };
+            Ok(request.credentials.executing(user, group))
+        })
+    }
+
+    /// With the root that the caller has.
+    fn within<T>(
+        &self,
+        request: &Request<'_>,
+        work: impl FnOnce(&Self) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         if !self.roots_differ {
-            return self.dispatch(name, request);
+            return work(self);
         }
         let root = open_path(&format!("{}/root", request.task.0))?;
         if !request.listener.is_waiting(request.call) {
             return Err(Errno::SRCH);
         }
         self.enter(&root)?;
-        let answer = self.dispatch(name, request);
+        let answer = work(self);
         // A thread that does not come back is of no more use.
         self.enter(&self.root).map_err(|_| Errno::NOSYS)?;
         answer
     }
 
     fn dispatch(&self, name: &'static str, request: &Request<'_>) -> Answered {
-        const HERE: u64 = -100_i64 as u64;
-        const NO_FOLLOW: u64 = 0x100;
-        const NO_FLAGS: u64 = 0;
         let [a, b, c, d, e, _] = request.call.arguments;
         match name {
             "stat" => self.stat(request, (HERE, a, NO_FLAGS), To::Stat(b)),

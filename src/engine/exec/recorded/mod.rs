@@ -7,6 +7,7 @@
 //! chown …                    the file is copied up, and the owner recorded
 //! open to create, mkdir …    made by the deputy where it belongs to somebody else than root
 //! stat …                     answered by the deputy where there is a record
+//! exec                       whose rights a set-id program has
 //! ```
 //! What needs no answer the kernel does by itself, as without a filter.
 //!
@@ -15,8 +16,8 @@
 //! The deputy makes new files only, and opens none that are there. So whatever a step makes of the memory, it reaches
 //! nothing that it could not reach itself.
 //!
-//! Leaves out, and lets the kernel say what it says: calls of the 32-bit interface, set-id programs (they run as whoever
-//! runs them), who may read or overwrite what is there (everybody: it is all the caller's).
+//! Leaves out, and lets the kernel say what it says: calls of the 32-bit interface, and who may read, overwrite or delete
+//! what is there (everybody: it is all the caller's).
 
 mod credentials;
 mod files;
@@ -149,10 +150,7 @@ impl Work {
         let value = |id: u32| Ok(Answer::Value(id.into()));
         let [one, two, three, ..] = call.arguments.map(number);
         let powerful = credentials.is_powerful();
-        let users_become = |users| Credentials {
-            users,
-            ..credentials.clone()
-        };
+        let users_become = |users| credentials.with_users(users);
         let groups_become = |groups| Credentials {
             groups,
             ..credentials.clone()
@@ -178,6 +176,11 @@ impl Work {
                 supplementary: take_groups(task, call)?,
                 ..credentials.clone()
             },
+            // The kernel has to say yes, too.
+            "prctl" => Credentials {
+                keeps: two != 0,
+                ..credentials.clone()
+            },
             _ => {
                 let Some(files) = &mut self.files else {
                     return Err(Errno::NOSYS);
@@ -188,7 +191,11 @@ impl Work {
                     credentials,
                     listener: &self.listener,
                 };
-                return files.answer(name, &request);
+                match name {
+                    // Should it fail, the caller is none the more powerful, unless it is a set-id program.
+                    "execve" | "execveat" => files.executing(name, &request)?,
+                    _ => return files.answer(name, &request),
+                }
             }
         };
         let before = match name {
@@ -199,7 +206,10 @@ impl Work {
         if new != *credentials {
             self.become_somebody(task, call, new)?;
         }
-        value(before)
+        match name {
+            "execve" | "execveat" | "prctl" => Ok(Answer::Go),
+            _ => value(before),
+        }
     }
 
     /// Which identity a process has.
