@@ -113,10 +113,7 @@ mod tests {
         store.settle_owners(Owners::Recorded).unwrap();
         store.settle_owners(Owners::Recorded).unwrap();
         let other = store.settle_owners(Owners::Mapped).unwrap_err();
-        assert!(
-            matches!(other, StoreError::OtherOwners { .. }),
-            "{other:?}"
-        );
+        assert!(matches!(other, StoreError::OtherOwners { .. }), "{other:?}");
         assert_eq!(store.owners().unwrap(), Some(Owners::Recorded));
         assert!(Store::open(place.path().join("store")).is_ok());
     }

@@ -206,7 +206,9 @@ mod tests {
         for (name, kind) in kinds {
             let read = |name: &str| {
                 let stat = rustix::fs::lstat(path(name)).unwrap();
-                let accessed = crate::sys::dir::Metadata::of_kernel(&stat).unwrap().accessed;
+                let accessed = crate::sys::dir::Metadata::of_kernel(&stat)
+                    .unwrap()
+                    .accessed;
                 recorded(At::Entry(&path(name)), kind, accessed).unwrap()
             };
             let write =

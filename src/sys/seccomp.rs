@@ -1,6 +1,9 @@
 //! Filters of system calls: the instructions of classic BPF, and their installation; and calls that a filter leaves to
 //! another process to answer (seccomp_unotify(2)).
-#![expect(unsafe_code, reason = "the seccomp call, and what is done with its listener")]
+#![expect(
+    unsafe_code,
+    reason = "the seccomp call, and what is done with its listener"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};

@@ -176,8 +176,14 @@ impl Task {
         };
         let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the new limit is only read, where there is one; the old one is writable.
-        let failed =
-            unsafe { libc::prlimit64(self.0, libc::RLIMIT_LOCKS, new, std::ptr::from_mut(&mut old)) };
+        let failed = unsafe {
+            libc::prlimit64(
+                self.0,
+                libc::RLIMIT_LOCKS,
+                new,
+                std::ptr::from_mut(&mut old),
+            )
+        };
         match failed {
             0 => Ok(old),
             _ => Err(io::Error::last_os_error()),

@@ -56,10 +56,14 @@ pub enum ExecError {
         target: String,
     },
     /// All security off, where nobody could answer for owners.
-    #[error("a step without a sandbox (`--security=insecure`) cannot run where builds have a single id")]
+    #[error(
+        "a step without a sandbox (`--security=insecure`) cannot run where builds have a single id"
+    )]
     #[diagnostic(
         code(exec::insecure_with_one_id),
-        help("give this user subordinate ids (`shmocker doctor` has the command), or leave `--security=insecure` out")
+        help(
+            "give this user subordinate ids (`shmocker doctor` has the command), or leave `--security=insecure` out"
+        )
     )]
     InsecureWithOneId,
     /// A limit is above what the user may have.

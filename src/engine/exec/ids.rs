@@ -100,7 +100,7 @@ impl Caller {
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum IdsError {
     /// No range belongs to the user.
-    #[error("user `{user}` has no subordinate ids, and a container needs more ids than one")]
+    #[error("user `{user}` has no subordinate ids")]
     #[diagnostic(
         code(ids::no_ranges),
         help(

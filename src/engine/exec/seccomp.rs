@@ -194,7 +194,11 @@ pub(super) fn asking() -> Vec<Instruction> {
 
 fn filter(asked: &[(&str, Rule)]) -> Vec<Instruction> {
     let [native, compat] = ABIS.map(|abi| {
-        let asked = if abi.column == ABIS[0].column { asked } else { &[] };
+        let asked = if abi.column == ABIS[0].column {
+            asked
+        } else {
+            &[]
+        };
         (abi.audit, search(&runs(abi.column, asked)))
     });
     let native_body = if cfg!(target_arch = "x86_64") {
@@ -494,7 +498,10 @@ mod tests {
             "prlimit64",
             "prctl",
         ];
-        for (number, name) in asked.into_iter().filter(|(_, name)| !depends.contains(name)) {
+        for (number, name) in asked
+            .into_iter()
+            .filter(|(_, name)| !depends.contains(name))
+        {
             assert_eq!(answer(&asking, native, number, 0), USER_NOTIF, "{name}");
         }
     }

@@ -165,12 +165,7 @@ impl Credentials {
     }
 
     /// `chown`: who a file of `now` belongs to afterwards.
-    pub(super) fn given(
-        &self,
-        now: (u32, u32),
-        uid: u32,
-        gid: u32,
-    ) -> Result<(u32, u32), Errno> {
+    pub(super) fn given(&self, now: (u32, u32), uid: u32, gid: u32) -> Result<(u32, u32), Errno> {
         let or = |new: u32, old: u32| if new == AS_IS { old } else { new };
         let new = (or(uid, now.0), or(gid, now.1));
         if !self.is_powerful() {

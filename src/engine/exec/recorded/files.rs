@@ -22,6 +22,7 @@ const EXECUTABLE_BY_GROUP: u32 = 0o010;
 const HERE: u64 = -100_i64 as u64;
 const NO_FOLLOW: u64 = 0x100;
 const NO_FLAGS: u64 = 0;
+const EMPTY_PATH: u64 = 0x1000;
 /// `struct open_how` as it has always been.
 const OPEN_HOW_BYTES: usize = 24;
 /// Two times of `utimensat`.
@@ -53,7 +54,7 @@ impl Subject {
     fn of(held: OwnedFd) -> Result<Self, Errno> {
         let path = format!("self/fd/{}", held.as_raw_fd());
         let path = CString::new(path).map_err(|_| Errno::INVAL)?;
-        let stat = rustix::fs::stat(&*path)?;
+        let stat = rustix::fs::fstat(&held)?;
         let mut metadata = Metadata::of_kernel(&stat).map_err(errno)?;
         // What this process cannot own is nobody's here, and no record says otherwise.
         if metadata.uid == 0
@@ -75,15 +76,24 @@ impl Subject {
     /// Whose rights it gives to whoever executes it. Scripts give none.
     fn set_ids(&self) -> (Option<u32>, Option<u32>) {
         let Metadata {
-            mode, uid, gid, kind, ..
+            mode,
+            uid,
+            gid,
+            kind,
+            ..
         } = self.metadata;
         let has = |bits: u32| mode & bits == bits;
         if kind != Kind::File || !(has(SET_USER_ID) || has(SET_GROUP_ID)) {
             return (None, None);
         }
         let mut head = [0; 2];
-        let read = rustix::fs::openat(CWD, &*self.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .and_then(|file| rustix::io::read(&file, &mut head));
+        let read = rustix::fs::openat(
+            CWD,
+            &*self.path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(|file| rustix::io::read(&file, &mut head));
         if read.is_err() || &head == b"#!" {
             return (None, None);
         }
@@ -102,9 +112,13 @@ impl Subject {
     }
 }
 
-fn at(path: &CStr) -> At<'_> {
+fn as_path(path: &CStr) -> &Path {
     use std::os::unix::ffi::OsStrExt as _;
-    At::Open(Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())))
+    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
+}
+
+fn at(path: &CStr) -> At<'_> {
+    At::Open(as_path(path))
 }
 
 fn recorded(path: &CStr, metadata: &Metadata) -> Result<Option<(u32, u32)>, Errno> {
@@ -213,7 +227,7 @@ impl Files {
             "chown" => self.chown(request, (HERE, a, NO_FLAGS), b, c),
             "lchown" => self.chown(request, (HERE, a, NO_FOLLOW), b, c),
             "fchownat" => self.chown(request, (a, b, e), c, d),
-            "fchown" => chown(request, self.find_open(request, a), b, c),
+            "fchown" => self.chown(request, (a, 0, EMPTY_PATH), b, c),
             "open" => self.open(request, (HERE, a), b, c),
             "openat" => self.open(request, (a, b), c, d),
             "creat" => {
@@ -270,6 +284,34 @@ impl Files {
         }
     }
 
+    /// What is known of something without holding it: enough to see that there is nothing to do. Nothing is done on the
+    /// strength of it but leaving the call to the kernel.
+    fn glance(&self, task: Task, named: &Named, flags: u64) -> Result<Metadata, Errno> {
+        let flags = AtFlags::from_bits_retain(number(flags)) & AtFlags::SYMLINK_NOFOLLOW;
+        let path = named.path.to_bytes();
+        let start = match named.directory {
+            _ if path.starts_with(b"/") => String::new(),
+            -100 => format!("{}/cwd/", task.0),
+            fd if path.is_empty() => format!("{}/fd/{fd}", task.0),
+            fd => format!("{}/fd/{fd}/", task.0),
+        };
+        let path = CString::new([start.as_bytes(), path].concat()).map_err(|_| Errno::INVAL)?;
+        let follows = named.path.is_empty() || flags.is_empty();
+        let flags = if follows { AtFlags::empty() } else { flags };
+        let stat = rustix::fs::statat(CWD, &*path, flags)?;
+        let mut seen = Metadata::of_kernel(&stat).map_err(errno)?;
+        let at = match follows {
+            true => At::Open(as_path(&path)),
+            false => At::Entry(as_path(&path)),
+        };
+        if seen.uid == 0
+            && let Some(recorded) = owner::recorded(at, seen.kind, seen.accessed).map_err(errno)?
+        {
+            (seen.uid, seen.gid) = recorded;
+        }
+        Ok(seen)
+    }
+
     fn find(&self, request: &Request<'_>, named: &Named, flags: u64) -> Result<Subject, Errno> {
         let beginning = self.beginning(request.task, named)?;
         if !request.listener.is_waiting(request.call) {
@@ -302,6 +344,10 @@ impl Files {
         if named.path.is_empty() && !may_be_empty(flags) {
             return Ok(Answer::Go);
         }
+        match self.glance(request.task, &named, flags) {
+            Ok(seen) if (seen.uid, seen.gid) != (0, 0) => {}
+            _ => return Ok(Answer::Go),
+        }
         match self.find(request, &named, flags) {
             Ok(subject) if !subject.is_of_root() => to.put(request, &subject),
             _ => Ok(Answer::Go),
@@ -309,6 +355,14 @@ impl Files {
     }
 
     fn stat_open(&self, request: &Request<'_>, fd: u64, to: To) -> Answered {
+        let open = Named {
+            directory: number(fd).cast_signed(),
+            path: CString::default(),
+        };
+        match self.glance(request.task, &open, NO_FLAGS) {
+            Ok(seen) if open.directory >= 0 && (seen.uid, seen.gid) != (0, 0) => {}
+            _ => return Ok(Answer::Go),
+        }
         match self.find_open(request, fd) {
             Ok(subject) if !subject.is_of_root() => to.put(request, &subject),
             _ => Ok(Answer::Go),
@@ -323,15 +377,22 @@ impl Files {
         if named.path.is_empty() && !may_be_empty(flags) {
             return Ok(Answer::Go);
         }
+        // From root to root: that the kernel can do.
+        if request.credentials.is_powerful()
+            && [uid, gid]
+                .map(number)
+                .iter()
+                .all(|id| [0, u32::MAX].contains(id))
+            && let Ok(seen) = self.glance(request.task, &named, flags)
+            && (seen.uid, seen.gid) == (0, 0)
+        {
+            return Ok(Answer::Go);
+        }
         chown(request, self.find(request, &named, flags), uid, gid)
     }
 
     /// What is to be made, if it is for the deputy to make: where, its last name, and who is to have it.
-    fn place(
-        &self,
-        request: &Request<'_>,
-        what: (u64, u64),
-    ) -> Result<Option<Place>, Errno> {
+    fn place(&self, request: &Request<'_>, what: (u64, u64)) -> Result<Option<Place>, Errno> {
         let Some(named) = self.named(request, what) else {
             return Ok(None);
         };
@@ -342,6 +403,12 @@ impl Files {
             directory: named.directory,
             path: parent,
         };
+        if request.credentials.makes_files_of_root() {
+            match self.glance(request.task, &parent, NO_FLAGS) {
+                Ok(seen) if seen.mode & SET_GROUP_ID != 0 && seen.gid != 0 => {}
+                _ => return Ok(None),
+            }
+        }
         let Ok(parent) = self.find(request, &parent, 0) else {
             return Ok(None);
         };
@@ -549,12 +616,7 @@ struct Place {
     owner: (u32, u32),
 }
 
-fn chown(
-    request: &Request<'_>,
-    subject: Result<Subject, Errno>,
-    uid: u64,
-    gid: u64,
-) -> Answered {
+fn chown(request: &Request<'_>, subject: Result<Subject, Errno>, uid: u64, gid: u64) -> Answered {
     let Ok(subject) = subject else {
         return Ok(Answer::Go);
     };
