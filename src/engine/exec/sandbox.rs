@@ -71,6 +71,8 @@ pub struct Run {
     pub mounts: Vec<Mount>,
     /// Whose the caller's own id is: `None`: root's. Otherwise the root's owners must be shifted by the same.
     pub shift: Option<Shift>,
+    /// Whose the mounts are, where owners are records; `None`: root's.
+    pub mounted_are_of: Option<(u32, u32)>,
     /// Ends it, with everything it started.
     pub timeout_ms: Option<u64>,
     /// How much it may do.
@@ -384,6 +386,7 @@ impl Sandbox {
             grace: run.grace_ms.map_or(GRACE, Duration::from_millis),
             emulators: Some(Arc::clone(&self.emulators)),
             identity: spec.identity,
+            mounted_are_of: run.mounted_are_of,
             deputy: None,
         };
         let ended = watch.until_end(deadline, cancel);
@@ -410,6 +413,7 @@ impl<'a> Watch<'a> {
             grace: GRACE,
             emulators: None,
             identity,
+            mounted_are_of: None,
             deputy: None,
         }
     }
@@ -670,6 +674,8 @@ pub(super) struct Watch<'a> {
     emulators: Option<Arc<Emulators>>,
     /// Who it runs as.
     identity: Identity,
+    /// Whose the mounts are.
+    mounted_are_of: Option<(u32, u32)>,
     /// Who answers its calls about owners.
     deputy: Option<Deputy>,
 }
@@ -819,7 +825,7 @@ impl Watch<'_> {
             }
             Reply::Listener => {
                 if let Some(listener) = message.files.into_iter().next() {
-                    let deputy = Deputy::start(listener, &self.identity);
+                    let deputy = Deputy::start(listener, &self.identity, self.mounted_are_of);
                     self.deputy = Some(deputy.map_err(doing("answer what the step calls"))?);
                 }
             }

@@ -149,7 +149,6 @@ const fn jump(code: u16, k: u32, if_true: u8, if_false: u8) -> Instruction {
 const USER_NOTIF: u32 = 0x7FC0_0000;
 /// What makes `open` make a file: `O_CREAT`, and what is special in `O_TMPFILE`.
 const CREATES: u32 = 0o100 | 0o20_000_000;
-const NO_FOLLOW: u32 = 0x100;
 const RLIMIT_LOCKS: u32 = 10;
 const PR_SET_KEEPCAPS: u32 = 8;
 
@@ -160,7 +159,7 @@ const ASKED: &[(&str, Rule)] = &[
     ("mkdir", Ask), ("mkdirat", Ask), ("mknod", Ask), ("mknodat", Ask), ("symlink", Ask), ("symlinkat", Ask),
     ("chown", Ask), ("lchown", Ask), ("fchown", Ask), ("fchownat", Ask), ("chroot", Ask),
     ("stat", Ask), ("lstat", Ask), ("fstat", Ask), ("newfstatat", Ask), ("statx", Ask),
-    ("utimensat", AskFor { argument: 3, bits: NO_FOLLOW }),
+    ("utimensat", Ask), ("utimes", Ask), ("utime", Ask), ("futimesat", Ask),
     ("setxattr", Ask), ("lsetxattr", Ask), ("fsetxattr", Ask), ("setxattrat", Ask),
     ("removexattr", Ask), ("lremovexattr", Ask), ("fremovexattr", Ask), ("removexattrat", Ask),
     ("getuid", Ask), ("geteuid", Ask), ("getgid", Ask), ("getegid", Ask), ("getresuid", Ask), ("getresgid", Ask), ("getgroups", Ask),
@@ -490,14 +489,7 @@ mod tests {
             assert_eq!(answers[0], answers[1], "{number}");
         }
         // The argument of the question is the first; those of these calls are others.
-        let depends = [
-            "open",
-            "openat",
-            "utimensat",
-            "setrlimit",
-            "prlimit64",
-            "prctl",
-        ];
+        let depends = ["open", "openat", "setrlimit", "prlimit64", "prctl"];
         for (number, name) in asked
             .into_iter()
             .filter(|(_, name)| !depends.contains(name))

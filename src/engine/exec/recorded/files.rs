@@ -1,10 +1,12 @@
 //! Calls about files: what they name is found as the caller would find it, and worked on through the descriptor that holds it.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 
 use super::credentials::Credentials;
@@ -25,8 +27,6 @@ const NO_FLAGS: u64 = 0;
 const EMPTY_PATH: u64 = 0x1000;
 /// `struct open_how` as it has always been.
 const OPEN_HOW_BYTES: usize = 24;
-/// Two times of `utimensat`.
-const TIMES_BYTES: usize = 32;
 
 /// A call, and who makes it.
 pub(super) struct Request<'a> {
@@ -48,6 +48,8 @@ struct Subject {
     path: CString,
     metadata: Metadata,
     held: OwnedFd,
+    /// Whether it belongs to whom what is mounted belongs to, without a record.
+    is_mounted: bool,
 }
 
 impl Subject {
@@ -66,6 +68,7 @@ impl Subject {
             path,
             metadata,
             held,
+            is_mounted: false,
         })
     }
 
@@ -125,12 +128,32 @@ fn recorded(path: &CStr, metadata: &Metadata) -> Result<Option<(u32, u32)>, Errn
     owner::recorded(at(path), metadata.kind, metadata.accessed).map_err(errno)
 }
 
+/// What is mounted into the container belongs to somebody of it, as far as no record says otherwise.
+#[derive(Debug, Clone, Copy)]
+struct Mounted {
+    owner: (u32, u32),
+    /// The mount that is not meant.
+    root: u64,
+}
+
+impl Mounted {
+    fn owner_of(self, seen: &Metadata, mount: u64) -> Option<(u32, u32)> {
+        (seen.uid == 0 && mount != self.root).then_some(self.owner)
+    }
+}
+
+fn mount_of(directory: BorrowedFd<'_>, path: &CStr, flags: AtFlags) -> Result<u64, Errno> {
+    let seen = rustix::fs::statx(directory, path, flags, StatxFlags::MNT_ID)?;
+    Ok(seen.stx_mnt_id)
+}
+
 /// What this thread has for finding things. Its current directory is a /proc in which the caller has the number that it
 /// calls with; its root is the container's.
 #[derive(Debug)]
 pub(super) struct Files {
     proc: Tree,
     root: OwnedFd,
+    mounted: Option<Mounted>,
     /// Whether a process may have another root.
     roots_differ: bool,
 }
@@ -141,15 +164,24 @@ impl Files {
         proc: Tree,
         listener: &Listener,
         call: &Notification,
+        mounted_are_of: Option<(u32, u32)>,
     ) -> std::io::Result<Self> {
         rustix::process::fchdir(&proc)?;
         let root = open_path(&format!("{}/root", call.pid))?;
         if !listener.is_waiting(call) {
             return Err(Errno::SRCH.into());
         }
+        let mounted = match mounted_are_of {
+            None => None,
+            Some(owner) => Some(Mounted {
+                owner,
+                root: mount_of(root.as_fd(), c"", AtFlags::EMPTY_PATH)?,
+            }),
+        };
         let files = Self {
             proc,
             root,
+            mounted,
             roots_differ: false,
         };
         files.enter(&files.root)?;
@@ -254,7 +286,12 @@ impl Files {
             "mknodat" => self.make(request, (a, b), &New::Node(number(c))),
             "symlink" => self.make(request, (HERE, b), &New::Link(a)),
             "symlinkat" => self.make(request, (b, c), &New::Link(a)),
-            "utimensat" => self.set_times(request, (a, b, d), c),
+            // Of something open, which is a file.
+            "utimensat" if b == 0 => Ok(Answer::Go),
+            "utimensat" => self.set_times(request, (a, b, d), Times::Nanoseconds(c)),
+            "futimesat" => self.set_times(request, (a, b, NO_FLAGS), Times::Microseconds(c)),
+            "utimes" => self.set_times(request, (HERE, a, NO_FLAGS), Times::Microseconds(b)),
+            "utime" => self.set_times(request, (HERE, a, NO_FLAGS), Times::Seconds(b)),
             "setxattr" | "lsetxattr" | "fsetxattr" | "removexattr" | "lremovexattr"
             | "fremovexattr" => Ok(leave_records_alone(request, b)),
             "setxattrat" | "removexattrat" => Ok(leave_records_alone(request, d)),
@@ -308,8 +345,26 @@ impl Files {
             && let Some(recorded) = owner::recorded(at, seen.kind, seen.accessed).map_err(errno)?
         {
             (seen.uid, seen.gid) = recorded;
+        } else if let Some(mounted) = self.mounted
+            && let Some(owner) = mounted.owner_of(&seen, mount_of(CWD, &path, flags)?)
+        {
+            (seen.uid, seen.gid) = owner;
         }
         Ok(seen)
+    }
+
+    fn subject(&self, held: OwnedFd) -> Result<Subject, Errno> {
+        let mut subject = Subject::of(held)?;
+        if subject.is_of_root()
+            && let Some(mounted) = self.mounted
+        {
+            let mount = mount_of(subject.held.as_fd(), c"", AtFlags::EMPTY_PATH)?;
+            if let Some(owner) = mounted.owner_of(&subject.metadata, mount) {
+                (subject.metadata.uid, subject.metadata.gid) = owner;
+                subject.is_mounted = true;
+            }
+        }
+        Ok(subject)
     }
 
     fn find(&self, request: &Request<'_>, named: &Named, flags: u64) -> Result<Subject, Errno> {
@@ -318,20 +373,20 @@ impl Files {
             return Err(Errno::SRCH);
         }
         if named.path.is_empty() {
-            return Subject::of(beginning);
+            return self.subject(beginning);
         }
         let mut open = OFlags::PATH | OFlags::CLOEXEC;
         if AtFlags::from_bits_retain(number(flags)).contains(AtFlags::SYMLINK_NOFOLLOW) {
             open |= OFlags::NOFOLLOW;
         }
-        Subject::of(resolve(&beginning, &named.path, open)?)
+        self.subject(resolve(&beginning, &named.path, open)?)
     }
 
     fn find_open(&self, request: &Request<'_>, fd: u64) -> Result<Subject, Errno> {
         let fd = number(fd).cast_signed();
         let held = open_path(&format!("{}/fd/{fd}", request.task.0))?;
         match request.listener.is_waiting(request.call) {
-            true => Subject::of(held),
+            true => self.subject(held),
             false => Err(Errno::SRCH),
         }
     }
@@ -422,6 +477,9 @@ impl Files {
             },
         );
         if owner == (0, 0) && credentials.makes_files_of_root() {
+            return Ok(None);
+        }
+        if parent.is_mounted && owner == parent.owner() {
             return Ok(None);
         }
         if rustix::fs::statat(&parent.held, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
@@ -536,46 +594,62 @@ impl Files {
     }
 
     /// The times of a link or pipe, one of which is a record.
-    fn set_times(&self, request: &Request<'_>, what: (u64, u64, u64), times: u64) -> Answered {
+    fn set_times(&self, request: &Request<'_>, what: (u64, u64, u64), times: Times) -> Answered {
         let (directory, path, flags) = what;
         let Some(named) = self.named(request, (directory, path)) else {
             return Ok(Answer::Go);
         };
+        let is_record = |seen: &Metadata| {
+            !matches!(seen.kind, Kind::File | Kind::Dir) && owner::in_time(seen.accessed).is_some()
+        };
+        match self.glance(request.task, &named, flags) {
+            Ok(seen) if is_record(&seen) => {}
+            _ => return Ok(Answer::Go),
+        }
         let Ok(subject) = self.find(request, &named, flags) else {
             return Ok(Answer::Go);
         };
-        let keeps_in_time = !matches!(subject.metadata.kind, Kind::File | Kind::Dir);
-        if !keeps_in_time || owner::in_time(subject.metadata.accessed).is_none() {
+        if !is_record(&subject.metadata) {
             return Ok(Answer::Go);
         }
-        let omit = Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        };
-        let modified = match times {
-            0 => Timespec {
-                tv_sec: 0,
-                tv_nsec: rustix::fs::UTIME_NOW,
-            },
-            times => {
-                let mut bytes = [0; TIMES_BYTES];
-                request.task.read(times, &mut bytes).map_err(errno)?;
-                let field = |index: usize| {
-                    let bytes = bytes[index * 8..][..8].try_into().unwrap_or_default();
-                    i64::from_ne_bytes(bytes)
-                };
-                Timespec {
-                    tv_sec: field(2),
-                    tv_nsec: field(3),
-                }
-            }
-        };
         let times = Timestamps {
-            last_access: omit,
-            last_modification: modified,
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_OMIT,
+            },
+            last_modification: times.modified(request.task)?,
         };
         rustix::fs::utimensat(CWD, &*subject.path, &times, AtFlags::empty())?;
         Ok(Answer::Value(0))
+    }
+}
+
+/// Two times in the caller's memory, of reading and of changing; none at address zero, which is now.
+#[derive(Debug, Clone, Copy)]
+enum Times {
+    Nanoseconds(u64),
+    Microseconds(u64),
+    Seconds(u64),
+}
+
+impl Times {
+    fn modified(self, task: Task) -> Result<Timespec, Errno> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let number = |at: u64| {
+            let mut bytes = [0; 8];
+            task.read(at, &mut bytes).map_err(errno)?;
+            Ok::<i64, Errno>(i64::from_ne_bytes(bytes))
+        };
+        let (tv_sec, tv_nsec) = match self {
+            Self::Nanoseconds(0) | Self::Microseconds(0) | Self::Seconds(0) => return Ok(now),
+            Self::Nanoseconds(at) => (number(at + 16)?, number(at + 24)?),
+            Self::Microseconds(at) => (number(at + 16)?, number(at + 24)?.saturating_mul(1000)),
+            Self::Seconds(at) => (number(at + 8)?, 0),
+        };
+        Ok(Timespec { tv_sec, tv_nsec })
     }
 }
 
@@ -628,6 +702,13 @@ fn chown(request: &Request<'_>, subject: Result<Subject, Errno>, uid: u64, gid: 
     let new = request
         .credentials
         .given(subject.owner(), number(uid), number(gid))?;
+    if subject.is_mounted {
+        // It is the caller's own file, and stays so.
+        return match new == subject.owner() {
+            true => Ok(Answer::Value(0)),
+            false => Err(Errno::PERM),
+        };
+    }
     // To nobody new: set-id bits and capabilities go, and what is in a layer below is copied up.
     rustix::fs::chown(&*subject.path, None, None)?;
     match subject.record(new) {

@@ -47,11 +47,16 @@ const GROUPS_MAX: usize = 65_536;
 pub(super) struct Deputy(Option<JoinHandle<()>>);
 
 impl Deputy {
-    /// Starts to answer the calls that come to a listener, from processes that begin as somebody.
+    /// Starts to answer the calls that come to a listener, from processes that begin as somebody. What is mounted may be
+    /// somebody's.
     ///
     /// # Errors
     /// If there can be no thread, or no /proc.
-    pub(super) fn start(listener: OwnedFd, identity: &Identity) -> io::Result<Self> {
+    pub(super) fn start(
+        listener: OwnedFd,
+        identity: &Identity,
+        mounted_are_of: Option<(u32, u32)>,
+    ) -> io::Result<Self> {
         // The numbers that processes have in the engine's pid namespace. In that of the machine's there is one already.
         let proc = match Tree::of_filesystem("proc", &[], Attributes::NONE) {
             Ok(proc) => proc,
@@ -66,6 +71,7 @@ impl Deputy {
                     calls: Calls::native(),
                     identities: vec![first],
                     files: None,
+                    mounted_are_of,
                 };
                 // Without it, what the step calls is answered with ENOSYS, and the step fails.
                 drop(split_off_paths().and_then(|()| work.run(proc)));
@@ -89,6 +95,7 @@ struct Work {
     /// Who processes are, by their marks; those without one are the first.
     identities: Vec<Credentials>,
     files: Option<Files>,
+    mounted_are_of: Option<(u32, u32)>,
 }
 
 struct Calls {
@@ -132,7 +139,7 @@ impl Work {
         while let Some(call) = self.listener.next()? {
             if let Some(proc) = proc.take() {
                 // Whoever calls first is in the container already.
-                self.files = Some(Files::of(proc, &self.listener, &call)?);
+                self.files = Some(Files::of(proc, &self.listener, &call, self.mounted_are_of)?);
             }
             let answer = match self.answer(&call) {
                 Ok(answer) => answer,
