@@ -163,18 +163,23 @@ const CONTINUE: u32 = 1;
 const ADD_AND_ANSWER: u32 = 2;
 
 impl Listener {
-    /// Waits for the next call. `None`: nobody is left who could make one.
+    /// Waits for the next call. `None`: nobody is left who could make one, or something is to be read from `stop`, or its
+    /// other end is closed.
     ///
     /// # Errors
     /// What the kernel says; nothing ordinary.
-    pub fn next(&self) -> io::Result<Option<Notification>> {
+    pub fn next(&self, stop: BorrowedFd<'_>) -> io::Result<Option<Notification>> {
         loop {
-            let mut poll = [PollFd::new(&self.0, PollFlags::IN)];
+            let mut poll = [
+                PollFd::new(&self.0, PollFlags::IN),
+                PollFd::from_borrowed_fd(stop, PollFlags::IN),
+            ];
             match rustix::event::poll(&mut poll, None) {
                 Err(Errno::INTR) => continue,
                 polled => polled?,
             };
-            if !poll[0].revents().contains(PollFlags::IN) {
+            let stops = !poll[1].revents().is_empty();
+            if stops || !poll[0].revents().contains(PollFlags::IN) {
                 return Ok(None);
             }
             let mut call = Notification {

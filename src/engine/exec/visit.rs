@@ -100,7 +100,8 @@ impl Visitor {
         // A child that has died already is seen below.
         drop(socket.send(&payload, &[]));
         let exit = Watch::of(child, socket, streams, spec.identity).ending(cancel)?;
-        if exit == Exit::Cancelled {
+        // Where owners are records, nobody answers it any more.
+        if exit == Exit::Cancelled || owner::are_recorded() {
             // What it had started in its session; there may be nothing left.
             rustix::process::kill_process_group(session, Signal::KILL).ok();
         }

@@ -23,7 +23,7 @@ mod credentials;
 mod files;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
@@ -42,9 +42,12 @@ const IDENTITIES_MAX: usize = 1 << 16;
 /// The most groups that a process can have (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// Answers the calls of a step until none of its processes is left.
+/// Answers the calls of a step until none of its processes is left, or this is dropped: then they fail.
 #[derive(Debug)]
-pub(super) struct Deputy(Option<JoinHandle<()>>);
+pub(super) struct Deputy {
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Deputy {
     /// Starts to answer the calls that come to a listener, from processes that begin as somebody. What is mounted may be
@@ -63,6 +66,7 @@ impl Deputy {
             Err(_) => open_host("/proc")?.into(),
         };
         let first = Credentials::of(identity);
+        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let thread = std::thread::Builder::new()
             .name("deputy".to_owned())
             .spawn(move || {
@@ -72,17 +76,22 @@ impl Deputy {
                     identities: vec![first],
                     files: None,
                     mounted_are_of,
+                    stopped,
                 };
                 // Without it, what the step calls is answered with ENOSYS, and the step fails.
                 drop(split_off_paths().and_then(|()| work.run(proc)));
             })?;
-        Ok(Self(Some(thread)))
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
 impl Drop for Deputy {
     fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
     }
@@ -96,6 +105,8 @@ struct Work {
     identities: Vec<Credentials>,
     files: Option<Files>,
     mounted_are_of: Option<(u32, u32)>,
+    /// Its other end is closed when it is enough.
+    stopped: OwnedFd,
 }
 
 struct Calls {
@@ -136,7 +147,7 @@ fn number(argument: u64) -> u32 {
 impl Work {
     fn run(mut self, proc: Tree) -> io::Result<()> {
         let mut proc = Some(proc);
-        while let Some(call) = self.listener.next()? {
+        while let Some(call) = self.listener.next(self.stopped.as_fd())? {
             if let Some(proc) = proc.take() {
                 // Whoever calls first is in the container already.
                 self.files = Some(Files::of(proc, &self.listener, &call, self.mounted_are_of)?);
