@@ -196,7 +196,14 @@ fn what_is_mounted_for_a_user_of_the_image_leaves_the_image_as_it_is() {
     let without_links = |text: &str| text.replace(":2:", ":1:").replace(":3:", ":1:");
     assert_eq!(without_links(&first.out()), without_links(&as_it_is));
     assert_eq!(first.out(), second.out());
-    assert!(first.both().contains("copied once"), "{}", first.both());
+    // With a single id there is nothing to shift.
+    let is_copied = std::env::var("SHMOCKER_TEST_IDS").as_deref() != Ok("single");
+    assert_eq!(
+        first.both().contains("copied once"),
+        is_copied,
+        "{}",
+        first.both()
+    );
     assert!(!second.both().contains("copied once"), "{}", second.both());
     let interfaces = "ls /sys/class/net";
     assert_eq!(

@@ -412,8 +412,9 @@ impl<'a> Watch<'a> {
             failure: None,
             grace: GRACE,
             emulators: None,
+            // As in the container that it is a guest of.
+            mounted_are_of: (identity.uid != 0).then_some((identity.uid, identity.gid)),
             identity,
-            mounted_are_of: None,
             deputy: None,
         }
     }
