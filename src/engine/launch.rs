@@ -317,9 +317,12 @@ fn warn(message: String) {
     drop(writeln!(std::io::stderr(), "warning: {message}"));
 }
 
+/// A shift of ids, or whose the mounts are.
+type Keeping = (Option<Shift>, Option<(u32, u32)>);
+
 /// How the ids of the container are shifted, so that what is mounted belongs to the user who works on it; where all ids are
 /// one, that user. Root needs nothing: it is the caller.
-fn keeping(user: &str, tree: &impl AsFd) -> Result<(Option<Shift>, Option<(u32, u32)>), Failure> {
+fn keeping(user: &str, tree: &impl AsFd) -> Result<Keeping, Failure> {
     let identity = users::lookup(tree.as_fd(), user).map_err(super::exec::ExecError::from)?;
     if identity.uid == 0 {
         return Ok((None, None));
