@@ -35,6 +35,7 @@ mod mounts;
 mod network;
 mod old_bugs;
 mod outputs;
+mod owners;
 mod parallel;
 mod peers;
 mod platforms;

@@ -2,7 +2,7 @@
 //! messages; open files travel beside them. The end of the connection ends the engine child and all that it started.
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +159,26 @@ impl Order {
             | Self::Save { work, .. }
             | Self::Shell { work, .. } => Some(&work.registries),
             _ => None,
+        }
+    }
+
+    /// The store that it is about.
+    pub(super) fn store(&self) -> Option<&Path> {
+        match self {
+            Self::Build { request, .. } | Self::WriteCaches { request } => Some(&request.store),
+            Self::Save { request, .. } => Some(&request.store),
+            Self::Launch(launch) => Some(&launch.store),
+            Self::Command { .. } => None,
+            Self::Settle { store, .. }
+            | Self::Lock { store, .. }
+            | Self::Push { store, .. }
+            | Self::Shell { store, .. }
+            | Self::RemoveInstance { store, .. }
+            | Self::Prune { store, .. }
+            | Self::Check { store, .. }
+            | Self::Export { store, .. }
+            | Self::Import { store }
+            | Self::DeleteStore { path: store } => Some(store),
         }
     }
 }

@@ -328,7 +328,8 @@ impl Session<'_> {
             to.set_own_owner(seen.uid, seen.gid)?;
             to.set_own_mode(seen.mode)?;
         } else {
-            std::os::unix::fs::chown(&temporary, Some(cache.uid), Some(cache.gid))?;
+            let made = crate::sys::dir::Dir::open_trusted(&temporary)?;
+            made.set_own_owner(cache.uid, cache.gid)?;
             std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(cache.mode))?;
         }
         std::fs::rename(&temporary, directory)

@@ -457,13 +457,7 @@ impl Target<'_> {
 
 fn describe_open_file(file: &File, entry: &Entry) -> Result<(), ApplyError> {
     let path = &entry.path[..];
-    own(entry, |uid, gid| {
-        let (uid, gid) = (
-            rustix::fs::Uid::from_raw(uid),
-            rustix::fs::Gid::from_raw(gid),
-        );
-        Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
-    })?;
+    own(entry, |uid, gid| file::set_owner(file, uid, gid))?;
     // After the owner, a change of which takes set-id bits and capabilities away; and attributes while it can be written.
     for xattr in kept(&entry.xattrs) {
         file::set_xattr(file, &xattr).map_err(failed("set an attribute of", path))?;
