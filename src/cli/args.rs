@@ -32,8 +32,23 @@ pub(super) struct Arguments {
     /// Where everything is kept [default: $SHMOCKER_STORE, else $XDG_DATA_HOME/shmocker]
     #[arg(long, value_name = "DIR", global = true)]
     pub(super) store: Option<PathBuf>,
+    /// With which ids to build: this user's subordinate ranges, or the user's own alone; a store stays with what it was
+    /// made with [default: $SHMOCKER_IDS, else auto: the store's, else ranges where there are any]
+    #[arg(long, value_enum, value_name = "HOW", global = true)]
+    pub(super) ids: Option<IdsChoice>,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// With which ids builds work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum IdsChoice {
+    /// What the store was made with; for a new one ranges where there are any
+    Auto,
+    /// The user's subordinate ids
+    Ranges,
+    /// The user's own id; whose a file is in the image is written down beside it
+    Single,
 }
 
 #[derive(Debug, Subcommand)]
@@ -270,10 +285,12 @@ pub(super) struct SharedBuildArguments {
     /// type=cacheonly; PATH alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
-    /// Look for results in what a build elsewhere has written: type=local,src=DIR
+    /// Look for results in what a build elsewhere has written (may be given again): type=registry,ref=NAME, NAME alone, or
+    /// type=local,src=DIR
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_from: Vec<String>,
-    /// Write what this build uses, for builds elsewhere: type=local,dest=DIR[,mode=max]
+    /// Write what this build uses, for builds elsewhere (may be given again): type=registry,ref=NAME[,mode=min|max][,…],
+    /// type=local,dest=DIR[,…] or type=inline
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_to: Vec<String>,
     /// Send the image to the registries that its names say: the same as -o type=registry

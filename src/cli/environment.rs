@@ -17,6 +17,8 @@ pub(super) struct Environment {
     pub(super) xdg_config_home: Option<PathBuf>,
     /// SHMOCKER_STORE
     pub(super) store: Option<PathBuf>,
+    /// SHMOCKER_IDS
+    pub(super) ids: Option<String>,
     /// SHMOCKER_STORE_MAX_BYTES
     pub(super) store_max_bytes: Option<String>,
     /// SHMOCKER_STORE_KEEP_DAYS
@@ -84,6 +86,7 @@ impl Environment {
             xdg_data_home: path("XDG_DATA_HOME"),
             xdg_config_home: path("XDG_CONFIG_HOME"),
             store: path("SHMOCKER_STORE"),
+            ids: variable("SHMOCKER_IDS"),
             store_max_bytes: variable("SHMOCKER_STORE_MAX_BYTES"),
             store_keep_days: variable("SHMOCKER_STORE_KEEP_DAYS"),
             store_min_free: variable("SHMOCKER_STORE_MIN_FREE"),

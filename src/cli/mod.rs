@@ -31,12 +31,14 @@ mod terminal;
 mod why;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{Parser as _, ValueEnum as _};
 
-use args::{Arguments, Command, ImageCommand};
+use crate::engine::failure::{Failure, FailureKind};
+use crate::store::{Owners, Store};
+use args::{Arguments, Command, IdsChoice, ImageCommand};
 use environment::Environment;
 use exit::Exit;
 use report::Stop;
@@ -67,7 +69,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Stop> {
-    let store = || store_path(arguments.store.clone(), environment);
+    let chosen = arguments.ids;
+    let store = || {
+        let path = store_path(arguments.store.clone(), environment)?;
+        settle_ids(&path, chosen, environment)?;
+        Ok::<_, Stop>(path)
+    };
     match arguments.command {
         Command::Build(build) => build::run(*build, store()?, environment),
         Command::Habitat(command) => habitat::run(command, store()?, environment),
@@ -104,6 +111,31 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Store(command) => store::run(&command, &store()?),
         Command::Doctor(doctor) => doctor::run(&doctor, &store()?, environment),
     }
+}
+
+/// Where something is said of the ids that builds work with, the store has to agree.
+fn settle_ids(
+    store: &Path,
+    chosen: Option<IdsChoice>,
+    environment: &Environment,
+) -> Result<(), Stop> {
+    let chosen = match (chosen, &environment.ids) {
+        (Some(chosen), _) => chosen,
+        (None, None) => return Ok(()),
+        (None, Some(word)) => IdsChoice::from_str(word, false).map_err(|_| {
+            Stop::usage(
+                format!("SHMOCKER_IDS is `{word}`"),
+                "it is auto, ranges or single",
+            )
+        })?,
+    };
+    let owners = match chosen {
+        IdsChoice::Auto => return Ok(()),
+        IdsChoice::Ranges => Owners::Mapped,
+        IdsChoice::Single => Owners::Recorded,
+    };
+    let settled = Store::open(store).and_then(|store| store.settle_owners(owners));
+    settled.map_err(|error| Failure::from_diagnostic(FailureKind::Machine, &error).into())
 }
 
 fn store_path(option: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, Stop> {

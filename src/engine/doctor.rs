@@ -65,8 +65,12 @@ pub fn checks(scratch: &Path, programs: &[PathBuf], errors: BorrowedFd<'_>) -> V
     let restriction = userns::restriction(caller.uid);
     let ids = Ids::of(&caller);
     let mut checks = vec![ids_check(&ids)];
-    let findings = match (&restriction, &ids) {
-        (None, Ok(ids)) => Some(
+    let usable = match ids {
+        Err(error) if error.is_lack() => Some(Ids::single(&caller)),
+        ids => ids.ok(),
+    };
+    let findings = match (&restriction, &usable) {
+        (None, Some(ids)) => Some(
             sealed_self()
                 .map_err(StartError::Socket)
                 .and_then(|program| probe::findings(&program, ids, scratch, errors)),
@@ -143,8 +147,24 @@ fn install_profile() -> String {
 
 fn ids_check(ids: &Result<Ids, ids::IdsError>) -> Check {
     match ids {
+        Err(error) if error.is_lack() => Check {
+            fix: help(error),
+            ..check(
+                IDS,
+                Status::Degraded,
+                format!(
+                    "{error}: builds have a single id, and whose a file is in the image is written down beside it. Images are the \
+                     same; with subordinate ids the kernel itself keeps the users of a step apart, and steps that handle many files \
+                     are quicker"
+                ),
+            )
+        },
         Err(error) => Check { fix: help(error), ..check(IDS, Status::Missing, error.to_string()) },
-        Ok(ids) if ids.are_enough() => check(IDS, Status::Ok, format!("{} can be mapped", ids.count())),
+        Ok(ids) if ids.are_enough() => check(
+            IDS,
+            Status::Ok,
+            format!("{} can be mapped; `--ids=single` does without", ids.count()),
+        ),
         Ok(ids) => Check {
             fix: Some("set more aside: sudo usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST USER".to_owned()),
             ..check(

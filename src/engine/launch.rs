@@ -216,9 +216,9 @@ pub fn run(
     };
     let snapshots = SnapshotStore::open(&store, Choice::Best)?;
     layers::unpack_stored(&store, &snapshots, &image)?;
-    let shift = match launch.volumes.as_slice() {
-        [] => None,
-        _ => shift(&user, &snapshots.mount(&image.layers)?)?,
+    let (shift, mounted_are_of) = match launch.volumes.as_slice() {
+        [] => (None, None),
+        _ => keeping(&user, &snapshots.mount(&image.layers)?)?,
     };
     let layers = match shift {
         None => image.layers,
@@ -247,6 +247,7 @@ pub fn run(
         mounts,
         ports: launch.ports.clone(),
         shift,
+        mounted_are_of,
         group,
         grace_ms: instance.as_ref().map(|_| INSTANCE_GRACE_MS),
         started: Some(Started(Box::new(move |process| started(process, place)))),
@@ -316,12 +317,18 @@ fn warn(message: String) {
     drop(writeln!(std::io::stderr(), "warning: {message}"));
 }
 
-/// How the ids of the container are shifted, so that what is mounted belongs to the user who works on it. Root needs
-/// nothing: it is the caller.
-fn shift(user: &str, tree: &impl AsFd) -> Result<Option<Shift>, Failure> {
+/// A shift of ids, or whose the mounts are.
+type Keeping = (Option<Shift>, Option<(u32, u32)>);
+
+/// How the ids of the container are shifted, so that what is mounted belongs to the user who works on it; where all ids are
+/// one, that user. Root needs nothing: it is the caller.
+fn keeping(user: &str, tree: &impl AsFd) -> Result<Keeping, Failure> {
     let identity = users::lookup(tree.as_fd(), user).map_err(super::exec::ExecError::from)?;
     if identity.uid == 0 {
-        return Ok(None);
+        return Ok((None, None));
+    }
+    if crate::sys::owner::are_recorded() {
+        return Ok((None, Some((identity.uid, identity.gid))));
     }
     let shift = Shift::keeping(identity.uid, identity.gid).map_err(|error| {
         Failure::caused(
@@ -332,7 +339,7 @@ fn shift(user: &str, tree: &impl AsFd) -> Result<Option<Shift>, Failure> {
         )
     })?;
     match shift {
-        Some(shift) => Ok(Some(shift)),
+        Some(shift) => Ok((Some(shift), None)),
         None => Err(Failure::new(
             FailureKind::Input,
             "run::volume_owner",

@@ -33,7 +33,7 @@ pub fn measure(
     let mut measured = HashMap::new();
     let mut unknown = Vec::new();
     for (place, snapshot) in snapshots.iter().enumerate() {
-        match index.diff_id(snapshot).map_err(store_failure)? {
+        match session.diff_id(snapshot)? {
             Some(known) => drop(measured.insert(*snapshot, known)),
             None => unknown.push(place),
         }

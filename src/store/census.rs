@@ -267,61 +267,6 @@ impl Index {
         })
     }
 
-    /// Leaves in a copy only what these snapshots and the sources of builds are found by: nothing of other projects.
-    pub(crate) fn keep_only(path: &Path, kept: &HashSet<Key>) -> Result<(), StoreError> {
-        let strip = || -> rusqlite::Result<()> {
-            let mut connection = Connection::open(path)?;
-            let together = connection.transaction()?;
-            for table in [
-                "parts",
-                "listings",
-                "layer_blobs",
-                "contents",
-                "stats",
-                "stat_roots",
-                "things",
-                "numbers",
-            ] {
-                together.execute(&format!("DELETE FROM {table}"), [])?;
-            }
-            together.execute("CREATE TEMP TABLE kept (id BLOB PRIMARY KEY)", [])?;
-            for id in kept {
-                together.execute("INSERT INTO kept VALUES (?)", params![bytes(id)])?;
-            }
-            together.execute(
-                "DELETE FROM answers WHERE reference NOT LIKE 'source %'
-                 AND reference NOT IN (SELECT 'test ' || lower(hex(id)) FROM kept)",
-                [],
-            )?;
-            for (table, column) in [("snapshots", "id"), ("diff_ids", "snapshot")] {
-                let others =
-                    format!("DELETE FROM {table} WHERE {column} NOT IN (SELECT id FROM kept)");
-                together.execute(&others, [])?;
-            }
-            let lost: Vec<[u8; 32]> = {
-                let mut select = together.prepare("SELECT key, layers FROM ops")?;
-                let mut rows = select.query([])?;
-                let mut lost = Vec::new();
-                while let Some(row) = rows.next()? {
-                    let layers = keys(row.get_ref(1)?.as_blob()?);
-                    if !layers.iter().all(|layer| kept.contains(layer)) {
-                        lost.push(row.get(0)?);
-                    }
-                }
-                lost
-            };
-            for key in lost {
-                together.execute("DELETE FROM ops WHERE key = ?", params![key])?;
-            }
-            together.commit()?;
-            connection.execute_batch("VACUUM")
-        };
-        strip().map_err(|source| StoreError::Index {
-            what: "leave out what is not needed",
-            source,
-        })
-    }
-
     /// Takes from a copy of another index what it does not know itself.
     pub(crate) fn take_from(&self, path: &Path) -> Result<(), StoreError> {
         const TABLES: [&str; 8] = [

@@ -89,6 +89,18 @@ pub enum StoreError {
         /// Ours.
         known: &'static str,
     },
+    /// Its trees were made with other ids.
+    #[error("the store {} keeps the owners of files as {kept}, which cannot be mixed with what `--ids` asks for", path.display())]
+    #[diagnostic(
+        code(store::other_owners),
+        help("leave `--ids` out, or give it a store of its own: `--store DIR`")
+    )]
+    OtherOwners {
+        /// The store.
+        path: PathBuf,
+        /// How.
+        kept: &'static str,
+    },
     /// Content is not what its digest says.
     #[error("content with digest {found} came where {expected} was expected")]
     #[diagnostic(

@@ -655,7 +655,11 @@ fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<(
     insert_op(connection, key, &op)
 }
 
-fn insert_op(connection: &Connection, key: &Key, record: &OpRecord) -> rusqlite::Result<()> {
+pub(super) fn insert_op(
+    connection: &Connection,
+    key: &Key,
+    record: &OpRecord,
+) -> rusqlite::Result<()> {
     let layers: Vec<u8> = record.layers.iter().flat_map(bytes_of).collect();
     connection
         .prepare_cached("INSERT OR REPLACE INTO ops VALUES (?, ?, ?, ?, ?)")?
@@ -696,7 +700,7 @@ fn text(fields: &Fields) -> String {
     serde_json::to_string(fields).unwrap_or_default()
 }
 
-fn fields(text: &str) -> Fields {
+pub(super) fn fields(text: &str) -> Fields {
     serde_json::from_str(text).unwrap_or_default()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! version                one line: the layout's number
+//! owners                 one line: how the owners of files are kept
 //! blobs/sha256/<hex>     content, named by its digest; blobs/damaged/ has what was put aside
 //! snapshots/<id>/        fs/ (an upper directory) and record.json
 //! index.sqlite           rebuildable from the records
@@ -41,8 +42,10 @@ mod limits;
 mod lock;
 mod measure;
 mod name;
+mod owners;
 mod prune;
 mod record;
+mod shared;
 mod tmp;
 mod uses;
 
@@ -71,6 +74,7 @@ pub use inventory::{Disk, Entry, Inventory, Keeper, Owner, RecordType};
 pub use limits::Limits;
 pub use lock::Lease;
 pub(crate) use measure::tree_bytes;
+pub use owners::Owners;
 pub use prune::{Prune, Pruned, Removed, Space};
 pub use record::Record;
 pub use tmp::{Swept, TmpDir, TmpFile};
@@ -351,6 +355,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
             let name = entry.name.to_string_lossy();
             !DIRECTORIES.contains(&name.as_ref())
                 && !name.starts_with("version")
+                && !name.starts_with("owners")
                 && !name.starts_with("index.sqlite")
         });
     if foreign {

@@ -17,6 +17,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::owner::{self, At};
+
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -137,12 +139,13 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// As the kernel says it, without a record.
     #[allow(
         clippy::allow_attributes,
         clippy::unnecessary_cast,
         reason = "the fields' types differ by architecture"
     )]
-    fn of(stat: &rustix::fs::Stat) -> io::Result<Self> {
+    pub fn of_kernel(stat: &rustix::fs::Stat) -> io::Result<Self> {
         let kind = Kind::of(FileType::from_raw_mode(stat.st_mode)).ok_or(Errno::INVAL)?;
         Ok(Self {
             dev: stat.st_dev as u64,
@@ -172,7 +175,18 @@ impl Metadata {
 
     /// Of something that is open.
     pub fn of_open(fd: impl AsFd) -> io::Result<Self> {
-        Self::of(&rustix::fs::fstat(fd)?)
+        let seen = Self::of_kernel(&rustix::fs::fstat(&fd)?)?;
+        match owner::are_recorded() {
+            true => seen.with_record(At::File(fd.as_fd())),
+            false => Ok(seen),
+        }
+    }
+
+    fn with_record(mut self, at: At<'_>) -> io::Result<Self> {
+        if let Some((uid, gid)) = owner::recorded(at, self.kind, self.accessed)? {
+            (self.uid, self.gid) = (uid, gid);
+        }
+        Ok(self)
     }
 
     /// Whether it is a directory.
@@ -266,16 +280,22 @@ impl Dir {
 
     /// What `stat` says of the directory itself.
     pub fn own_metadata(&self) -> io::Result<Metadata> {
-        Metadata::of(&rustix::fs::fstat(&self.fd)?)
+        Metadata::of_open(&self.fd)
     }
 
     /// What `stat` says of an entry.
     pub fn metadata(&self, name: impl AsRef<OsStr>) -> io::Result<Metadata> {
-        Metadata::of(&rustix::fs::statat(
-            &self.fd,
-            plain(name.as_ref())?,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)
+        let seen = self.seen(name.as_ref())?;
+        match owner::are_recorded() {
+            true => seen.with_record(At::Entry(&self.path_of(name.as_ref())?)),
+            false => Ok(seen),
+        }
+    }
+
+    fn seen(&self, name: &OsStr) -> io::Result<Metadata> {
+        let name = plain(name)?;
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Metadata::of_kernel(&stat)
     }
 
     /// As [`Dir::metadata`], where an entry that is not there is no error.
@@ -538,6 +558,10 @@ impl Dir {
     /// Gives an entry to an owner.
     pub fn set_owner(&self, name: impl AsRef<OsStr>, uid: u32, gid: u32) -> io::Result<()> {
         let name = plain(name.as_ref())?;
+        if owner::are_recorded() {
+            let kind = self.seen(name)?.kind;
+            return owner::record(At::Entry(&self.path_of(name)?), kind, uid, gid);
+        }
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         Ok(rustix::fs::chownat(
             &self.fd,
@@ -550,11 +574,7 @@ impl Dir {
 
     /// Gives the directory itself to an owner.
     pub fn set_own_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
-        Ok(rustix::fs::fchown(
-            &self.fd,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-        )?)
+        super::file::set_owner(&self.fd, uid, gid)
     }
 
     /// Sets the mode of an entry that is not a symbolic link (`ELOOP` if it is one).
@@ -587,13 +607,21 @@ impl Dir {
         accessed: Time,
         modified: Time,
     ) -> io::Result<()> {
-        let times = Timestamps {
+        let name = plain(name.as_ref())?;
+        let mut times = Timestamps {
             last_access: accessed.timespec(),
             last_modification: modified.timespec(),
         };
+        if owner::are_recorded() {
+            let seen = self.seen(name)?;
+            let links = !matches!(seen.kind, Kind::File | Kind::Dir);
+            if links && owner::in_time(seen.accessed).is_some() {
+                times.last_access = seen.accessed.timespec();
+            }
+        }
         Ok(rustix::fs::utimensat(
             &self.fd,
-            plain(name.as_ref())?,
+            name,
             &times,
             AtFlags::SYMLINK_NOFOLLOW,
         )?)

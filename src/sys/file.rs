@@ -8,10 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{Gid, SeekFrom, Uid};
 use rustix::io::Errno;
 
-use super::dir::Xattr;
+use super::dir::{Metadata, Xattr};
+use super::owner;
 
 /// Says that an open file was used just now: its times become the present one.
 pub fn touch(file: impl AsFd) -> io::Result<()> {
@@ -145,6 +146,16 @@ pub fn set_xattr(fd: impl AsFd, xattr: &Xattr) -> io::Result<()> {
     )?)
 }
 
+/// Gives something open to an owner.
+pub fn set_owner(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    if owner::are_recorded() {
+        let kind = Metadata::of_open(fd.as_fd())?.kind;
+        return owner::record(owner::At::File(fd.as_fd()), kind, uid, gid);
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)
+}
+
 /// The longest list of names and the longest value that the kernel hands out.
 const XATTR_BYTES_MAX: usize = 64 * 1024;
 
@@ -194,7 +205,9 @@ fn collect(
 pub fn is_content_xattr(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name == b"security.capability"
-        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+        || (name.starts_with(b"user.")
+            && !name.starts_with(b"user.overlay.")
+            && name != owner::ATTRIBUTE.as_bytes())
 }
 
 #[cfg(test)]

@@ -704,7 +704,7 @@ fn a_doctor_says_what_is_there_and_what_would_mend_the_rest(bench: &Bench) {
     if let Some(bare) = &bench.bare_user {
         let found = doctor(Some(bare));
         assert!(
-            found.starts_with("false ") && found.contains("usermod --add-subuids"),
+            found.starts_with("true ") && found.contains("usermod --add-subuids"),
             "{found}"
         );
     }

@@ -114,29 +114,38 @@ fn skopeo_umoci_and_podman_accept_it() {
 /// The second half of the README's promise; and two empty stores give the same base, whoever builds.
 #[test]
 fn root_builds_the_same() {
+    is_built_the_same_by(&need!(machine::root()));
+}
+
+/// With nothing set up at all.
+#[test]
+fn a_user_without_subordinate_ids_builds_the_same() {
+    is_built_the_same_by(&need!(machine::bare_user()));
+}
+
+fn is_built_the_same_by(other: &User) {
     let built = need!(quickstart());
-    let root = need!(machine::root());
-    let bench = project(&root, "quickstart-root");
+    let bench = project(other, "quickstart-other");
     bench.built("habitat build quickstart/config.yaml -o type=oci,dest=quickstart.tar");
-    let (by_user, by_root) = (
+    let (by_user, by_other) = (
         Layout::read(&built.archive),
         Layout::read(&bench.path("quickstart.tar")),
     );
     assert_eq!(
         by_user.layer_digests()[0],
-        by_root.layer_digests()[0],
+        by_other.layer_digests()[0],
         "the Debian base is one layer, the same for the same packages"
     );
-    for (number, (user, root)) in listing::layers(&by_user)
+    for (number, (user, other)) in listing::layers(&by_user)
         .iter()
-        .zip(&listing::layers(&by_root))
+        .zip(&listing::layers(&by_other))
         .enumerate()
     {
         listing::assert_same(
             &format!("user {number}"),
             user,
-            &format!("root {number}"),
-            root,
+            &format!("other {number}"),
+            other,
         );
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::harness::bench::{Bench, Run};
 use crate::harness::busybox;
-use crate::harness::layout::Layout;
+use crate::harness::layout::{Layout, digest_of};
 use crate::harness::machine::{self, Capability, need};
 use crate::harness::registry::{
     Contents, DockerRegistry, Door, MemoryRegistry, PASSWORD, Reply, Transport, USER, certificates,
@@ -135,6 +135,92 @@ fn what_is_pushed_is_pulled_by_others_and_what_they_push_is_built_upon() {
     other
         .shmocker(&format!("pull {host}/quiet:latest"))
         .tells(5, &["has no manifest `quiet:latest`"]);
+}
+
+/// A layer in estargz: a gzip member for each entry, a landmark, a table of contents as the last entry, and a footer that
+/// says where that is. Who knows nothing of it sees a layer with two small files more, as other engines unpack it.
+#[test]
+fn an_estargz_layer_is_unpacked_as_any_other() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let entry = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_data(&mut header, name, content)
+            .expect("memory is written");
+        let whole = tar.into_inner().expect("memory is written");
+        // Without the two blocks of zeros that end an archive.
+        whole[..whole.len() - 1024].to_vec()
+    };
+    let member = |content: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, content).expect("memory is written");
+        encoder.finish().expect("memory is written")
+    };
+    let table = br#"{"version":1,"entries":[{"name":".no.prefetch.landmark","type":"reg","size":1},{"name":"lazy","type":"reg","size":5}]}"#;
+    let (mut tar, mut blob) = (Vec::new(), Vec::new());
+    for part in [
+        entry(".no.prefetch.landmark", &[0xf]),
+        entry("lazy", b"read\n"),
+    ] {
+        blob.extend(member(&part));
+        tar.extend(part);
+    }
+    let at = blob.len();
+    let last = [entry("stargz.index.json", table), vec![0; 1024]].concat();
+    blob.extend(member(&last));
+    tar.extend(last);
+    // RFC 1952: a member with nothing in it and an extra field `SG`.
+    blob.extend([
+        0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 26, 0, b'S', b'G', 22, 0,
+    ]);
+    blob.extend(format!("{at:016x}STARGZ").bytes());
+    blob.extend([1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+    {
+        let mut contents = registry.contents.lock().expect("no panic");
+        let (kind, bytes) = contents.manifests[&("base".to_owned(), "1".to_owned())].clone();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        let config = manifest["config"]["digest"]
+            .as_str()
+            .expect("a digest")
+            .to_owned();
+        let config = contents.blobs[&("base".to_owned(), config)].clone();
+        let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+        let diff_ids = config["rootfs"]["diff_ids"].as_array_mut().expect("a list");
+        diff_ids.push(digest_of(&tar).into());
+        let config = config.to_string().into_bytes();
+        manifest["config"]["digest"] = contents.put_blob("base", &config).into();
+        manifest["config"]["size"] = config.len().into();
+        manifest["layers"]
+            .as_array_mut()
+            .expect("a list")
+            .push(serde_json::json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "digest": contents.put_blob("base", &blob), "size": blob.len(),
+                "annotations": {"containerd.io/snapshot/stargz/toc.digest": digest_of(table)},
+            }));
+        contents.put_manifest("base", "lazy", &kind, manifest.to_string().into_bytes());
+    }
+    let bench = Bench::new(&user, "registry-estargz");
+    let image = format!("{}/base:lazy", registry.host());
+    bench.ok(&format!("pull {image}"));
+    let found = bench.ok(&format!("run {image} cat /lazy /stargz.index.json"));
+    assert_eq!(
+        found.out(),
+        format!("read\n{}", String::from_utf8_lossy(table))
+    );
+    bench.file(
+        "Dockerfile",
+        format!("FROM {image}\nRUN test -f /.no.prefetch.landmark && rm /stargz.index.json\n"),
+    );
+    // Built upon, it leaves as it came.
+    bench.ok("build -o type=oci,dest=upon.tar .");
+    let upon = Layout::read(&bench.path("upon.tar"));
+    assert!(upon.layer_digests().contains(&digest_of(&blob)));
 }
 
 #[test]

@@ -1,22 +1,10 @@
-//! Who may build what: a user with ranges, root, a user without; and the commands around it.
+//! Who may build what, and the commands around it; `owners` has users without ranges.
 
 use serde_json::json;
 
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::machine::{self, need};
-
-#[test]
-fn a_user_without_ranges_is_told_the_one_command_that_helps() {
-    let user = need!(machine::bare_user());
-    let bench = Bench::new(&user, "bare");
-    let base = need!(busybox::context());
-    bench.file("Dockerfile", "FROM base\nRUN true\n");
-
-    let run = bench.shmocker(&format!("build {base} ."));
-
-    run.expect(4, &["usermod --add-subuids", &user.name]);
-}
 
 #[test]
 fn doctor_knows_what_this_machine_offers() {
@@ -42,12 +30,10 @@ fn doctor_knows_what_this_machine_offers() {
 
     let bare = Bench::new(&need!(machine::bare_user()), "doctor-bare");
     let run = bare.shmocker("doctor");
-    assert_eq!(run.status, 4, "{}", run.both());
-    assert!(
-        run.out().contains("usermod --add-subuids"),
-        "{}",
-        run.both()
-    );
+    assert_eq!(run.status, 0, "{}", run.both());
+    let said = run.out();
+    assert!(said.contains("usermod --add-subuids"), "{}", run.both());
+    assert!(said.contains("written down"), "{}", run.both());
 }
 
 #[test]
@@ -210,7 +196,14 @@ fn what_is_mounted_for_a_user_of_the_image_leaves_the_image_as_it_is() {
     let without_links = |text: &str| text.replace(":2:", ":1:").replace(":3:", ":1:");
     assert_eq!(without_links(&first.out()), without_links(&as_it_is));
     assert_eq!(first.out(), second.out());
-    assert!(first.both().contains("copied once"), "{}", first.both());
+    // With a single id there is nothing to shift.
+    let is_copied = std::env::var("SHMOCKER_TEST_IDS").as_deref() != Ok("single");
+    assert_eq!(
+        first.both().contains("copied once"),
+        is_copied,
+        "{}",
+        first.both()
+    );
     assert!(!second.both().contains("copied once"), "{}", second.both());
     let interfaces = "ls /sys/class/net";
     assert_eq!(

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::protocol::{self, Answer, Order, Report, STOP};
-use super::{finish, stored, supervisor, upkeep, visitor};
+use super::{caches, finish, stored, supervisor, upkeep, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
@@ -239,8 +239,14 @@ fn carry_out(
         } => command(&argv, &env, &directory, files),
         Order::Prune { store, wish } => upkeep::prune(&store, &wish).map(Report::Pruned),
         Order::Check { store, look } => upkeep::check(&store, look).map(Report::Checked),
-        Order::Export { store, used } => {
-            upkeep::export(&store, used.as_deref(), files).map(Report::Carried)
+        Order::Export { store } => upkeep::export(&store, files).map(Report::Carried),
+        Order::WriteCaches { request } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            caches::write_in_child(&request, &sink, surroundings).map(|()| Report::CachesWritten)
         }
         Order::Import { store } => upkeep::import(&store, files).map(Report::Carried),
         Order::DeleteStore { path } => delete_store(&path),

@@ -51,6 +51,25 @@ impl<'a> Layers<'a> {
     }
 }
 
+impl Layers<'_> {
+    /// Fetches what is still elsewhere, because its files are wanted after all.
+    fn have(&self, snapshots: &[Key]) -> Result<(), SourceError> {
+        let Session {
+            store,
+            registries,
+            elsewhere,
+            ..
+        } = self.session;
+        let fetched = elsewhere.fetch(
+            snapshots.iter().copied(),
+            &self.workshop.snapshots,
+            store,
+            registries,
+        );
+        fetched.map_err(Into::into)
+    }
+}
+
 impl LayerSource for Layers<'_> {
     fn has_blob(&self, digest: &Digest) -> bool {
         let in_layout = || match self.base.map(|base| &base.blobs) {
@@ -63,6 +82,13 @@ impl LayerSource for Layers<'_> {
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError> {
         if self.session.store.has_blob(digest) {
             return Ok(Some(self.session.store.open_blob_file(digest)?));
+        }
+        let cached =
+            self.session
+                .elsewhere
+                .open(self.session.store, &self.session.registries, digest);
+        if let Some(file) = cached? {
+            return Ok(Some(file));
         }
         match self.base.map(|base| &base.blobs) {
             Some(Blobs::Layout(layout)) => {
@@ -93,6 +119,7 @@ impl LayerSource for Layers<'_> {
         times: TimeRewrite,
         out: &mut dyn Write,
     ) -> Result<(), SourceError> {
+        self.have(&self.snapshots[..=layer])?;
         layers::write_tar(self.workshop, self.snapshots, layer, times, out)?;
         Ok(())
     }
@@ -105,7 +132,13 @@ impl LayerSource for Layers<'_> {
             index.layer_blob(snapshot, &id, "blob")?,
             index.layer_blob(snapshot, &id, "tar")?,
         ) else {
-            return Ok(None);
+            let packed = self.session.elsewhere.packed(snapshot, &id);
+            let packed = packed.filter(|_| !self.workshop.snapshots.has(snapshot));
+            return Ok(packed.map(|(diff_id, blob)| Variant {
+                diff_id,
+                digest: blob.digest,
+                size: blob.size,
+            }));
         };
         let Some(lease) = self.session.store.lease_blob(&blob.digest)? else {
             return Ok(None);
@@ -149,11 +182,15 @@ impl LayerSource for Layers<'_> {
     }
 
     fn registry_of(&self, digest: &Digest) -> Option<Name> {
+        if let Some(cache) = self.session.elsewhere.registry_of(digest) {
+            return Some(cache.clone());
+        }
         let (name, _) = self.base?.registry_of(digest)?;
         Some(name)
     }
 
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
+        self.have(self.snapshots)?;
         layers::write_root(self.workshop, self.snapshots, times, out)?;
         Ok(())
     }

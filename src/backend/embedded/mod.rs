@@ -2,6 +2,7 @@
 //! namespace, no thread and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
 //! itself, from a sealed copy, root of a new user namespace, which does the work and dies with the connection.
 
+mod caches;
 mod child;
 mod export;
 mod finish;
@@ -44,6 +45,7 @@ use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::image::{self, Name};
 use crate::registry::{self, HelperQuestion};
+use crate::store::{Owners, Store};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
 use finish::{Locked, Wanted};
@@ -95,9 +97,10 @@ impl Embedded {
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
-        if built.is_ok() {
-            upkeep::write_caches(request, &recorder);
-        }
+        let built = built.and_then(|outcome| {
+            caches::write(request, &recorder)?;
+            Ok(outcome)
+        });
         let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
@@ -371,12 +374,6 @@ fn one(
     if let Some(outcome) = finish::from_cache(request, events)? {
         return Ok(outcome);
     }
-    if !request.cache_from.is_empty() {
-        upkeep::read_caches(request, events);
-        if let Some(outcome) = finish::from_cache(request, events)? {
-            return Ok(outcome);
-        }
-    }
     in_child(request, events, reasons)
 }
 
@@ -580,6 +577,39 @@ fn command(order: &Order, streams: Streams<'_>) -> Result<i32, Vec<Failure>> {
     }
 }
 
+/// The ids that an engine works with: those that its store was made with; for a new store as many as there are.
+fn ids_for(order: &Order) -> Result<Ids, Vec<Failure>> {
+    fn machine(error: &dyn miette::Diagnostic) -> Vec<Failure> {
+        vec![Failure::from_diagnostic(FailureKind::Machine, error)]
+    }
+    let caller = Caller::current();
+    let all_or_one = || match Ids::of(&caller) {
+        Ok(ids) => Ok((ids, Owners::Mapped)),
+        Err(error) if error.is_lack() => Ok((Ids::single(&caller), Owners::Recorded)),
+        Err(error) => Err(machine(&error)),
+    };
+    let store = match (order, order.store()) {
+        (_, None) => return all_or_one().map(|(ids, _)| ids),
+        // What is left of it may be no store any more.
+        (Order::DeleteStore { path }, _) => Store::open(path).ok(),
+        (_, Some(path)) => Some(Store::open(path).map_err(|error| machine(&error))?),
+    };
+    let Some(store) = store else {
+        return all_or_one().map(|(ids, _)| ids);
+    };
+    match store.owners().map_err(|error| machine(&error))? {
+        Some(Owners::Recorded) => Ok(Ids::single(&caller)),
+        Some(Owners::Mapped) => Ids::of(&caller).map_err(|error| machine(&error)),
+        None => {
+            let (ids, owners) = all_or_one()?;
+            store
+                .settle_owners(owners)
+                .map_err(|error| machine(&error))?;
+            Ok(ids)
+        }
+    }
+}
+
 /// Starts an engine child and tells it what to do.
 fn start(order: &Order, files: &[BorrowedFd<'_>]) -> Result<Engine, Vec<Failure>> {
     let machine = |message: &str, error: &dyn std::error::Error| {
@@ -590,8 +620,7 @@ fn start(order: &Order, files: &[BorrowedFd<'_>]) -> Result<Engine, Vec<Failure>
             error,
         )]
     };
-    let ids = Ids::of(&Caller::current())
-        .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?;
+    let ids = ids_for(order)?;
     let program = sealed_self()
         .map_err(|error| machine("shmocker cannot copy itself into memory", &error))?;
     let engine = start_engine(&program, &ids, io::stderr().as_fd())

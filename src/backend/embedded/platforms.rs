@@ -42,6 +42,8 @@ pub(super) fn build(
                 .iter()
                 .filter_map(|output| in_store(output, place == named))
                 .collect(),
+            // They leave together, from the store.
+            needs_files: true,
             ..request.clone()
         };
         let events = OfPlatform { platform, events };

@@ -2,7 +2,7 @@
 //! messages; open files travel beside them. The end of the connection ends the engine child and all that it started.
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::image::Name;
 use crate::registry::{HelperAnswer, HelperQuestion};
-use crate::store::{BuildUse, Checked, Prune, Pruned};
+use crate::store::{Checked, Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -112,13 +112,16 @@ pub(super) enum Order {
     Export {
         /// The store's directory.
         store: PathBuf,
-        /// Only what this build used; `None`: everything.
-        used: Option<Box<BuildUse>>,
     },
     /// Take what is in such an archive, which comes along.
     Import {
         /// The store's directory.
         store: PathBuf,
+    },
+    /// Write what a build has used to where its request says.
+    WriteCaches {
+        /// The build.
+        request: Box<BuildRequest>,
     },
     /// Delete a store.
     DeleteStore {
@@ -134,7 +137,7 @@ impl Order {
     /// How it is to work, if it is one that may have to ask servers.
     pub(super) fn work(&mut self) -> Option<&mut Work> {
         match self {
-            Self::Build { request, .. } => Some(&mut request.work),
+            Self::Build { request, .. } | Self::WriteCaches { request } => Some(&mut request.work),
             Self::Settle { work, .. }
             | Self::Lock { work, .. }
             | Self::Push { work, .. }
@@ -147,13 +150,35 @@ impl Order {
     /// How registries are reached, where it may have to ask them.
     pub(super) fn registries(&self) -> Option<&crate::registry::Settings> {
         match self {
-            Self::Build { request, .. } => Some(&request.work.registries),
+            Self::Build { request, .. } | Self::WriteCaches { request } => {
+                Some(&request.work.registries)
+            }
             Self::Settle { work, .. }
             | Self::Lock { work, .. }
             | Self::Push { work, .. }
             | Self::Save { work, .. }
             | Self::Shell { work, .. } => Some(&work.registries),
             _ => None,
+        }
+    }
+
+    /// The store that it is about.
+    pub(super) fn store(&self) -> Option<&Path> {
+        match self {
+            Self::Build { request, .. } | Self::WriteCaches { request } => Some(&request.store),
+            Self::Save { request, .. } => Some(&request.store),
+            Self::Launch(launch) => Some(&launch.store),
+            Self::Command { .. } => None,
+            Self::Settle { store, .. }
+            | Self::Lock { store, .. }
+            | Self::Push { store, .. }
+            | Self::Shell { store, .. }
+            | Self::RemoveInstance { store, .. }
+            | Self::Prune { store, .. }
+            | Self::Check { store, .. }
+            | Self::Export { store, .. }
+            | Self::Import { store }
+            | Self::DeleteStore { path: store } => Some(store),
         }
     }
 }
@@ -200,6 +225,8 @@ pub(super) enum Report {
     Checked(Checked),
     /// The store was made an archive, or taken from one.
     Carried(Carried),
+    /// The caches are written, or it was said why not.
+    CachesWritten,
     /// It could not be done.
     Failed(Vec<Failure>),
 }

@@ -79,6 +79,7 @@ pub(super) fn note(
             outputs: Vec::new(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            needs_files: true,
             limits: Limits::default(),
         }),
         form: form.cloned(),

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
-use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, LinkNameSpaceType};
 
 use super::devices;
 use super::machine;
@@ -26,7 +26,9 @@ use super::spec::{
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
 use super::visit;
 use crate::graph::Security;
+use crate::sys;
 use crate::sys::mount::{self, Attributes, Tree};
+use crate::sys::owner;
 use crate::sys::process;
 use crate::sys::socket::Socket;
 
@@ -442,8 +444,11 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                     &mut std::fs::File::from(content),
                     &mut std::fs::File::from(file.try_clone()?),
                 )?;
-                rustix::fs::fchown(&file, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))
-                    .map_err(at(target))?;
+                match sys::file::set_owner(&file, *uid, *gid) {
+                    // In memory no owner can be recorded before Linux 6.6. Everybody can read it there anyway.
+                    Err(_) if owner::are_recorded() => {}
+                    set => set.map_err(at(target))?,
+                }
                 // After the owner, because that clears set-id bits.
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode)).map_err(at(target))?;
                 drop(file);
@@ -517,14 +522,8 @@ fn enter_root(setup: &mut Setup<'_>) -> Result<(), Fault> {
 
 fn go_to_workdir(setup: &mut Setup<'_>) -> Result<(), Fault> {
     let path = setup.spec.workdir.as_str();
-    let (uid, gid) = (
-        Uid::from_raw(setup.spec.identity.uid),
-        Gid::from_raw(setup.spec.identity.gid),
-    );
-    let mut to_user = |made: BorrowedFd<'_>| -> io::Result<()> {
-        let flags = rustix::fs::AtFlags::EMPTY_PATH;
-        Ok(rustix::fs::chownat(made, c"", Some(uid), Some(gid), flags)?)
-    };
+    let (uid, gid) = (setup.spec.identity.uid, setup.spec.identity.gid);
+    let mut to_user = |made: BorrowedFd<'_>| sys::file::set_owner(made, uid, gid);
     let directory = match make_directory(setup.root()?, path, &mut to_user) {
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             return Err(Fault {
@@ -636,7 +635,11 @@ fn filter_system_calls(setup: &mut Setup<'_>) -> Result<(), Fault> {
     if setup.spec.security == Security::Insecure {
         return Ok(());
     }
-    Ok(crate::sys::seccomp::install(&seccomp::docker_default())?)
+    if !owner::are_recorded() {
+        return Ok(sys::seccomp::install(&seccomp::docker_default())?);
+    }
+    let listener = sys::seccomp::install_with_listener(&seccomp::asking())?;
+    send(setup.socket, &Reply::Listener, &[listener.as_fd()])
 }
 
 fn become_user(setup: &mut Setup<'_>) -> Result<(), Fault> {
@@ -644,16 +647,26 @@ fn become_user(setup: &mut Setup<'_>) -> Result<(), Fault> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     rustix::process::umask(Mode::from_raw_mode(0o022));
     process::close_on_exec_from(3)?;
-    let groups: Vec<_> = std::iter::once(gid)
-        .chain(identity.groups.iter().copied().map(Gid::from_raw))
-        .collect();
-    rustix::thread::set_thread_groups(&groups).map_err(at("set the groups"))?;
-    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("set the group"))?;
+    if owner::are_recorded() {
+        // The engine knows who it is. What it may do beside that, an execution must not give back.
+        if !uid.is_root() {
+            let for_good = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
+            rustix::thread::set_capabilities_secure_bits(for_good)?;
+        }
+    } else {
+        let groups: Vec<_> = std::iter::once(gid)
+            .chain(identity.groups.iter().copied().map(Gid::from_raw))
+            .collect();
+        rustix::thread::set_thread_groups(&groups).map_err(at("set the groups"))?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("set the group"))?;
+    }
     let all = rustix::thread::capabilities(None)?.permitted;
     if setup.spec.security == Security::Insecure {
         rustix::thread::set_keep_capabilities(true)?;
     }
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("set the user"))?;
+    if !owner::are_recorded() {
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("set the user"))?;
+    }
     let (effective, inheritable) = match setup.spec.security {
         Security::Insecure => (all, all),
         Security::Sandbox if uid.is_root() => (CAPABILITIES, CapabilitySet::empty()),

@@ -55,6 +55,17 @@ pub enum ExecError {
         /// Where.
         target: String,
     },
+    /// All security off, where nobody could answer for owners.
+    #[error(
+        "a step without a sandbox (`--security=insecure`) cannot run where builds have a single id"
+    )]
+    #[diagnostic(
+        code(exec::insecure_with_one_id),
+        help(
+            "give this user subordinate ids (`shmocker doctor` has the command), or leave `--security=insecure` out"
+        )
+    )]
+    InsecureWithOneId,
     /// A limit is above what the user may have.
     #[error("`--ulimit {name}` asks for more than this user may have, which is {most}")]
     #[diagnostic(

@@ -5,7 +5,8 @@
 //! else (inside a container) the ids that there are. So the engine child has the caller's access to files, and what it
 //! makes as root belongs to the caller.
 //!
-//! Leaves out users without ranges: they get an error that carries the one command that mends it.
+//! Who has no ranges can build with a single id, their own, which is 0 inside: then owners are records
+//! ([`crate::sys::owner`]), and [`Ids::of`]'s error says which one command would bring more.
 
 use std::fmt::Write as _;
 use std::io;
@@ -55,6 +56,8 @@ pub struct Ids {
 enum Apply {
     /// The maps are written: the caller is root.
     Write,
+    /// The same, by anybody: a user may map their own id.
+    WriteOwn,
     /// These set-id programs write them.
     Helpers { users: PathBuf, groups: PathBuf },
 }
@@ -97,7 +100,7 @@ impl Caller {
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum IdsError {
     /// No range belongs to the user.
-    #[error("user `{user}` has no subordinate ids, and a container needs more ids than one")]
+    #[error("user `{user}` has no subordinate ids")]
     #[diagnostic(
         code(ids::no_ranges),
         help(
@@ -182,7 +185,25 @@ impl Machine {
     }
 }
 
+impl IdsError {
+    /// Whether there are no more ids than the caller's own, so that a single one is all that can be had.
+    #[must_use]
+    pub fn is_lack(&self) -> bool {
+        matches!(self, Self::NoRanges { .. } | Self::NoHelper { .. })
+    }
+}
+
 impl Ids {
+    /// The caller's own id alone.
+    #[must_use]
+    pub fn single(caller: &Caller) -> Self {
+        Self {
+            users: with_own_first(caller.uid, &[]),
+            groups: with_own_first(caller.gid, &[]),
+            apply: Apply::WriteOwn,
+        }
+    }
+
     /// The ids that the caller may build with.
     ///
     /// # Errors
@@ -238,15 +259,19 @@ impl Ids {
     pub fn apply(&self, to: Pid) -> Result<(), IdsError> {
         let pid = to.as_raw_nonzero();
         match &self.apply {
-            Apply::Write => {
+            Apply::Write | Apply::WriteOwn => {
+                let refused = |file: &str| {
+                    let file = file.to_owned();
+                    move |source| IdsError::MapRefused { file, source }
+                };
+                if self.apply == Apply::WriteOwn {
+                    // Otherwise nobody without power around the namespace may map a group.
+                    let file = format!("/proc/{pid}/setgroups");
+                    std::fs::write(&file, "deny").map_err(refused(&file))?;
+                }
                 for (kind, extents) in [("uid", &self.users), ("gid", &self.groups)] {
                     let file = format!("/proc/{pid}/{kind}_map");
-                    std::fs::write(&file, table(extents)).map_err(|source| {
-                        IdsError::MapRefused {
-                            file: file.clone(),
-                            source,
-                        }
-                    })?;
+                    std::fs::write(&file, table(extents)).map_err(refused(&file))?;
                 }
                 Ok(())
             }
@@ -534,6 +559,13 @@ mod tests {
             help.ends_with("usermod --add-subuids 165536-231071 --add-subgids 165536-231071 alice"),
             "{help}"
         );
+    }
+
+    #[test]
+    fn a_single_id_is_the_callers_own() {
+        let ids = Ids::single(&alice());
+        assert_eq!(table(&ids.users), format!("0 {} 1\n", alice().uid));
+        assert!(!ids.are_enough());
     }
 
     #[test]

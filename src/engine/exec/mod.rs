@@ -27,6 +27,7 @@ mod network;
 mod output;
 mod ports;
 pub mod probe;
+mod recorded;
 pub mod rlimit;
 mod role;
 mod sandbox;

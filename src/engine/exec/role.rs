@@ -18,7 +18,7 @@ use crate::sys::socket::Socket;
 use crate::sys::spawn::{
     self, Command, MappedError, Namespaces, Program, SpawnError, Stage, WhenParentDies,
 };
-use crate::sys::{mount, process};
+use crate::sys::{mount, owner, process};
 
 /// What a child says first.
 pub(super) const GREETING: &[u8] = concat!("shmocker ", env!("CARGO_PKG_VERSION")).as_bytes();
@@ -91,6 +91,7 @@ impl Child {
             // is in none, and newuidmap serves only those whose /proc is their own.
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
                 .ok();
+            owner::record_where_there_is_one_id();
         }
         // A step does the same, as the first of its table.
         let private = match self.role {

@@ -23,6 +23,7 @@ use super::error::{ExecError, doing};
 use super::network::{Lease, Networks};
 use super::output::{Lines, More};
 use super::ports::Port;
+use super::recorded::Deputy;
 use super::rlimit;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
@@ -30,12 +31,13 @@ use super::spec::{
     Emulated, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
 };
 use super::stub::Stubs;
-use super::users;
+use super::users::{self, Identity};
 use crate::event::Stream;
 use crate::graph::{Host, Network, Security, Ulimit};
 use crate::sys::memfd::{SealedSelf, sealed_self};
 use crate::sys::mount::{Attributes, Tree};
 use crate::sys::network::in_namespace;
+use crate::sys::owner;
 use crate::sys::socket::Socket;
 use crate::sys::spawn::{self, Command, Ended, MappedError, Namespaces, Program, WhenParentDies};
 
@@ -69,6 +71,8 @@ pub struct Run {
     pub mounts: Vec<Mount>,
     /// Whose the caller's own id is: `None`: root's. Otherwise the root's owners must be shifted by the same.
     pub shift: Option<Shift>,
+    /// Whose the mounts are, where owners are records; `None`: root's.
+    pub mounted_are_of: Option<(u32, u32)>,
     /// Ends it, with everything it started.
     pub timeout_ms: Option<u64>,
     /// How much it may do.
@@ -306,6 +310,9 @@ impl Sandbox {
             }
         }
         let _busy = cancel.busy();
+        if owner::are_recorded() && run.security == Security::Insecure {
+            return Err(ExecError::InsecureWithOneId);
+        }
         let (mut spec, files) = prepare(run, root, &network, &streams)?;
         spec.files_max = self.files_max;
         let payload = serde_json::to_vec(&spec)
@@ -378,6 +385,9 @@ impl Sandbox {
             failure: None,
             grace: run.grace_ms.map_or(GRACE, Duration::from_millis),
             emulators: Some(Arc::clone(&self.emulators)),
+            identity: spec.identity,
+            mounted_are_of: run.mounted_are_of,
+            deputy: None,
         };
         let ended = watch.until_end(deadline, cancel);
         watch.stubs.remove();
@@ -387,7 +397,12 @@ impl Sandbox {
 
 impl<'a> Watch<'a> {
     /// Watches a command whose streams are not this process's.
-    pub(super) fn of(child: spawn::Child, socket: Socket, streams: Streams<'a>) -> Self {
+    pub(super) fn of(
+        child: spawn::Child,
+        socket: Socket,
+        streams: Streams<'a>,
+        identity: Identity,
+    ) -> Self {
         Self {
             child,
             socket: Some(socket),
@@ -397,6 +412,10 @@ impl<'a> Watch<'a> {
             failure: None,
             grace: GRACE,
             emulators: None,
+            // As in the container that it is a guest of.
+            mounted_are_of: (identity.uid != 0).then_some((identity.uid, identity.gid)),
+            identity,
+            deputy: None,
         }
     }
 
@@ -654,6 +673,12 @@ pub(super) struct Watch<'a> {
     grace: Duration,
     /// What it may ask for; `None`: nothing.
     emulators: Option<Arc<Emulators>>,
+    /// Who it runs as.
+    identity: Identity,
+    /// Whose the mounts are.
+    mounted_are_of: Option<(u32, u32)>,
+    /// Who answers its calls about owners.
+    deputy: Option<Deputy>,
 }
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
@@ -797,6 +822,12 @@ impl Watch<'_> {
                     (message.files.into_iter().next(), &mut self.streams)
                 {
                     master(ours);
+                }
+            }
+            Reply::Listener => {
+                if let Some(listener) = message.files.into_iter().next() {
+                    let deputy = Deputy::start(listener, &self.identity, self.mounted_are_of);
+                    self.deputy = Some(deputy.map_err(doing("answer what the step calls"))?);
                 }
             }
             Reply::Emulate { architecture } => {

@@ -11,6 +11,7 @@
 
 mod calls;
 
+use Rule::{Ask, AskFor, AskIf, KeepsMarks};
 use calls::{CALLS, NO};
 
 use crate::sys::seccomp::Instruction;
@@ -28,6 +29,14 @@ enum Rule {
     NoNewNamespaces,
     /// It is answered as if the kernel did not know it.
     NoSuchCall,
+    /// Somebody else answers it.
+    Ask,
+    /// Somebody else answers it if this argument has one of these bits.
+    AskFor { argument: u32, bits: u32 },
+    /// Somebody else answers it if this argument is this.
+    AskIf { argument: u32, is: u32 },
+    /// It does nothing if it would change the limit in which marks are kept.
+    KeepsMarks { resource: u32, changes: Option<u32> },
 }
 
 /// What a run of numbers leads to.
@@ -137,9 +146,60 @@ const fn jump(code: u16, k: u32, if_true: u8, if_false: u8) -> Instruction {
     }
 }
 
+const USER_NOTIF: u32 = 0x7FC0_0000;
+/// What makes `open` make a file: `O_CREAT`, and what is special in `O_TMPFILE`.
+const CREATES: u32 = 0o100 | 0o20_000_000;
+const RLIMIT_LOCKS: u32 = 10;
+const PR_SET_KEEPCAPS: u32 = 8;
+
+/// The calls that are answered by [`super::recorded`], where owners are records.
+#[rustfmt::skip]
+const ASKED: &[(&str, Rule)] = &[
+    ("open", AskFor { argument: 1, bits: CREATES }), ("openat", AskFor { argument: 2, bits: CREATES }), ("openat2", Ask), ("creat", Ask),
+    ("mkdir", Ask), ("mkdirat", Ask), ("mknod", Ask), ("mknodat", Ask), ("symlink", Ask), ("symlinkat", Ask),
+    ("chown", Ask), ("lchown", Ask), ("fchown", Ask), ("fchownat", Ask), ("chroot", Ask),
+    ("stat", Ask), ("lstat", Ask), ("fstat", Ask), ("newfstatat", Ask), ("statx", Ask),
+    ("utimensat", Ask), ("utimes", Ask), ("utime", Ask), ("futimesat", Ask),
+    ("setxattr", Ask), ("lsetxattr", Ask), ("fsetxattr", Ask), ("setxattrat", Ask),
+    ("removexattr", Ask), ("lremovexattr", Ask), ("fremovexattr", Ask), ("removexattrat", Ask),
+    ("getuid", Ask), ("geteuid", Ask), ("getgid", Ask), ("getegid", Ask), ("getresuid", Ask), ("getresgid", Ask), ("getgroups", Ask),
+    ("setuid", Ask), ("setgid", Ask), ("setreuid", Ask), ("setregid", Ask), ("setresuid", Ask), ("setresgid", Ask),
+    ("setfsuid", Ask), ("setfsgid", Ask), ("setgroups", Ask),
+    ("execve", Ask), ("execveat", Ask), ("prctl", AskIf { argument: 0, is: PR_SET_KEEPCAPS }),
+    ("setrlimit", KeepsMarks { resource: 0, changes: None }), ("prlimit64", KeepsMarks { resource: 1, changes: Some(2) }),
+];
+
+/// Those among them, by the numbers of the native interface, and what that is called by the kernel.
+pub(super) fn native_calls() -> (u32, impl Iterator<Item = (u32, &'static str)>) {
+    let [Abi { audit, column }, _] = ABIS;
+    let asked = CALLS
+        .iter()
+        .filter(|row| ASKED.iter().any(|(name, _)| *name == row.0));
+    (
+        audit,
+        asked.filter_map(move |row| Some((*row.1.get(column)?, row.0))),
+    )
+}
+
 /// The filter.
 pub(super) fn docker_default() -> Vec<Instruction> {
-    let [native, compat] = ABIS.map(|abi| (abi.audit, search(&runs(abi.column))));
+    filter(&[])
+}
+
+/// The same, but what has to do with owners is left to somebody else, where it is called through the native interface.
+pub(super) fn asking() -> Vec<Instruction> {
+    filter(ASKED)
+}
+
+fn filter(asked: &[(&str, Rule)]) -> Vec<Instruction> {
+    let [native, compat] = ABIS.map(|abi| {
+        let asked = if abi.column == ABIS[0].column {
+            asked
+        } else {
+            &[]
+        };
+        (abi.audit, search(&runs(abi.column, asked)))
+    });
     let native_body = if cfg!(target_arch = "x86_64") {
         with_x32(native.1)
     } else {
@@ -188,10 +248,17 @@ fn with_x32(native: Vec<Instruction>) -> Vec<Instruction> {
 }
 
 /// The profile for one ABI, as runs that cover every number.
-fn runs(column: usize) -> Vec<Run> {
+fn runs(column: usize, asked: &[(&str, Rule)]) -> Vec<Run> {
+    let rule_of = |name: &str, usual: Rule| {
+        let asked = asked.iter().find(|(asked, _)| *asked == name);
+        asked.map_or(usual, |(_, rule)| *rule)
+    };
     let mut known: Vec<(u32, Rule)> = CALLS
         .iter()
-        .filter_map(|(_, numbers, rule)| numbers.get(column).map(|number| (*number, *rule)))
+        .filter_map(|(name, numbers, rule)| {
+            let number = numbers.get(column)?;
+            Some((*number, rule_of(name, *rule)))
+        })
         .filter(|(number, _)| *number != NO)
         .collect();
     known.sort_unstable_by_key(|(number, _)| *number);
@@ -283,7 +350,44 @@ fn decide(verdict: Verdict) -> Vec<Instruction> {
             plain(RETURN, ERRNO | EPERM),
             plain(RETURN, ALLOW),
         ],
+        Verdict::Rule(Rule::Ask) => vec![plain(RETURN, USER_NOTIF)],
+        Verdict::Rule(Rule::AskFor { argument, bits }) => vec![
+            plain(LOAD, argument_at(argument)),
+            jump(JUMP_IF_ANY_BIT, bits, 0, 1),
+            plain(RETURN, USER_NOTIF),
+            plain(RETURN, ALLOW),
+        ],
+        Verdict::Rule(Rule::AskIf { argument, is }) => vec![
+            plain(LOAD, argument_at(argument)),
+            jump(JUMP_IF_EQUAL, is, 0, 1),
+            plain(RETURN, USER_NOTIF),
+            plain(RETURN, ALLOW),
+        ],
+        Verdict::Rule(Rule::KeepsMarks { resource, changes }) => {
+            let mut program = vec![
+                plain(LOAD, argument_at(resource)),
+                jump(JUMP_IF_EQUAL, RLIMIT_LOCKS, 1, 0),
+                plain(RETURN, ALLOW),
+            ];
+            if let Some(new) = changes {
+                program.extend([
+                    plain(LOAD, argument_at(new)),
+                    jump(JUMP_IF_EQUAL, 0, 0, 3),
+                    plain(LOAD, argument_at(new) + 4),
+                    jump(JUMP_IF_EQUAL, 0, 0, 1),
+                    plain(RETURN, ALLOW),
+                ]);
+            }
+            // No error: it seems done.
+            program.push(plain(RETURN, ERRNO));
+            program
+        }
     }
+}
+
+/// Where the kernel has the lower half of an argument.
+const fn argument_at(index: u32) -> u32 {
+    FIRST_ARGUMENT_LOW_AT + 8 * index
 }
 
 /// Allows the call if its first argument, all 64 bits of it, is within one of the ascending ranges.
@@ -352,6 +456,8 @@ mod tests {
                         ARCHITECTURE_AT => audit,
                         FIRST_ARGUMENT_LOW_AT => argument as u32,
                         FIRST_ARGUMENT_HIGH_AT => (argument >> 32) as u32,
+                        // All further arguments are zero.
+                        24..64 => 0,
                         other => panic!("load of {other}"),
                     }
                 }
@@ -363,6 +469,32 @@ mod tests {
                 RETURN => return k,
                 other => panic!("instruction {other:#x}"),
             }
+        }
+    }
+
+    #[test]
+    fn what_has_to_do_with_owners_is_asked_and_nothing_else_is_different() {
+        let (usual, asking) = (docker_default(), asking());
+        assert!(asking.len() < INSTRUCTIONS_MAX, "{}", asking.len());
+        let [native, compat] = ABIS.map(|abi| abi.audit);
+        let asked: std::collections::HashMap<_, _> = native_calls().1.collect();
+        for number in 0..=470 {
+            let answers = [&usual, &asking].map(|filter| answer(filter, native, number, 0));
+            assert!(
+                answers[0] == answers[1]
+                    || (answers[1] == USER_NOTIF && asked.contains_key(&number)),
+                "{number}"
+            );
+            let answers = [&usual, &asking].map(|filter| answer(filter, compat, number, 0));
+            assert_eq!(answers[0], answers[1], "{number}");
+        }
+        // The argument of the question is the first; those of these calls are others.
+        let depends = ["open", "openat", "setrlimit", "prlimit64", "prctl"];
+        for (number, name) in asked
+            .into_iter()
+            .filter(|(_, name)| !depends.contains(name))
+        {
+            assert_eq!(answer(&asking, native, number, 0), USER_NOTIF, "{name}");
         }
     }
 

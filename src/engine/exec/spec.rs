@@ -105,6 +105,8 @@ pub(super) enum Reply {
     },
     /// The other side of the terminal, as an open file.
     Terminal,
+    /// Where its calls that have to do with owners are answered, as an open file.
+    Listener,
     /// The sandbox could not be set up.
     Failed {
         step: usize,

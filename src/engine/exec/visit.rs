@@ -25,6 +25,7 @@ use super::spec::{ExecSpec, GroupSpec, Reply, StreamsSpec};
 use super::users;
 use crate::graph::Security;
 use crate::sys::memfd::{SealedSelf, sealed_self};
+use crate::sys::owner;
 use crate::sys::socket::Socket;
 use crate::sys::spawn::{self, Command, Namespaces, Program, WhenParentDies};
 
@@ -60,6 +61,7 @@ impl Visitor {
         let null = role::null().map_err(doing("open /dev/null"))?;
         rustix::thread::move_into_thread_name_spaces(container.as_fd(), Kind::USER)
             .map_err(doing("go among the container's users"))?;
+        owner::record_where_there_is_one_id();
         Ok(Self {
             container,
             program,
@@ -97,8 +99,9 @@ impl Visitor {
             .map_err(doing("describe the command"))?;
         // A child that has died already is seen below.
         drop(socket.send(&payload, &[]));
-        let exit = Watch::of(child, socket, streams).ending(cancel)?;
-        if exit == Exit::Cancelled {
+        let exit = Watch::of(child, socket, streams, spec.identity).ending(cancel)?;
+        // Where owners are records, nobody answers it any more.
+        if exit == Exit::Cancelled || owner::are_recorded() {
             // What it had started in its session; there may be nothing left.
             rustix::process::kill_process_group(session, Signal::KILL).ok();
         }

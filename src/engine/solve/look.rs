@@ -230,10 +230,8 @@ impl Session<'_> {
         is_here: impl Fn(&Key) -> bool,
     ) -> Result<Option<Hit>, Failure> {
         let found = |key: Key| -> Result<Option<Hit>, Failure> {
-            let record = self.store.result_where(&key, &is_here);
-            Ok(record
-                .map_err(store_failure)?
-                .map(|record| Hit { key, record }))
+            let record = self.known_result(&key, &is_here)?;
+            Ok(record.map(|record| Hit { key, record }))
         };
         let hit = found(keys.definition.key())?;
         match &keys.content {

@@ -257,7 +257,7 @@ impl Session<'_> {
                 }
             }
             loop {
-                if !directory.is_dir() {
+                if !directory.is_dir() && !self.brings_cache(&name, &directory) {
                     self.fill_cache(workshop, cache, made, &directory)
                         .map_err(|error| cannot(&error))?;
                 }
@@ -292,6 +292,20 @@ impl Session<'_> {
         Mounted::bind(opened.as_fd(), access).map_err(|error| cannot(&error))
     }
 
+    /// Whether the cache mount came from elsewhere, where an earlier build has left it.
+    fn brings_cache(&self, name: &str, directory: &std::path::Path) -> bool {
+        if self.work.no_cache == NoCache::Everything {
+            return false;
+        }
+        let fetched = self
+            .elsewhere
+            .fetch_mount(name, directory, self.store, &self.registries);
+        fetched.unwrap_or_else(|_| {
+            self.elsewhere.tell(self.events);
+            false
+        })
+    }
+
     fn fill_cache(
         &self,
         workshop: &Workshop,
@@ -314,7 +328,8 @@ impl Session<'_> {
             to.set_own_owner(seen.uid, seen.gid)?;
             to.set_own_mode(seen.mode)?;
         } else {
-            std::os::unix::fs::chown(&temporary, Some(cache.uid), Some(cache.gid))?;
+            let made = crate::sys::dir::Dir::open_trusted(&temporary)?;
+            made.set_own_owner(cache.uid, cache.gid)?;
             std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(cache.mode))?;
         }
         std::fs::rename(&temporary, directory)

@@ -81,7 +81,7 @@ impl Session<'_> {
         if let Some(refusal) = self.work.refused(source) {
             return Err(refusal);
         }
-        let whole = |layers: &[Key]| layers.iter().all(|layer| self.store.has_snapshot(layer));
+        let whole = |layers: &[Key]| self.has_snapshots(layers);
         match source {
             Source::Local { name } => Ok(match self.contexts.open(name)? {
                 Context::Directory(tree) => Some(Made::Local(tree)),
@@ -176,9 +176,10 @@ impl Session<'_> {
         image: Option<&BaseImage>,
         note: &dyn Fn(Fields),
     ) -> Result<Made, Failure> {
-        let is_held = |made: &Made| {
-            let layers = made.tree().map_or(&[][..], Tree::layers);
-            workshop.snapshots.have(layers)
+        let is_held = |made: &Made| match made {
+            Made::Tree(tree) => self.holds(workshop, tree.layers()),
+            Made::Download(download) => self.brings_download(&download.digest),
+            Made::Local(_) => true,
         };
         if let Some(made) = self.recall_source(source, image, note)?.filter(is_held) {
             return Ok(made);
@@ -475,13 +476,31 @@ impl Session<'_> {
         self.store.path().join("http").join(digest.hex())
     }
 
-    /// Whether a download is here. If so, it stays as long as the build goes on.
+    /// Whether a download is here, or known to be elsewhere. One that is here stays as long as the build goes on.
     fn hold_download(&self, digest: &Digest) -> Result<bool, Failure> {
         let lease = self.store.lease_of("http", &digest.hex());
         let lease = lease.map_err(store_failure)?;
-        let is_here = lease.is_some();
+        let is_known =
+            lease.is_some() || self.finds_by_name() || self.elsewhere.has_download(digest);
         self.note_download(*digest, lease);
-        Ok(is_here)
+        Ok(is_known)
+    }
+
+    /// Whether a download that is known is here now, from wherever.
+    fn brings_download(&self, digest: &Digest) -> bool {
+        if self.download_path(digest).is_file() {
+            return true;
+        }
+        let fetched = self
+            .elsewhere
+            .fetch_download(digest, self.store, &self.registries);
+        match fetched {
+            Ok(fetched) => fetched && self.hold_download(digest).unwrap_or(false),
+            Err(_) => {
+                self.elsewhere.tell(self.events);
+                false
+            }
+        }
     }
 
     /// Where downloads are put. What is unfinished lies in the workshop's own directory, which no other process sweeps

@@ -25,6 +25,7 @@ pub use key::{Key, KeyError};
 
 use super::exec::Cancel;
 use super::work::AgentKind;
+use crate::sys::dir::Dir;
 
 /// The longest message of the protocol, as OpenSSH has it.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -168,7 +169,7 @@ impl Door {
         // The path of a socket may not be long; this one never is.
         let place = format!("/proc/self/fd/{}/{NAME}", opened.as_raw_fd());
         let listener = UnixListener::bind(&place)?;
-        std::os::unix::fs::chown(&place, Some(owner.0), Some(owner.1))?;
+        Dir::open_trusted(directory)?.set_owner(NAME, owner.0, owner.1)?;
         std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode))?;
         listener.set_nonblocking(true)?;
         let closed = Cancel::new()?;

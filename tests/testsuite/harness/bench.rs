@@ -44,7 +44,11 @@ impl Bench {
             user: user.clone(),
             store: root.join("store"),
             root,
-            env: Vec::new(),
+            // The whole suite can be run with a single id.
+            env: std::env::var("SHMOCKER_TEST_IDS")
+                .map(|ids| ("SHMOCKER_IDS".to_owned(), ids))
+                .into_iter()
+                .collect(),
             program: machine::shmocker().to_owned(),
             is_kept: false,
             _turn: turn,

@@ -114,6 +114,34 @@ pub fn apply(
     lowers: &Lowers,
     limits: Limits,
 ) -> Result<Applied, ApplyError> {
+    unpack(blob, expected, (upper, lowers), limits, Signs::OfRemoval)
+}
+
+/// Unpacks the tar of a whole tree to an empty directory: nothing lies below, and a file may have any name.
+pub fn apply_whole(
+    blob: impl Read + Send,
+    expected: Digest,
+    to: &Dir,
+    limits: Limits,
+) -> Result<Applied, ApplyError> {
+    let nothing = Lowers::new(Vec::new());
+    unpack(blob, Some(expected), (to, &nothing), limits, Signs::Names)
+}
+
+/// What a name is that begins with `.wh.`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signs {
+    OfRemoval,
+    Names,
+}
+
+fn unpack(
+    blob: impl Read + Send,
+    expected: Option<Digest>,
+    (upper, lowers): (&Dir, &Lowers),
+    limits: Limits,
+    signs: Signs,
+) -> Result<Applied, ApplyError> {
     let (_, content) = compress::decoder(blob).map_err(Malformed::Unreadable)?;
     std::thread::scope(|scope| {
         let content = compress::read_ahead(scope, content).map_err(Malformed::Unreadable)?;
@@ -127,6 +155,7 @@ pub fn apply(
         let mut target = Target {
             root: upper,
             lowers,
+            signs,
             here: None,
             directories: Vec::new(),
             hides_all: false,
@@ -185,6 +214,7 @@ struct Directory {
 struct Target<'a> {
     root: &'a Dir,
     lowers: &'a Lowers,
+    signs: Signs,
     here: Option<Here>,
     directories: Vec<Directory>,
     hides_all: bool,
@@ -201,7 +231,7 @@ impl Target<'_> {
         }
         let (parent, name) = split(path);
         let (parent_path, dir) = self.directory(parent, path)?;
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        if let (Signs::OfRemoval, Some(hidden)) = (self.signs, name.strip_prefix(WHITEOUT)) {
             return self.remove(&dir, &parent_path, path, name, hidden);
         }
         let name = OsStr::from_bytes(name);
@@ -427,13 +457,7 @@ impl Target<'_> {
 
 fn describe_open_file(file: &File, entry: &Entry) -> Result<(), ApplyError> {
     let path = &entry.path[..];
-    own(entry, |uid, gid| {
-        let (uid, gid) = (
-            rustix::fs::Uid::from_raw(uid),
-            rustix::fs::Gid::from_raw(gid),
-        );
-        Ok(rustix::fs::fchown(file, Some(uid), Some(gid))?)
-    })?;
+    own(entry, |uid, gid| file::set_owner(file, uid, gid))?;
     // After the owner, a change of which takes set-id bits and capabilities away; and attributes while it can be written.
     for xattr in kept(&entry.xattrs) {
         file::set_xattr(file, &xattr).map_err(failed("set an attribute of", path))?;

@@ -11,13 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use tar::{Entry, EntryType};
 
 use super::deb;
 use super::error::{Error, Result};
+use crate::sys::dir::{self, Dir, Metadata, Time};
+use crate::sys::file;
 
 /// The most entries that one package may have.
 const ENTRIES_MAX: u64 = 2_000_000;
@@ -119,14 +119,13 @@ impl Tree {
             if !seen.insert(&directory.path) {
                 continue;
             }
-            let done = (|| {
+            let done = (|| -> io::Result<()> {
                 let fd = self.directory(&directory.path)?;
-                rustix::fs::fchown(
+                file::set_owner(&fd, directory.uid, directory.gid)?;
+                Ok(rustix::fs::fchmod(
                     &fd,
-                    Some(Uid::from_raw(directory.uid)),
-                    Some(Gid::from_raw(directory.gid)),
-                )?;
-                rustix::fs::fchmod(&fd, Mode::from_raw_mode(directory.mode))
+                    Mode::from_raw_mode(directory.mode),
+                )?)
             })();
             done.map_err(|error| {
                 Error::io("cannot set owner and mode of", &directory.path, error)
@@ -143,8 +142,8 @@ impl Tree {
         let parent = self.directory(path.parent().unwrap_or(Path::new("")))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let original = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
-        let found = rustix::fs::fstat(&original)?;
-        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        let found = Metadata::of_open(&original)?;
+        if found.kind != dir::Kind::File {
             return Ok(());
         }
         let mut beside = name.to_owned();
@@ -156,14 +155,10 @@ impl Tree {
         })?;
         let mut copy = std::fs::File::from(copy);
         io::copy(&mut std::fs::File::from(original), &mut copy)?;
-        rustix::fs::fchown(
-            &copy,
-            Some(Uid::from_raw(found.st_uid)),
-            Some(Gid::from_raw(found.st_gid)),
-        )?;
-        rustix::fs::fchmod(&copy, Mode::from_raw_mode(found.st_mode & 0o7777))?;
+        file::set_owner(&copy, found.uid, found.gid)?;
+        rustix::fs::fchmod(&copy, Mode::from_raw_mode(found.mode))?;
         let time = Timespec {
-            tv_sec: found.st_mtime,
+            tv_sec: found.modified.seconds,
             tv_nsec: 0,
         };
         Ok(rustix::fs::futimens(
@@ -192,7 +187,7 @@ impl Tree {
         let file = with_room(parent.as_fd(), name, || {
             rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600))
         })?;
-        rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
+        file::set_owner(&file, 0, 0)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         let mut file = std::fs::File::from(file);
         file.write_all(content)?;
@@ -267,7 +262,7 @@ impl Tree {
                 let file = with_room(parent, name, create)?;
                 let mut file = std::fs::File::from(file);
                 io::copy(entry, &mut file)?;
-                rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+                file::set_owner(&file, uid, gid)?;
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
                 rustix::fs::futimens(&file, &times)?;
             }
@@ -284,14 +279,13 @@ impl Tree {
                     return Ok(());
                 }
                 with_room(parent, name, || rustix::fs::symlinkat(target, parent, name))?;
-                rustix::fs::chownat(
-                    parent,
-                    name,
-                    Some(Uid::from_raw(uid)),
-                    Some(Gid::from_raw(gid)),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )?;
-                rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+                let parent = Dir::from(parent.try_clone_to_owned()?);
+                parent.set_owner(name, uid, gid)?;
+                let time = Time {
+                    seconds: seconds(mtime_s),
+                    nanoseconds: 0,
+                };
+                parent.set_times(name, time, time)?;
             }
             EntryType::Link => {
                 let target = entry

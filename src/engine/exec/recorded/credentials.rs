@@ -1,0 +1,272 @@
+//! Who a process is in the image, where it is really always the caller: the rules of credentials(7).
+
+use rustix::io::Errno;
+
+use super::super::users::Identity;
+
+/// The number that means "as it is".
+const AS_IS: u32 = u32::MAX;
+
+/// A process's users, or its groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ids {
+    pub(super) real: u32,
+    pub(super) effective: u32,
+    pub(super) saved: u32,
+    /// What files are reached and made with.
+    pub(super) file: u32,
+}
+
+impl Ids {
+    const fn all(id: u32) -> Self {
+        Self {
+            real: id,
+            effective: id,
+            saved: id,
+            file: id,
+        }
+    }
+
+    fn has(&self, id: u32) -> bool {
+        [self.real, self.effective, self.saved].contains(&id)
+    }
+
+    /// `setuid`, `setgid`.
+    pub(super) fn set(self, id: u32, powerful: bool) -> Result<Self, Errno> {
+        match id {
+            AS_IS => Err(Errno::INVAL),
+            _ if powerful => Ok(Self::all(id)),
+            _ if id == self.real || id == self.saved => Ok(Self {
+                effective: id,
+                file: id,
+                ..self
+            }),
+            _ => Err(Errno::PERM),
+        }
+    }
+
+    /// `setreuid`, `setregid`.
+    pub(super) fn set_two(self, real: u32, effective: u32, powerful: bool) -> Result<Self, Errno> {
+        let mut new = self;
+        if real != AS_IS {
+            if !powerful && real != self.real && real != self.effective {
+                return Err(Errno::PERM);
+            }
+            new.real = real;
+        }
+        if effective != AS_IS {
+            if !powerful && !self.has(effective) {
+                return Err(Errno::PERM);
+            }
+            new.effective = effective;
+        }
+        if real != AS_IS || (effective != AS_IS && effective != self.real) {
+            new.saved = new.effective;
+        }
+        new.file = new.effective;
+        Ok(new)
+    }
+
+    /// `setresuid`, `setresgid`.
+    pub(super) fn set_three(self, ids: [u32; 3], powerful: bool) -> Result<Self, Errno> {
+        if !powerful && !ids.iter().all(|id| *id == AS_IS || self.has(*id)) {
+            return Err(Errno::PERM);
+        }
+        let or = |new: u32, old: u32| if new == AS_IS { old } else { new };
+        let effective = or(ids[1], self.effective);
+        Ok(Self {
+            real: or(ids[0], self.real),
+            effective,
+            saved: or(ids[2], self.saved),
+            file: effective,
+        })
+    }
+
+    /// `setfsuid`, `setfsgid`, which never fail.
+    pub(super) fn set_file(self, id: u32, powerful: bool) -> Self {
+        let may = id != AS_IS && (powerful || self.has(id) || id == self.file);
+        Self {
+            file: if may { id } else { self.file },
+            ..self
+        }
+    }
+}
+
+/// All of a process's ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Credentials {
+    pub(super) users: Ids,
+    pub(super) groups: Ids,
+    pub(super) supplementary: Vec<u32>,
+    /// Whether it wishes to stay powerful when it is root no more (`PR_SET_KEEPCAPS`).
+    pub(super) keeps: bool,
+    /// Whether it has.
+    pub(super) kept: bool,
+}
+
+impl Credentials {
+    /// Those that a step starts with.
+    pub(super) fn of(identity: &Identity) -> Self {
+        let mut supplementary = vec![identity.gid];
+        supplementary.extend(&identity.groups);
+        supplementary.sort_unstable();
+        supplementary.dedup();
+        Self {
+            users: Ids::all(identity.uid),
+            groups: Ids::all(identity.gid),
+            supplementary,
+            keeps: false,
+            kept: false,
+        }
+    }
+
+    /// As other users.
+    pub(super) fn with_users(&self, users: Ids) -> Self {
+        let stops = self.users.has(0) && !users.has(0);
+        Self {
+            users,
+            kept: if stops { self.keeps } else { self.kept },
+            ..self.clone()
+        }
+    }
+
+    /// After it has executed a program; the owner and group of a set-id one.
+    pub(super) fn executing(&self, user: Option<u32>, group: Option<u32>) -> Self {
+        let settled = |ids: Ids, id: Option<u32>| {
+            let id = id.unwrap_or(ids.effective);
+            Ids {
+                effective: id,
+                saved: id,
+                file: id,
+                ..ids
+            }
+        };
+        Self {
+            users: settled(self.users, user),
+            groups: settled(self.groups, group),
+            supplementary: self.supplementary.clone(),
+            keeps: false,
+            kept: false,
+        }
+    }
+
+    /// Whether it may become anybody, and give files to anybody.
+    pub(super) fn is_powerful(&self) -> bool {
+        self.users.effective == 0 || self.kept
+    }
+
+    /// Whether files that it makes need no record.
+    pub(super) fn makes_files_of_root(&self) -> bool {
+        self.users.file == 0 && self.groups.file == 0
+    }
+
+    fn is_in(&self, gid: u32) -> bool {
+        self.groups.file == gid || self.supplementary.contains(&gid)
+    }
+
+    /// `chown`: who a file of `now` belongs to afterwards.
+    pub(super) fn given(&self, now: (u32, u32), uid: u32, gid: u32) -> Result<(u32, u32), Errno> {
+        let or = |new: u32, old: u32| if new == AS_IS { old } else { new };
+        let new = (or(uid, now.0), or(gid, now.1));
+        if !self.is_powerful() {
+            let is_own = now.0 == self.users.file;
+            let keeps_user = uid == AS_IS || (is_own && uid == now.0);
+            let may_group = gid == AS_IS || (is_own && (gid == now.1 || self.is_in(gid)));
+            if !keeps_user || !may_group {
+                return Err(Errno::PERM);
+            }
+        }
+        Ok(new)
+    }
+
+    /// Whether it may make something in a directory of this owner and mode.
+    pub(super) fn may_add_to(&self, owner: (u32, u32), mode: u32) -> bool {
+        let bits = if self.users.file == owner.0 {
+            mode >> 6
+        } else if self.is_in(owner.1) {
+            mode >> 3
+        } else {
+            mode
+        };
+        self.is_powerful() || bits & 0o3 == 0o3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(uid: u32, gid: u32, groups: &[u32]) -> Credentials {
+        Credentials::of(&Identity {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: String::new(),
+        })
+    }
+
+    #[test]
+    fn a_drop_is_final_where_the_kernel_makes_it_so() {
+        let root = Ids::all(0);
+        let dropped = root.set(1000, true).unwrap();
+        assert_eq!(dropped, Ids::all(1000));
+        assert_eq!(dropped.set(0, false), Err(Errno::PERM));
+        assert_eq!(dropped.set_two(AS_IS, 0, false), Err(Errno::PERM));
+        assert_eq!(
+            dropped.set_three([AS_IS, 0, AS_IS], false),
+            Err(Errno::PERM)
+        );
+        // seteuid, which can be taken back.
+        let aside = root.set_three([AS_IS, 33, AS_IS], true).unwrap();
+        assert_eq!((aside.real, aside.effective, aside.saved), (0, 33, 0));
+        assert_eq!(aside.set(0, false).unwrap().effective, 0);
+        assert_eq!(root.set(AS_IS, true), Err(Errno::INVAL));
+        // setreuid(uid, uid) sets the saved one as well.
+        assert_eq!(root.set_two(5, 5, true).unwrap(), Ids::all(5));
+        assert_eq!(root.set_two(AS_IS, 5, true).unwrap().saved, 5);
+        assert_eq!(root.set_two(AS_IS, 0, true).unwrap().saved, 0);
+        assert_eq!(dropped.set_file(0, false).file, 1000);
+        assert_eq!(root.set_file(7, true).file, 7);
+    }
+
+    #[test]
+    fn power_can_be_kept_until_something_is_executed() {
+        let mut root = user(0, 0, &[]);
+        let drop = |from: &Credentials| from.with_users(from.users.set(1000, true).unwrap());
+        assert!(!drop(&root).is_powerful());
+        root.keeps = true;
+        let kept = drop(&root);
+        assert!(kept.is_powerful());
+        assert!(!kept.executing(None, None).is_powerful());
+        let sudo = drop(&user(0, 0, &[])).executing(Some(0), None);
+        assert_eq!((sudo.users.real, sudo.users.effective), (1000, 0));
+        assert!(sudo.is_powerful());
+        let aside = root.with_users(root.users.set_three([AS_IS, 33, AS_IS], true).unwrap());
+        assert_eq!(aside.executing(None, None).users.saved, 33);
+    }
+
+    #[test]
+    fn files_are_given_away_by_root_only() {
+        let root = user(0, 0, &[]);
+        assert_eq!(root.given((0, 0), 5, AS_IS), Ok((5, 0)));
+        assert_eq!(root.given((5, 6), AS_IS, 7), Ok((5, 7)));
+        let ada = user(1000, 1000, &[50]);
+        assert_eq!(ada.given((1000, 1000), 1000, 50), Ok((1000, 50)));
+        assert_eq!(ada.given((1000, 1000), AS_IS, 51), Err(Errno::PERM));
+        assert_eq!(ada.given((1000, 1000), 0, AS_IS), Err(Errno::PERM));
+        assert_eq!(ada.given((0, 0), AS_IS, 1000), Err(Errno::PERM));
+        assert_eq!(ada.given((0, 0), AS_IS, AS_IS), Ok((0, 0)));
+    }
+
+    #[test]
+    fn directories_are_written_to_by_those_who_may() {
+        let ada = user(1000, 1000, &[50]);
+        assert!(ada.may_add_to((1000, 0), 0o700));
+        assert!(!ada.may_add_to((1000, 50), 0o577));
+        assert!(ada.may_add_to((0, 50), 0o770));
+        assert!(!ada.may_add_to((0, 50), 0o757));
+        assert!(ada.may_add_to((0, 0), 0o1777));
+        assert!(!ada.may_add_to((0, 0), 0o755));
+        assert!(user(0, 0, &[]).may_add_to((5, 5), 0));
+    }
+}

@@ -1,0 +1,790 @@
+//! Calls about files: what they name is found as the caller would find it, and worked on through the descriptor that holds it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps,
+};
+use rustix::io::Errno;
+
+use super::credentials::Credentials;
+use super::{Answered, errno, number};
+use crate::sys::dir::{Kind, Metadata};
+use crate::sys::mount::Tree;
+use crate::sys::owner::{self, At};
+use crate::sys::seccomp::{Answer, CloseOnExec, Listener, Notification};
+use crate::sys::task::Task;
+
+const SET_USER_ID: u32 = 0o4000;
+const SET_GROUP_ID: u32 = 0o2000;
+const EXECUTABLE_BY_GROUP: u32 = 0o010;
+/// The caller's own directory (`AT_FDCWD`).
+const HERE: u64 = -100_i64 as u64;
+const NO_FOLLOW: u64 = 0x100;
+const NO_FLAGS: u64 = 0;
+const EMPTY_PATH: u64 = 0x1000;
+/// `struct open_how` as it has always been.
+const OPEN_HOW_BYTES: usize = 24;
+
+/// A call, and who makes it.
+pub(super) struct Request<'a> {
+    pub(super) call: &'a Notification,
+    pub(super) task: Task,
+    pub(super) credentials: &'a Credentials,
+    pub(super) listener: &'a Listener,
+}
+
+/// What a call is about: a directory of the caller's, and a path from there.
+#[derive(Debug)]
+struct Named {
+    directory: i32,
+    path: CString,
+}
+
+/// Something that is there: where it is in this thread's /proc, and what holds it.
+struct Subject {
+    path: CString,
+    metadata: Metadata,
+    held: OwnedFd,
+    /// Whether it belongs to whom what is mounted belongs to, without a record.
+    is_mounted: bool,
+}
+
+impl Subject {
+    fn of(held: OwnedFd) -> Result<Self, Errno> {
+        let path = format!("self/fd/{}", held.as_raw_fd());
+        let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+        let stat = rustix::fs::fstat(&held)?;
+        let mut metadata = Metadata::of_kernel(&stat).map_err(errno)?;
+        // What this process cannot own is nobody's here, and no record says otherwise.
+        if metadata.uid == 0
+            && let Some(recorded) = recorded(&path, &metadata)?
+        {
+            (metadata.uid, metadata.gid) = recorded;
+        }
+        Ok(Self {
+            path,
+            metadata,
+            held,
+            is_mounted: false,
+        })
+    }
+
+    fn owner(&self) -> (u32, u32) {
+        (self.metadata.uid, self.metadata.gid)
+    }
+
+    /// Whose rights it gives to whoever executes it. Scripts give none.
+    fn set_ids(&self) -> (Option<u32>, Option<u32>) {
+        let Metadata {
+            mode,
+            uid,
+            gid,
+            kind,
+            ..
+        } = self.metadata;
+        let has = |bits: u32| mode & bits == bits;
+        if kind != Kind::File || !(has(SET_USER_ID) || has(SET_GROUP_ID)) {
+            return (None, None);
+        }
+        let mut head = [0; 2];
+        let read = rustix::fs::openat(
+            CWD,
+            &*self.path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(|file| rustix::io::read(&file, &mut head));
+        if read.is_err() || &head == b"#!" {
+            return (None, None);
+        }
+        (
+            has(SET_USER_ID).then_some(uid),
+            has(SET_GROUP_ID | EXECUTABLE_BY_GROUP).then_some(gid),
+        )
+    }
+
+    fn is_of_root(&self) -> bool {
+        self.owner() == (0, 0)
+    }
+
+    fn record(&self, owner: (u32, u32)) -> Result<(), Errno> {
+        owner::record(at(&self.path), self.metadata.kind, owner.0, owner.1).map_err(errno)
+    }
+}
+
+fn as_path(path: &CStr) -> &Path {
+    use std::os::unix::ffi::OsStrExt as _;
+    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
+}
+
+fn at(path: &CStr) -> At<'_> {
+    At::Open(as_path(path))
+}
+
+fn recorded(path: &CStr, metadata: &Metadata) -> Result<Option<(u32, u32)>, Errno> {
+    owner::recorded(at(path), metadata.kind, metadata.accessed).map_err(errno)
+}
+
+/// What is mounted into the container belongs to somebody of it, as far as no record says otherwise.
+#[derive(Debug, Clone, Copy)]
+struct Mounted {
+    owner: (u32, u32),
+    /// The mount that is not meant.
+    root: u64,
+}
+
+impl Mounted {
+    fn owner_of(self, seen: &Metadata, mount: u64) -> Option<(u32, u32)> {
+        (seen.uid == 0 && mount != self.root).then_some(self.owner)
+    }
+}
+
+fn mount_of(directory: BorrowedFd<'_>, path: &CStr, flags: AtFlags) -> Result<u64, Errno> {
+    let seen = rustix::fs::statx(directory, path, flags, StatxFlags::MNT_ID)?;
+    Ok(seen.stx_mnt_id)
+}
+
+/// What this thread has for finding things. Its current directory is a /proc in which the caller has the number that it
+/// calls with; its root is the container's.
+#[derive(Debug)]
+pub(super) struct Files {
+    proc: Tree,
+    root: OwnedFd,
+    mounted: Option<Mounted>,
+    /// Whether a process may have another root.
+    roots_differ: bool,
+}
+
+impl Files {
+    /// For the container of a process. From now on this thread's paths lead to nothing outside of it.
+    pub(super) fn of(
+        proc: Tree,
+        listener: &Listener,
+        call: &Notification,
+        mounted_are_of: Option<(u32, u32)>,
+    ) -> std::io::Result<Self> {
+        rustix::process::fchdir(&proc)?;
+        let root = open_path(&format!("{}/root", call.pid))?;
+        if !listener.is_waiting(call) {
+            return Err(Errno::SRCH.into());
+        }
+        let mounted = match mounted_are_of {
+            None => None,
+            Some(owner) => Some(Mounted {
+                owner,
+                root: mount_of(root.as_fd(), c"", AtFlags::EMPTY_PATH)?,
+            }),
+        };
+        let files = Self {
+            proc,
+            root,
+            mounted,
+            roots_differ: false,
+        };
+        files.enter(&files.root)?;
+        rustix::process::umask(Mode::empty());
+        Ok(files)
+    }
+
+    fn enter(&self, root: &OwnedFd) -> Result<(), Errno> {
+        rustix::process::fchdir(root)?;
+        rustix::process::chroot(".")?;
+        rustix::process::fchdir(&self.proc)
+    }
+
+    /// Answers a call.
+    pub(super) fn answer(&mut self, name: &'static str, request: &Request<'_>) -> Answered {
+        if name == "chroot" {
+            self.roots_differ = true;
+            return Ok(Answer::Go);
+        }
+        self.within(request, |files| files.dispatch(name, request))
+    }
+
+    /// Who the caller is when it has executed what it is about to.
+    pub(super) fn executing(
+        &self,
+        name: &'static str,
+        request: &Request<'_>,
+    ) -> Result<Credentials, Errno> {
+        let [a, b, _, _, e, _] = request.call.arguments;
+        let what = match name {
+            "execve" => (HERE, a, NO_FLAGS),
+            _ => (a, b, e),
+        };
+        self.within(request, |files| {
+            let (directory, path, flags) = what;
+            let program = files
+                .named(request, (directory, path))
+                .and_then(|named| files.find(request, &named, flags).ok());
+            let (user, group) = match program {
+                Some(program) => program.set_ids(),
+                None => (None, None),
+            };
+            Ok(request.credentials.executing(user, group))
+        })
+    }
+
+    /// With the root that the caller has.
+    fn within<T>(
+        &self,
+        request: &Request<'_>,
+        work: impl FnOnce(&Self) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if !self.roots_differ {
+            return work(self);
+        }
+        let root = open_path(&format!("{}/root", request.task.0))?;
+        if !request.listener.is_waiting(request.call) {
+            return Err(Errno::SRCH);
+        }
+        self.enter(&root)?;
+        let answer = work(self);
+        // A thread that does not come back is of no more use.
+        self.enter(&self.root).map_err(|_| Errno::NOSYS)?;
+        answer
+    }
+
+    fn dispatch(&self, name: &'static str, request: &Request<'_>) -> Answered {
+        let [a, b, c, d, e, _] = request.call.arguments;
+        match name {
+            "stat" => self.stat(request, (HERE, a, NO_FLAGS), To::Stat(b)),
+            "lstat" => self.stat(request, (HERE, a, NO_FOLLOW), To::Stat(b)),
+            "fstat" => self.stat_open(request, a, To::Stat(b)),
+            "newfstatat" => self.stat(request, (a, b, d), To::Stat(c)),
+            "statx" => self.stat(request, (a, b, c), To::Statx(e, number(d))),
+            "chown" => self.chown(request, (HERE, a, NO_FLAGS), b, c),
+            "lchown" => self.chown(request, (HERE, a, NO_FOLLOW), b, c),
+            "fchownat" => self.chown(request, (a, b, e), c, d),
+            "fchown" => self.chown(request, (a, 0, EMPTY_PATH), b, c),
+            "open" => self.open(request, (HERE, a), b, c),
+            "openat" => self.open(request, (a, b), c, d),
+            "creat" => {
+                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
+                self.open(request, (HERE, a), flags.bits().into(), b)
+            }
+            "openat2" => {
+                let mut how = [0; OPEN_HOW_BYTES];
+                if request.task.read(c, &mut how).is_err() {
+                    return Ok(Answer::Go);
+                }
+                let field = |index: usize| {
+                    let bytes = how[index * 8..][..8].try_into().unwrap_or_default();
+                    u64::from_ne_bytes(bytes)
+                };
+                match field(2) {
+                    0 => self.open(request, (a, b), field(0), field(1)),
+                    _ => Ok(Answer::Go),
+                }
+            }
+            "mkdir" => self.make(request, (HERE, a), &New::Directory(number(b))),
+            "mkdirat" => self.make(request, (a, b), &New::Directory(number(c))),
+            "mknod" => self.make(request, (HERE, a), &New::Node(number(b))),
+            "mknodat" => self.make(request, (a, b), &New::Node(number(c))),
+            "symlink" => self.make(request, (HERE, b), &New::Link(a)),
+            "symlinkat" => self.make(request, (b, c), &New::Link(a)),
+            // Of something open, which is a file.
+            "utimensat" if b == 0 => Ok(Answer::Go),
+            "utimensat" => self.set_times(request, (a, b, d), Times::Nanoseconds(c)),
+            "futimesat" => self.set_times(request, (a, b, NO_FLAGS), Times::Microseconds(c)),
+            "utimes" => self.set_times(request, (HERE, a, NO_FLAGS), Times::Microseconds(b)),
+            "utime" => self.set_times(request, (HERE, a, NO_FLAGS), Times::Seconds(b)),
+            "setxattr" | "lsetxattr" | "fsetxattr" | "removexattr" | "lremovexattr"
+            | "fremovexattr" => Ok(leave_records_alone(request, b)),
+            "setxattrat" | "removexattrat" => Ok(leave_records_alone(request, d)),
+            _ => Ok(Answer::Go),
+        }
+    }
+
+    /// What a call names. `None`: the kernel may say what is wrong with it.
+    fn named(&self, request: &Request<'_>, (directory, path): (u64, u64)) -> Option<Named> {
+        Some(Named {
+            directory: number(directory).cast_signed(),
+            path: match path {
+                0 => CString::default(),
+                path => request.task.text(path).ok()?,
+            },
+        })
+    }
+
+    /// The directory that a path begins in, held.
+    fn beginning(&self, task: Task, named: &Named) -> Result<OwnedFd, Errno> {
+        if named.path.to_bytes().starts_with(b"/") {
+            return open_path("/");
+        }
+        match named.directory {
+            -100 => open_path(&format!("{}/cwd", task.0)),
+            fd => open_path(&format!("{}/fd/{fd}", task.0)),
+        }
+    }
+
+    /// What is known of something without holding it: enough to see that there is nothing to do. Nothing is done on the
+    /// strength of it but leaving the call to the kernel.
+    fn glance(&self, task: Task, named: &Named, flags: u64) -> Result<Metadata, Errno> {
+        let flags = AtFlags::from_bits_retain(number(flags)) & AtFlags::SYMLINK_NOFOLLOW;
+        let path = named.path.to_bytes();
+        let start = match named.directory {
+            _ if path.starts_with(b"/") => String::new(),
+            -100 => format!("{}/cwd/", task.0),
+            fd if path.is_empty() => format!("{}/fd/{fd}", task.0),
+            fd => format!("{}/fd/{fd}/", task.0),
+        };
+        let path = CString::new([start.as_bytes(), path].concat()).map_err(|_| Errno::INVAL)?;
+        let follows = named.path.is_empty() || flags.is_empty();
+        let flags = if follows { AtFlags::empty() } else { flags };
+        let stat = rustix::fs::statat(CWD, &*path, flags)?;
+        let mut seen = Metadata::of_kernel(&stat).map_err(errno)?;
+        let at = match follows {
+            true => At::Open(as_path(&path)),
+            false => At::Entry(as_path(&path)),
+        };
+        if seen.uid == 0
+            && let Some(recorded) = owner::recorded(at, seen.kind, seen.accessed).map_err(errno)?
+        {
+            (seen.uid, seen.gid) = recorded;
+        } else if let Some(mounted) = self.mounted
+            && let Some(owner) = mounted.owner_of(&seen, mount_of(CWD, &path, flags)?)
+        {
+            (seen.uid, seen.gid) = owner;
+        }
+        Ok(seen)
+    }
+
+    fn subject(&self, held: OwnedFd) -> Result<Subject, Errno> {
+        let mut subject = Subject::of(held)?;
+        if subject.is_of_root()
+            && let Some(mounted) = self.mounted
+        {
+            let mount = mount_of(subject.held.as_fd(), c"", AtFlags::EMPTY_PATH)?;
+            if let Some(owner) = mounted.owner_of(&subject.metadata, mount) {
+                (subject.metadata.uid, subject.metadata.gid) = owner;
+                subject.is_mounted = true;
+            }
+        }
+        Ok(subject)
+    }
+
+    fn find(&self, request: &Request<'_>, named: &Named, flags: u64) -> Result<Subject, Errno> {
+        let beginning = self.beginning(request.task, named)?;
+        if !request.listener.is_waiting(request.call) {
+            return Err(Errno::SRCH);
+        }
+        if named.path.is_empty() {
+            return self.subject(beginning);
+        }
+        let mut open = OFlags::PATH | OFlags::CLOEXEC;
+        if AtFlags::from_bits_retain(number(flags)).contains(AtFlags::SYMLINK_NOFOLLOW) {
+            open |= OFlags::NOFOLLOW;
+        }
+        self.subject(resolve(&beginning, &named.path, open)?)
+    }
+
+    fn find_open(&self, request: &Request<'_>, fd: u64) -> Result<Subject, Errno> {
+        let fd = number(fd).cast_signed();
+        let held = open_path(&format!("{}/fd/{fd}", request.task.0))?;
+        match request.listener.is_waiting(request.call) {
+            true => self.subject(held),
+            false => Err(Errno::SRCH),
+        }
+    }
+
+    fn stat(&self, request: &Request<'_>, what: (u64, u64, u64), to: To) -> Answered {
+        let (directory, path, flags) = what;
+        let Some(named) = self.named(request, (directory, path)) else {
+            return Ok(Answer::Go);
+        };
+        if named.path.is_empty() && !may_be_empty(flags) {
+            return Ok(Answer::Go);
+        }
+        match self.glance(request.task, &named, flags) {
+            Ok(seen) if (seen.uid, seen.gid) != (0, 0) => {}
+            _ => return Ok(Answer::Go),
+        }
+        match self.find(request, &named, flags) {
+            Ok(subject) if !subject.is_of_root() => to.put(request, &subject),
+            _ => Ok(Answer::Go),
+        }
+    }
+
+    fn stat_open(&self, request: &Request<'_>, fd: u64, to: To) -> Answered {
+        let open = Named {
+            directory: number(fd).cast_signed(),
+            path: CString::default(),
+        };
+        match self.glance(request.task, &open, NO_FLAGS) {
+            Ok(seen) if open.directory >= 0 && (seen.uid, seen.gid) != (0, 0) => {}
+            _ => return Ok(Answer::Go),
+        }
+        match self.find_open(request, fd) {
+            Ok(subject) if !subject.is_of_root() => to.put(request, &subject),
+            _ => Ok(Answer::Go),
+        }
+    }
+
+    fn chown(&self, request: &Request<'_>, what: (u64, u64, u64), uid: u64, gid: u64) -> Answered {
+        let (directory, path, flags) = what;
+        let Some(named) = self.named(request, (directory, path)) else {
+            return Ok(Answer::Go);
+        };
+        if named.path.is_empty() && !may_be_empty(flags) {
+            return Ok(Answer::Go);
+        }
+        // From root to root: that the kernel can do.
+        if request.credentials.is_powerful()
+            && [uid, gid]
+                .map(number)
+                .iter()
+                .all(|id| [0, u32::MAX].contains(id))
+            && let Ok(seen) = self.glance(request.task, &named, flags)
+            && (seen.uid, seen.gid) == (0, 0)
+        {
+            return Ok(Answer::Go);
+        }
+        chown(request, self.find(request, &named, flags), uid, gid)
+    }
+
+    /// What is to be made, if it is for the deputy to make: where, its last name, and who is to have it.
+    fn place(&self, request: &Request<'_>, what: (u64, u64)) -> Result<Option<Place>, Errno> {
+        let Some(named) = self.named(request, what) else {
+            return Ok(None);
+        };
+        let Some((parent, name)) = split(&named.path) else {
+            return Ok(None);
+        };
+        let parent = Named {
+            directory: named.directory,
+            path: parent,
+        };
+        if request.credentials.makes_files_of_root() {
+            match self.glance(request.task, &parent, NO_FLAGS) {
+                Ok(seen) if seen.mode & SET_GROUP_ID != 0 && seen.gid != 0 => {}
+                _ => return Ok(None),
+            }
+        }
+        let Ok(parent) = self.find(request, &parent, 0) else {
+            return Ok(None);
+        };
+        let hands_on = parent.metadata.mode & SET_GROUP_ID != 0;
+        let credentials = request.credentials;
+        let owner = (
+            credentials.users.file,
+            match hands_on {
+                true => parent.metadata.gid,
+                false => credentials.groups.file,
+            },
+        );
+        if owner == (0, 0) && credentials.makes_files_of_root() {
+            return Ok(None);
+        }
+        if parent.is_mounted && owner == parent.owner() {
+            return Ok(None);
+        }
+        if rustix::fs::statat(&parent.held, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            // It is there: nothing is made, or that is what is wrong.
+            return Ok(None);
+        }
+        if !credentials.may_add_to(parent.owner(), parent.metadata.mode) {
+            return Err(Errno::ACCESS);
+        }
+        Ok(Some(Place {
+            parent,
+            name,
+            owner,
+        }))
+    }
+
+    fn open(&self, request: &Request<'_>, what: (u64, u64), flags: u64, mode: u64) -> Answered {
+        let flags = OFlags::from_bits_retain(number(flags));
+        if flags.contains(OFlags::PATH) {
+            return Ok(Answer::Go);
+        }
+        let on_exec = match flags.contains(OFlags::CLOEXEC) {
+            true => CloseOnExec::Yes,
+            false => CloseOnExec::No,
+        };
+        if flags.contains(OFlags::TMPFILE) {
+            return self.open_nameless(request, what, flags, mode, on_exec);
+        }
+        if !flags.contains(OFlags::CREATE) || flags.contains(OFlags::DIRECTORY) {
+            return Ok(Answer::Go);
+        }
+        let Some(place) = self.place(request, what)? else {
+            return Ok(Answer::Go);
+        };
+        let flags = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = unmasked(request.task, number(mode) & 0o7777)?;
+        match rustix::fs::openat(&place.parent.held, &*place.name, flags, mode) {
+            Ok(file) => {
+                let made = Subject::of(file)?;
+                made.record(place.owner)?;
+                Ok(Answer::File(made.held, on_exec))
+            }
+            Err(Errno::EXIST) => Ok(Answer::Go),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_nameless(
+        &self,
+        request: &Request<'_>,
+        what: (u64, u64),
+        flags: OFlags,
+        mode: u64,
+        on_exec: CloseOnExec,
+    ) -> Answered {
+        let credentials = request.credentials;
+        if credentials.makes_files_of_root() {
+            return Ok(Answer::Go);
+        }
+        let Some(named) = self.named(request, what) else {
+            return Ok(Answer::Go);
+        };
+        let Ok(directory) = self.find(request, &named, 0) else {
+            return Ok(Answer::Go);
+        };
+        if !credentials.may_add_to(directory.owner(), directory.metadata.mode) {
+            return Err(Errno::ACCESS);
+        }
+        let mode = unmasked(request.task, number(mode) & 0o7777)?;
+        let file = rustix::fs::openat(&directory.held, c".", flags | OFlags::CLOEXEC, mode)?;
+        let made = Subject::of(file)?;
+        made.record((credentials.users.file, credentials.groups.file))?;
+        Ok(Answer::File(made.held, on_exec))
+    }
+
+    fn make(&self, request: &Request<'_>, what: (u64, u64), new: &New) -> Answered {
+        let node = match new {
+            New::Node(mode) => match FileType::from_raw_mode(*mode) {
+                // Zero stands for a file.
+                _ if mode & 0o170_000 == 0 => Some(FileType::RegularFile),
+                kind @ (FileType::RegularFile | FileType::Fifo | FileType::Socket) => Some(kind),
+                _ => return Ok(Answer::Go),
+            },
+            _ => None,
+        };
+        let Some(place) = self.place(request, what)? else {
+            return Ok(Answer::Go);
+        };
+        let (parent, name) = (&place.parent.held, &*place.name);
+        let made = match new {
+            New::Directory(mode) => {
+                let mode = unmasked(request.task, mode & 0o1777)?;
+                rustix::fs::mkdirat(parent, name, mode)
+            }
+            New::Node(mode) => {
+                let mode = unmasked(request.task, mode & 0o7777)?;
+                let kind = node.unwrap_or(FileType::RegularFile);
+                rustix::fs::mknodat(parent, name, kind, mode, 0)
+            }
+            New::Link(target) => {
+                let Ok(target) = request.task.text(*target) else {
+                    return Ok(Answer::Go);
+                };
+                rustix::fs::symlinkat(&*target, parent, name)
+            }
+        };
+        made?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = Subject::of(rustix::fs::openat(parent, name, flags, Mode::empty())?)?;
+        made.record(place.owner)?;
+        Ok(Answer::Value(0))
+    }
+
+    /// The times of a link or pipe, one of which is a record.
+    fn set_times(&self, request: &Request<'_>, what: (u64, u64, u64), times: Times) -> Answered {
+        let (directory, path, flags) = what;
+        let Some(named) = self.named(request, (directory, path)) else {
+            return Ok(Answer::Go);
+        };
+        let is_record = |seen: &Metadata| {
+            !matches!(seen.kind, Kind::File | Kind::Dir) && owner::in_time(seen.accessed).is_some()
+        };
+        match self.glance(request.task, &named, flags) {
+            Ok(seen) if is_record(&seen) => {}
+            _ => return Ok(Answer::Go),
+        }
+        let Ok(subject) = self.find(request, &named, flags) else {
+            return Ok(Answer::Go);
+        };
+        if !is_record(&subject.metadata) {
+            return Ok(Answer::Go);
+        }
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_OMIT,
+            },
+            last_modification: times.modified(request.task)?,
+        };
+        rustix::fs::utimensat(CWD, &*subject.path, &times, AtFlags::empty())?;
+        Ok(Answer::Value(0))
+    }
+}
+
+/// Two times in the caller's memory, of reading and of changing; none at address zero, which is now.
+#[derive(Debug, Clone, Copy)]
+enum Times {
+    Nanoseconds(u64),
+    Microseconds(u64),
+    Seconds(u64),
+}
+
+impl Times {
+    fn modified(self, task: Task) -> Result<Timespec, Errno> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let number = |at: u64| {
+            let mut bytes = [0; 8];
+            task.read(at, &mut bytes).map_err(errno)?;
+            Ok::<i64, Errno>(i64::from_ne_bytes(bytes))
+        };
+        let (tv_sec, tv_nsec) = match self {
+            Self::Nanoseconds(0) | Self::Microseconds(0) | Self::Seconds(0) => return Ok(now),
+            Self::Nanoseconds(at) => (number(at + 16)?, number(at + 24)?),
+            Self::Microseconds(at) => (number(at + 16)?, number(at + 24)?.saturating_mul(1000)),
+            Self::Seconds(at) => (number(at + 8)?, 0),
+        };
+        Ok(Timespec { tv_sec, tv_nsec })
+    }
+}
+
+/// Where an answer about a file goes.
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Stat(u64),
+    Statx(u64, u32),
+}
+
+impl To {
+    fn put(self, request: &Request<'_>, subject: &Subject) -> Answered {
+        let (task, owner) = (request.task, subject.owner());
+        match self {
+            Self::Stat(to) => task.write_stat(to, &subject.path, owner),
+            Self::Statx(to, mask) => task.write_statx(to, &subject.path, mask, owner),
+        }
+        .map_err(errno)?;
+        Ok(Answer::Value(0))
+    }
+}
+
+/// What is made, beside files.
+#[derive(Debug)]
+enum New {
+    /// With this mode.
+    Directory(u32),
+    /// With this mode and kind.
+    Node(u32),
+    /// To the text at this place of the caller's memory.
+    Link(u64),
+}
+
+/// Where something is made.
+struct Place {
+    parent: Subject,
+    name: CString,
+    owner: (u32, u32),
+}
+
+fn chown(request: &Request<'_>, subject: Result<Subject, Errno>, uid: u64, gid: u64) -> Answered {
+    let Ok(subject) = subject else {
+        return Ok(Answer::Go);
+    };
+    match subject.metadata.kind {
+        // A terminal, or another device of the machine's: it is given back anyway when the step ends.
+        Kind::CharDevice | Kind::BlockDevice => return Ok(Answer::Value(0)),
+        _ => {}
+    }
+    let new = request
+        .credentials
+        .given(subject.owner(), number(uid), number(gid))?;
+    if subject.is_mounted {
+        // It is the caller's own file, and stays so.
+        return match new == subject.owner() {
+            true => Ok(Answer::Value(0)),
+            false => Err(Errno::PERM),
+        };
+    }
+    // To nobody new: set-id bits and capabilities go, and what is in a layer below is copied up.
+    rustix::fs::chown(&*subject.path, None, None)?;
+    match subject.record(new) {
+        Ok(()) => Ok(Answer::Value(0)),
+        // A socket, or a file of the kernel's, which nothing outlives.
+        Err(Errno::NOTSUP | Errno::PERM) => Ok(Answer::Go),
+        Err(error) => Err(error),
+    }
+}
+
+/// Programs that copy attributes do not copy owners with them.
+fn leave_records_alone(request: &Request<'_>, name: u64) -> Answer {
+    match request.task.text(name) {
+        Ok(name) if name.to_bytes() == owner::ATTRIBUTE.as_bytes() => Answer::Value(0),
+        _ => Answer::Go,
+    }
+}
+
+fn may_be_empty(flags: u64) -> bool {
+    AtFlags::from_bits_retain(number(flags)).contains(AtFlags::EMPTY_PATH)
+}
+
+/// By a path of this thread's.
+fn open_path(path: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn resolve(beginning: &OwnedFd, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(beginning.as_fd(), path, flags, Mode::empty(), resolve)
+}
+
+/// The directory and the last name of a path; `None` if it ends in no name.
+fn split(path: &CStr) -> Option<(CString, CString)> {
+    let bytes = path.to_bytes();
+    let end = bytes.iter().rposition(|byte| *byte != b'/')? + 1;
+    let bytes = &bytes[..end];
+    let start = bytes.iter().rposition(|byte| *byte == b'/');
+    let (parent, name) = match start {
+        None => (&b"."[..], bytes),
+        Some(slash) => (&bytes[..=slash], &bytes[slash + 1..]),
+    };
+    if name == b"." || name == b".." {
+        return None;
+    }
+    Some((CString::new(parent).ok()?, CString::new(name).ok()?))
+}
+
+/// A mode without what the caller's umask takes away.
+fn unmasked(task: Task, mode: u32) -> Result<Mode, Errno> {
+    let status = std::fs::read_to_string(format!("{}/status", task.0)).map_err(errno)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let mask = line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok());
+    Ok(Mode::from_raw_mode(mode & !mask.ok_or(Errno::IO)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_has_a_last_name_or_none() {
+        let check = |path: &str, expected: Option<(&str, &str)>| {
+            let path = CString::new(path).unwrap();
+            let found = split(&path);
+            let found = found
+                .as_ref()
+                .map(|(parent, name)| (parent.to_str().unwrap(), name.to_str().unwrap()));
+            assert_eq!(found, expected, "{path:?}");
+        };
+        check("file", Some((".", "file")));
+        check("/file", Some(("/", "file")));
+        check("a/b//c//", Some(("a/b//", "c")));
+        check("..", None);
+        check("a/.", None);
+        check("/", None);
+        check("", None);
+    }
+}

@@ -1,0 +1,236 @@
+//! Owners that are records. A user with no subordinate ids builds in a user namespace that has one id, so that every file
+//! is really theirs; whose it is in the image is written down with the file itself, and is read back wherever owners are.
+//!
+//! ```text
+//! files, directories      the attribute `user.shmocker.owner`: `UID:GID`
+//! links, pipes, sockets   which carry no attributes of users: the time of the last reading, which nothing else needs:
+//!                         10,000,000,000 (in the year 2286) + UID seconds and GID nanoseconds
+//! no record               0:0
+//! ```
+//! Both stay with the file when it is renamed, gets another name, or is copied up by an overlay, and need no second place
+//! that could be out of step. A time in the future is one that the kernel leaves alone when a link is read (relatime).
+//!
+//! Left out: device nodes, which cannot be made in a user namespace at all.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
+use rustix::io::Errno;
+
+use super::dir::{Kind, Time, path_of_fd};
+
+/// The attribute.
+pub const ATTRIBUTE: &str = "user.shmocker.owner";
+/// Which times of links are records: this one, and those of all ids after it.
+const LINKS_FROM_S: i64 = 10_000_000_000;
+/// What fits into a second.
+const NANOSECONDS: u32 = 1_000_000_000;
+
+static ARE_RECORDED: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process reads and writes records if its user namespace has one id only.
+pub fn record_where_there_is_one_id() {
+    let of_one = |map: &str| std::fs::read_to_string(map).is_ok_and(|text| has_one_id(&text));
+    let one = of_one("/proc/self/uid_map") || of_one("/proc/self/gid_map");
+    ARE_RECORDED.store(one, Ordering::Relaxed);
+}
+
+/// Whether owners are records for this process.
+#[must_use]
+pub fn are_recorded() -> bool {
+    ARE_RECORDED.load(Ordering::Relaxed)
+}
+
+fn has_one_id(map: &str) -> bool {
+    let mut counts = map.lines().map(|line| line.split_whitespace().nth(2));
+    counts.next() == Some(Some("1")) && counts.next().is_none()
+}
+
+/// What a record is written to: a path of this process.
+#[derive(Debug, Clone, Copy)]
+pub enum At<'a> {
+    /// Of an entry itself.
+    Entry(&'a Path),
+    /// In /proc, of something that is open.
+    Open(&'a Path),
+    /// Something that is open.
+    File(BorrowedFd<'a>),
+}
+
+/// The owner and group that are recorded for something of this kind, last read at this time.
+///
+/// # Errors
+/// What the kernel says of the attribute.
+pub fn recorded(at: At<'_>, kind: Kind, accessed: Time) -> io::Result<Option<(u32, u32)>> {
+    if !matches!(kind, Kind::File | Kind::Dir) {
+        return Ok(in_time(accessed));
+    }
+    let mut value = [0; 32];
+    let read = match at {
+        At::Entry(path) => rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value),
+        At::Open(path) => rustix::fs::getxattr(path, ATTRIBUTE, &mut value),
+        At::File(fd) => match rustix::fs::fgetxattr(fd, ATTRIBUTE, &mut value) {
+            // It is not open for that.
+            Err(Errno::BADF) => rustix::fs::getxattr(path_of_fd(fd), ATTRIBUTE, &mut value),
+            read => read,
+        },
+    };
+    match read {
+        Ok(length) => Ok(parsed(&value[..length])),
+        // What is no record of ours is none.
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes an owner and a group down.
+///
+/// # Errors
+/// What the kernel says; `ENOTSUP` where the file system cannot keep it.
+pub fn record(at: At<'_>, kind: Kind, uid: u32, gid: u32) -> io::Result<()> {
+    if !matches!(kind, Kind::File | Kind::Dir) {
+        return record_in_time(at, uid, gid);
+    }
+    if (uid, gid) == (0, 0) {
+        let removed = match at {
+            At::Entry(path) => rustix::fs::lremovexattr(path, ATTRIBUTE),
+            At::Open(path) => rustix::fs::removexattr(path, ATTRIBUTE),
+            At::File(fd) => match rustix::fs::fremovexattr(fd, ATTRIBUTE) {
+                Err(Errno::BADF) => rustix::fs::removexattr(path_of_fd(fd), ATTRIBUTE),
+                removed => removed,
+            },
+        };
+        return match removed {
+            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    let value = format!("{uid}:{gid}");
+    let (value, flags) = (value.as_bytes(), XattrFlags::empty());
+    Ok(match at {
+        At::Entry(path) => rustix::fs::lsetxattr(path, ATTRIBUTE, value, flags),
+        At::Open(path) => rustix::fs::setxattr(path, ATTRIBUTE, value, flags),
+        At::File(fd) => match rustix::fs::fsetxattr(fd, ATTRIBUTE, value, flags) {
+            Err(Errno::BADF) => rustix::fs::setxattr(path_of_fd(fd), ATTRIBUTE, value, flags),
+            set => set,
+        },
+    }?)
+}
+
+fn parsed(value: &[u8]) -> Option<(u32, u32)> {
+    let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
+/// The record that a time is, if it is one.
+#[must_use]
+pub fn in_time(accessed: Time) -> Option<(u32, u32)> {
+    let uid = accessed.seconds.checked_sub(LINKS_FROM_S)?;
+    Some((u32::try_from(uid).ok()?, accessed.nanoseconds))
+}
+
+fn record_in_time(at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
+    let nameless = Path::new("");
+    let (dir, path, flags) = match at {
+        At::Entry(path) => (CWD, path, AtFlags::SYMLINK_NOFOLLOW),
+        At::Open(path) => (CWD, path, AtFlags::empty()),
+        At::File(fd) => (fd, nameless, AtFlags::EMPTY_PATH),
+    };
+    let seen = || -> io::Result<Time> {
+        let stat = rustix::fs::statat(dir, path, flags)?;
+        Ok(super::dir::Metadata::of_kernel(&stat)?.accessed)
+    };
+    let set = |last_access| -> io::Result<()> {
+        let last_modification = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        };
+        let times = Timestamps {
+            last_access,
+            last_modification,
+        };
+        Ok(rustix::fs::utimensat(dir, path, &times, flags)?)
+    };
+    if (uid, gid) == (0, 0) {
+        return match in_time(seen()?) {
+            None => Ok(()),
+            Some(_) => set(Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_NOW,
+            }),
+        };
+    }
+    if gid >= NANOSECONDS {
+        return Err(Errno::INVAL.into());
+    }
+    set(Timespec {
+        tv_sec: LINKS_FROM_S + i64::from(uid),
+        tv_nsec: gid.into(),
+    })?;
+    // Old file systems end in 2038.
+    match in_time(seen()?) == Some((uid, gid)) {
+        true => Ok(()),
+        false => Err(Errno::NOTSUP.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::file::tempdir::TempDir;
+
+    #[test]
+    fn records_stay_with_what_they_are_of() {
+        let dir = TempDir::new();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("file"), "").unwrap();
+        std::fs::create_dir(path("directory")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("link")).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            path("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let kinds = [
+            ("file", Kind::File),
+            ("directory", Kind::Dir),
+            ("link", Kind::Symlink),
+            ("pipe", Kind::Fifo),
+        ];
+        for (name, kind) in kinds {
+            let read = |name: &str| {
+                let stat = rustix::fs::lstat(path(name)).unwrap();
+                let accessed = crate::sys::dir::Metadata::of_kernel(&stat)
+                    .unwrap()
+                    .accessed;
+                recorded(At::Entry(&path(name)), kind, accessed).unwrap()
+            };
+            let write =
+                |uid, gid| record(At::Entry(&path(name)), kind, uid, gid).expect("it is kept");
+            assert_eq!(read(name), None, "{name}");
+            write(1000, 50);
+            assert_eq!(read(name), Some((1000, 50)), "{name}");
+            drop(std::fs::read_link(path(name)));
+            write(65_534, 0);
+            std::fs::rename(path(name), path("renamed")).unwrap();
+            assert_eq!(read("renamed"), Some((65_534, 0)), "{name}");
+            std::fs::rename(path("renamed"), path(name)).unwrap();
+            write(0, 0);
+            assert_eq!(read(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_map_of_one_id_is_one() {
+        assert!(has_one_id("         0       1001          1\n"));
+        assert!(!has_one_id("0 1001 1\n1 100000 65535\n"));
+        assert!(!has_one_id("0 0 4294967295\n"));
+        assert!(!has_one_id(""));
+    }
+}

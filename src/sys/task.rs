@@ -1,0 +1,258 @@
+//! Other processes, by the number of one of their threads: their memory, and a mark that they hand on to what they start.
+#![expect(unsafe_code, reason = "the memory and the limits of other processes")]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+
+use rustix::io::Errno;
+
+/// A thread of another process, as this process's pid namespace numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task(pub i32);
+
+/// No text that the kernel takes as a path is longer, its end included.
+const PATH_BYTES_MAX: usize = 4096;
+const PAGE_BYTES: usize = 4096;
+/// The upper half of a mark.
+const MARK: u64 = 0x5348_4D4B_0000_0000;
+
+impl Task {
+    /// Copies from its memory.
+    ///
+    /// # Errors
+    /// EFAULT if less can be read than is asked for; what the kernel says.
+    pub fn read(self, from: u64, into: &mut [u8]) -> io::Result<()> {
+        match self.read_some(from, into)? {
+            read if read == into.len() => Ok(()),
+            _ => Err(Errno::FAULT.into()),
+        }
+    }
+
+    fn read_some(self, from: u64, into: &mut [u8]) -> io::Result<usize> {
+        let local = libc::iovec {
+            iov_base: into.as_mut_ptr().cast(),
+            iov_len: into.len(),
+        };
+        let remote = libc::iovec {
+            iov_base: std::ptr::with_exposed_provenance_mut(from as usize),
+            iov_len: into.len(),
+        };
+        // SAFETY: the local part describes `into`, which is writable; the other one is checked by the kernel, in the other
+        // process.
+        let read = unsafe { libc::process_vm_readv(self.0, &local, 1, &remote, 1, 0) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Copies a text that ends in zero.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG; EFAULT; what the kernel says.
+    pub fn text(self, from: u64) -> io::Result<CString> {
+        let mut text = Vec::new();
+        let mut buffer = [0; PAGE_BYTES];
+        while text.len() < PATH_BYTES_MAX {
+            let at = from + text.len() as u64;
+            // Up to the end of a page: what follows may not be there.
+            let room = PAGE_BYTES - (at % PAGE_BYTES as u64) as usize;
+            let part = &mut buffer[..room.min(256)];
+            self.read(at, part)?;
+            match part.iter().position(|byte| *byte == 0) {
+                Some(end) => {
+                    text.extend_from_slice(&part[..end]);
+                    return CString::new(text).map_err(io::Error::from);
+                }
+                None => text.extend_from_slice(part),
+            }
+        }
+        Err(Errno::NAMETOOLONG.into())
+    }
+
+    /// Copies into its memory.
+    ///
+    /// # Errors
+    /// EFAULT if less can be written; what the kernel says.
+    pub fn write(self, to: u64, bytes: &[u8]) -> io::Result<()> {
+        let local = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        let remote = libc::iovec {
+            iov_base: std::ptr::with_exposed_provenance_mut(to as usize),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: the local part describes `bytes`, which is only read; the other one is checked by the kernel, in the other
+        // process, and only where that may write itself.
+        let written = unsafe { libc::process_vm_writev(self.0, &local, 1, &remote, 1, 0) };
+        match usize::try_from(written) {
+            Ok(written) if written == bytes.len() => Ok(()),
+            Ok(_) => Err(Errno::FAULT.into()),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Writes what `stat` says of a path of this process into its memory, with another owner.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn write_stat(self, to: u64, path: &CString, owner: (u32, u32)) -> io::Result<()> {
+        let mut stat = MaybeUninit::<libc::stat>::zeroed();
+        // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
+        let failed = unsafe {
+            libc::syscall(
+                libc::SYS_newfstatat,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                stat.as_mut_ptr(),
+                0,
+            )
+        };
+        if failed < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
+        let mut stat = unsafe { stat.assume_init() };
+        (stat.st_uid, stat.st_gid) = owner;
+        self.write(to, bytes_of(&stat))
+    }
+
+    /// The same for `statx`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn write_statx(
+        self,
+        to: u64,
+        path: &CString,
+        mask: u32,
+        owner: (u32, u32),
+    ) -> io::Result<()> {
+        let mut stat = MaybeUninit::<libc::statx>::zeroed();
+        // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
+        let failed = unsafe {
+            libc::syscall(
+                libc::SYS_statx,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                0,
+                mask,
+                stat.as_mut_ptr(),
+            )
+        };
+        if failed < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
+        let mut stat = unsafe { stat.assume_init() };
+        (stat.stx_uid, stat.stx_gid) = owner;
+        self.write(to, bytes_of(&stat))
+    }
+
+    /// The mark that its process has; `None` as long as neither it nor those it comes from were given one. It is kept in a
+    /// limit that Linux has had no use for since 2.4: the kernel hands limits on to children and through executions.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn mark(self) -> io::Result<Option<u32>> {
+        let limit = self.limit(None)?;
+        let is_mark = limit.rlim_cur & MARK == MARK && limit.rlim_cur != libc::RLIM_INFINITY;
+        Ok(is_mark.then_some(limit.rlim_cur as u32))
+    }
+
+    /// Gives its process a mark.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_mark(self, mark: u32) -> io::Result<()> {
+        let mut limit = self.limit(None)?;
+        limit.rlim_cur = MARK | u64::from(mark);
+        self.limit(Some(&limit)).map(drop)
+    }
+
+    fn limit(self, new: Option<&libc::rlimit64>) -> io::Result<libc::rlimit64> {
+        let mut old = libc::rlimit64 {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the new limit is only read, where there is one; the old one is writable.
+        let failed = unsafe {
+            libc::prlimit64(
+                self.0,
+                libc::RLIMIT_LOCKS,
+                new,
+                std::ptr::from_mut(&mut old),
+            )
+        };
+        match failed {
+            0 => Ok(old),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: any initialised value can be read as bytes; those that the kernel does not fill were zeroes.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// What paths mean to this thread becomes its own: its root, its directory and its umask are changed without others.
+///
+/// # Errors
+/// What the kernel says.
+pub fn split_off_paths() -> io::Result<()> {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: no descriptors are split off.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::FS) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_and_written_as_far_as_it_is_there() {
+        let this = Task(rustix::process::getpid().as_raw_nonzero().get());
+        let text = CString::new("some/path".repeat(200)).unwrap();
+        let mut seen = [0_u8; 4];
+        let at = |bytes: &[u8]| bytes.as_ptr().expose_provenance() as u64;
+        assert_eq!(this.text(at(text.as_bytes())).unwrap(), text);
+        this.read(at(text.as_bytes()), &mut seen).unwrap();
+        assert_eq!(&seen, b"some");
+        this.write(at(&seen), b"else").unwrap();
+        assert_eq!(&std::hint::black_box(seen), b"else");
+        assert_eq!(
+            this.text(8).unwrap_err().raw_os_error(),
+            Some(Errno::FAULT.raw_os_error())
+        );
+        let long = vec![b'x'; 2 * PATH_BYTES_MAX];
+        assert_eq!(
+            this.text(at(&long)).unwrap_err().raw_os_error(),
+            Some(Errno::NAMETOOLONG.raw_os_error())
+        );
+    }
+
+    #[test]
+    fn a_mark_is_handed_on() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read wait; sleep 100 & echo $!; wait"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let task = Task(i32::try_from(child.id()).unwrap());
+        assert_eq!(task.mark().unwrap(), None);
+        task.set_mark(7).unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let grandchild = Task(line.trim().parse().unwrap());
+        assert_eq!(grandchild.mark().unwrap(), Some(7));
+        for task in [grandchild, task] {
+            let pid = rustix::process::Pid::from_raw(task.0).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        child.wait().unwrap();
+    }
+}
