@@ -11,17 +11,17 @@ use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
+use super::bare::{bare_image, fetch, has_files, is_here, tree_of};
 use super::caches::{self, Gate, Seen};
 use super::export::{self, Layers, SaveRequest};
 use super::recipe;
 use crate::digest::Key;
-use crate::engine::base::{Asking, BaseImage, Blobs, of_registry};
+use crate::engine::base::{Asking, BaseImage, Blobs};
 use crate::engine::cache::{CacheTo, INLINE_KEY, Target};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::images;
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
 use crate::engine::phases::{self, Makings, PhaseReport, StepReport};
@@ -34,7 +34,6 @@ use crate::graph::{NodeId, Op};
 use crate::image::{
     self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
 };
-use crate::ship::export::Output;
 use crate::store::{History as Builds, Store, StoreError, StoredImage};
 use crate::sys::signal::Resizes;
 
@@ -663,54 +662,6 @@ enum Keeping {
     Named,
     /// Not all of it is here: it only leaves.
     Unnamed,
-}
-
-/// The image of a registry that the target is, if no step changes a file of it.
-fn bare_image(planned: &Planned) -> Option<&BaseImage> {
-    let Op::Source(source) = &planned.lowered.graph.node(planned.lowered.target).op else {
-        return None;
-    };
-    let image = planned.images.get(source)?;
-    matches!(image.blobs, Blobs::Registry(_)).then_some(image)
-}
-
-fn tree_of(image: &BaseImage) -> solve::Tree {
-    solve::Tree::new(image.layers.iter().map(|layer| layer.snapshot).collect())
-}
-
-/// Whether all layers are here, unpacked or not.
-fn is_here(image: &BaseImage, store: &Store) -> bool {
-    image.layers.iter().all(|layer| {
-        store.has_snapshot(&layer.snapshot) || store.has_blob(&layer.descriptor.digest)
-    })
-}
-
-/// Whether an output is made of an image's files, and not of its layers.
-fn has_files(output: &Output) -> bool {
-    matches!(output, Output::Tar { .. } | Output::Local { .. })
-}
-
-/// Fetches what is not here of an image, which is not unpacked.
-fn fetch(session: &Session<'_>, image: &BaseImage) -> Result<(), Vec<Failure>> {
-    let (Blobs::Registry(name), false) = (&image.blobs, is_here(image, session.store)) else {
-        return Ok(());
-    };
-    if session.work.freshness == Freshness::Never {
-        let message =
-            format!("layers of {name} are not in the store, and --offline forbids to fetch them");
-        return Err(vec![
-            Failure::new(FailureKind::Source, "solve::offline", message)
-                .with_help("build once without --offline"),
-        ]);
-    }
-    images::fetch_layers(
-        session.store,
-        &session.registries,
-        name,
-        image,
-        session.events,
-    )
-    .map_err(|error| vec![of_registry(&error)])
 }
 
 /// The image that the target starts from, if that is one.

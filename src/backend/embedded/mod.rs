@@ -2,6 +2,7 @@
 //! namespace, no thread and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
 //! itself, from a sealed copy, root of a new user namespace, which does the work and dies with the connection.
 
+mod bare;
 mod caches;
 mod child;
 mod export;
