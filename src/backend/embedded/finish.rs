@@ -434,9 +434,7 @@ fn conclude(
     let leaves_only = request.tags.is_empty()
         && !request.outputs.is_empty()
         && !request.outputs.iter().any(export::is_stored);
-    if let Some(image) = bare
-        && !(leaves_only && !is_here(image, session.store))
-    {
+    if let Some(image) = bare.filter(|_| !leaves_only) {
         fetch(session, image)?;
     }
     let own_layers = match bare {
@@ -480,12 +478,12 @@ fn conclude(
         .source_date_epoch
         .map(Timestamp::from_seconds);
     if is_kept {
-        recipe::note(request, &session, &planned, &assembled, None);
+        recipe::note(request, session, planned, &assembled, None);
     }
     if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
         if is_kept && shipped.image.digest() != assembled.digest() {
             let (image, form) = (&shipped.image, Some(&shipped.form));
-            recipe::note(request, &session, &planned, image, form);
+            recipe::note(request, session, planned, image, form);
         }
         // What left is what was asked for; the store's own manifest names uncompressed layers.
         outcome.manifest = described(&shipped.image.descriptor());
