@@ -234,6 +234,20 @@ pub enum BuildEvent {
         /// Blobs that were there.
         blobs_there: u32,
     },
+    /// A server is tried again after a pause.
+    #[serde(rename = "waiting")]
+    Waiting {
+        /// Host and port.
+        host: String,
+        /// Why the last attempt failed.
+        reason: String,
+        /// Which attempt comes next, from 1.
+        attempt: u32,
+        /// How many there are at most, in a row.
+        attempts: u32,
+        /// How long the pause is.
+        wait_ms: u64,
+    },
     /// Something the user should know.
     #[serde(rename = "warning")]
     Warning {

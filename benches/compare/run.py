@@ -39,14 +39,13 @@ BUILDERS = {
         "zstd": "&& buildah push -q --compression-format zstd {tag} oci-archive:{out}",
         "push": "&& buildah push -q --tls-verify=false {tag} docker://{ref}",
     },
-    "shmocker": {   # no daemon; it takes the bases from the layouts that the registry of the others was filled from
+    "shmocker": {   # no daemon
         "prune": "{SHMOCKER} --store {home}/store store delete",
-        "build": "{SHMOCKER} --store {home}/store build --progress plain --build-context {registry}/busybox:latest=oci-layout://{work}/oci-busybox "
-                 "--build-context {registry}/debian:bookworm=oci-layout://{work}/oci-debian -t {tag} {flags} {ctx}",
+        "build": "{SHMOCKER} --store {home}/store build --progress plain {flags} {ctx}",
         "nocache": "--no-cache",
-        "none": "", "oci": "-o type=oci,dest={out}",
-        "gzip": "-o type=oci,dest={out},compression=gzip", "zstd": "-o type=oci,dest={out},compression=zstd",
-        # no "push": registries are not there yet
+        "none": "-t {tag}", "oci": "-t {tag} -o type=oci,dest={out}",
+        "gzip": "-t {tag} -o type=oci,dest={out},compression=gzip", "zstd": "-t {tag} -o type=oci,dest={out},compression=zstd",
+        "push": "-o type=registry,name={ref},registry.insecure=true",
     },
 }
 BUILDERS["buildah-chroot"] = dict(BUILDERS["buildah"], build=BUILDERS["buildah"]["build"].replace(

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::engine::cache::{CacheFrom, CacheTo};
 use crate::engine::lock::Entry;
 use crate::engine::work::Work;
 use crate::ship::export::Output;
@@ -26,10 +27,13 @@ pub struct BuildRequest {
     pub tags: Vec<String>,
     /// Files and directories to write.
     pub outputs: Vec<Output>,
-    /// Directories with what builds elsewhere have used; read if something is not in the store.
-    pub cache_from: Vec<PathBuf>,
-    /// Directories into which what this build used is written, for builds elsewhere.
-    pub cache_to: Vec<PathBuf>,
+    /// What builds elsewhere have used; read if something is not in the store.
+    pub cache_from: Vec<CacheFrom>,
+    /// Where what this build used is written, for builds elsewhere.
+    pub cache_to: Vec<CacheTo>,
+    /// Whether the files of the result are wanted on this machine: an image in the store, or files that are written. What
+    /// is only sent somewhere need not be fetched from a cache.
+    pub needs_files: bool,
     /// How large the store may get: held to when something was built.
     pub limits: Limits,
 }

@@ -3,6 +3,7 @@
 pub(super) mod cache;
 pub(super) mod habitat;
 pub(super) mod history;
+pub(super) mod imagetools;
 pub(super) mod registry;
 
 use std::num::NonZeroUsize;
@@ -16,6 +17,7 @@ use crate::graph::Network;
 use cache::CacheCommand;
 use habitat::HabitatCommand;
 use history::HistoryCommand;
+use imagetools::ImagetoolsCommand;
 use registry::{CopyArguments, LoginArguments, LogoutArguments, PullArguments, PushArguments};
 
 /// Builds container images and development habitats without root and without a daemon.
@@ -56,6 +58,8 @@ pub(super) enum Command {
     /// Turn a habitat (YAML) into an image
     #[command(subcommand)]
     Habitat(HabitatCommand),
+    /// Build an image of the store again, without the cache, and say whether it becomes the same; ends with 3 if not
+    Rebuild(Box<RebuildArguments>),
     /// Say why steps of a Dockerfile would run again; ends with 10 if one would
     Why(Box<WhyArguments>),
     /// Report what is wrong with Dockerfiles, and what could be better
@@ -83,6 +87,9 @@ pub(super) enum Command {
     Push(PushArguments),
     /// Copy an image from one registry to another, or between a registry and the local store
     Copy(CopyArguments),
+    /// Images of registries: several as one, and what is there
+    #[command(subcommand)]
+    Imagetools(ImagetoolsCommand),
     /// Keep credentials for a registry
     Login(LoginArguments),
     /// Forget the credentials for a registry
@@ -129,6 +136,22 @@ pub(super) enum SaveFormat {
     OciArchive,
     /// An OCI layout
     OciDir,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RebuildArguments {
+    /// The image: a name, or a digest
+    #[arg(value_name = "IMAGE")]
+    pub(super) image: String,
+    /// Compare with the image as it was made, and keep nothing of what is built
+    #[arg(long, required = true)]
+    pub(super) check: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) watch: WatchArguments,
+    #[command(flatten)]
+    pub(super) reach: registry::ReachArguments,
 }
 
 #[derive(Debug, Args)]
@@ -262,10 +285,12 @@ pub(super) struct SharedBuildArguments {
     /// type=cacheonly; PATH alone is a directory, - a tar on standard output
     #[arg(short, long = "output", value_name = "SPEC")]
     pub(super) outputs: Vec<String>,
-    /// Look for results in what a build elsewhere has written: type=local,src=DIR
+    /// Look for results in what a build elsewhere has written (may be given again): type=registry,ref=NAME, NAME alone, or
+    /// type=local,src=DIR
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_from: Vec<String>,
-    /// Write what this build uses, for builds elsewhere: type=local,dest=DIR[,mode=max]
+    /// Write what this build uses, for builds elsewhere (may be given again): type=registry,ref=NAME[,mode=min|max][,…],
+    /// type=local,dest=DIR[,…] or type=inline
     #[arg(long, value_name = "SPEC")]
     pub(super) cache_to: Vec<String>,
     /// Send the image to the registries that its names say: the same as -o type=registry

@@ -3,16 +3,18 @@
 use std::path::Path;
 
 use super::args::Format;
-use super::args::history::{ForgetArguments, HistoryCommand, ListHistoryArguments};
+use super::args::history::{
+    ForgetArguments, HistoryCommand, InspectBuildArguments, ListHistoryArguments,
+};
 use super::exit::Exit;
 use super::render::{age, seconds};
 use super::report::Stop;
 use super::request::print;
 use crate::engine::clock::Clock;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::event::Status;
+use crate::engine::phases::StepReport;
 use crate::image::{Name, Timestamp};
-use crate::store::{BuildRecord, History, StoreError};
+use crate::store::{BuildEnd, BuildRecord, History, StoreError};
 
 /// Carries out a command of `history`.
 pub(super) fn run(command: &HistoryCommand, store: &Path) -> Result<Exit, Stop> {
@@ -43,6 +45,7 @@ pub(super) fn run(command: &HistoryCommand, store: &Path) -> Result<Exit, Stop> 
                 None => return Err(nothing(record, "its log is not kept any more")),
             }
         }
+        HistoryCommand::Why(arguments) => why(arguments, &all)?,
         HistoryCommand::Rm(arguments) => forget(arguments, &history, &all)?,
     }
     Ok(Exit::Done)
@@ -109,9 +112,11 @@ fn what(record: &BuildRecord) -> String {
 
 fn status(record: &BuildRecord) -> &'static str {
     match record.status {
-        Status::Ok => "ok",
-        Status::Failed => "failed",
-        Status::Cancelled => "cancelled",
+        BuildEnd::Ok => "ok",
+        BuildEnd::Failed => "failed",
+        BuildEnd::Cancelled => "cancelled",
+        BuildEnd::Killed => "killed",
+        BuildEnd::Running => "running",
     }
 }
 
@@ -147,6 +152,34 @@ fn told(record: &BuildRecord) -> String {
         ));
     }
     text
+}
+
+/// Why the steps of a build were run.
+fn why(arguments: &InspectBuildArguments, all: &[BuildRecord]) -> Result<(), Stop> {
+    let record = find(all, arguments.id.as_deref())?;
+    if arguments.format == Format::Json {
+        let shown = serde_json::json!({
+            "id": record.id,
+            "steps_run": record.steps_run,
+            "steps": record.reasons,
+        });
+        print(&format!("{shown:#}\n"));
+        return Ok(());
+    }
+    // What another version of shmocker wrote is left out.
+    let reports: Vec<StepReport> = record
+        .reasons
+        .iter()
+        .filter_map(|reason| serde_json::from_value(reason.clone()).ok())
+        .collect();
+    print(&match (reports.is_empty(), record.status) {
+        (false, _) => super::why::listed(&reports),
+        (true, BuildEnd::Killed | BuildEnd::Running) => {
+            "why its steps were run is known of builds that have come to an end\n".to_owned()
+        }
+        (true, _) => "no step of it was run\n".to_owned(),
+    });
+    Ok(())
 }
 
 fn find<'a>(all: &'a [BuildRecord], given: Option<&str>) -> Result<&'a BuildRecord, Stop> {

@@ -16,7 +16,9 @@ mod found;
 mod habitat;
 mod history;
 mod images;
+mod imagetools;
 mod lint;
+mod rebuild;
 mod registry;
 mod render;
 mod report;
@@ -76,6 +78,7 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
     match arguments.command {
         Command::Build(build) => build::run(*build, store()?, environment),
         Command::Habitat(command) => habitat::run(command, store()?, environment),
+        Command::Rebuild(rebuild) => rebuild::run(*rebuild, &store()?, environment),
         Command::Why(why) => why::run(*why, &store()?, environment),
         Command::Lint(lint) => lint::run(&lint, environment),
         Command::Fmt(format) => fmt::run(&format),
@@ -98,6 +101,7 @@ fn dispatch(arguments: Arguments, environment: &Environment) -> Result<Exit, Sto
         Command::Pull(pull) => registry::pull(pull, store()?, environment),
         Command::Push(push) => registry::push(push, store()?, environment),
         Command::Copy(copy) => registry::copy(copy, store()?, environment),
+        Command::Imagetools(command) => imagetools::run(command, store()?, environment),
         Command::Login(login) => registry::login(login, environment),
         Command::Logout(logout) => registry::logout(&logout, environment),
         Command::Run(run) => run::run(run, store()?, environment),

@@ -20,7 +20,7 @@ use crate::engine::images;
 use crate::engine::solve::registries;
 use crate::event::{BuildEvent, EventSink};
 use crate::image::{Name, Platform};
-use crate::registry::{self, Credentials, Secret, Selection};
+use crate::registry::{self, Credentials, Referring, Secret, Selection};
 use crate::store::{Store, StoreError};
 
 /// The beginning of what names an image of a registry.
@@ -51,7 +51,7 @@ fn pulled(
     platform: &Platform,
     events: &dyn EventSink,
 ) -> Result<crate::digest::Digest, Stop> {
-    let registries = registries(&draft.work);
+    let registries = registries(&draft.work, events);
     let now_ms = Clock::system().now().as_millis() as u64;
     let pulled = images::pull(
         store,
@@ -123,6 +123,10 @@ pub(super) fn copy(
                 None => Selection::All,
                 Some(_) => Selection::Platform(of_platform(arguments.platform.as_deref())?),
             };
+            let referring = match arguments.referrers {
+                true => Referring::Comes,
+                false => Referring::Stays,
+            };
             let store = Store::open(store).map_err(of_store)?;
             let events = draft.events(environment);
             let image = to.to_string();
@@ -131,7 +135,12 @@ pub(super) fn copy(
             });
             // Nothing that is on its way is deleted meanwhile.
             let _work = store.tmp_dir().map_err(of_store)?;
-            let copied = registries(&draft.work).copy(&store, (&from, &to), &selection, &|_| ());
+            let copied = registries(&draft.work, events.as_ref()).copy(
+                &store,
+                (&from, &to),
+                (&selection, referring),
+                &|_| (),
+            );
             let copied = copied.map_err(|error| Stop::from(of_registry(&error)))?;
             events.emit(BuildEvent::PushDone {
                 image,
@@ -144,6 +153,10 @@ pub(super) fn copy(
             print(&format!("{}\n", copied.descriptor.digest));
             Ok(Exit::Done)
         }
+        _ if arguments.referrers => Err(Stop::usage(
+            "`--referrers` is for copies from registry to registry",
+            "the local store keeps nothing that refers to an image",
+        )),
         (Some(from), None) => {
             let platform = of_platform(arguments.platform.as_deref())?;
             let store = Store::open(store).map_err(of_store)?;
@@ -197,7 +210,8 @@ pub(super) fn login(arguments: LoginArguments, environment: &Environment) -> Res
         environment,
     )?;
     draft.work.registries.given = Some(credentials.clone());
-    registries(&draft.work)
+    let events = draft.events(environment);
+    registries(&draft.work, events.as_ref())
         .login(&host)
         .map_err(|error| Stop::from(of_registry(&error)))?;
     registry::keep(&environment.registries(), &file, &host, &credentials)
@@ -277,7 +291,7 @@ fn host_of(given: &str) -> Result<String, Stop> {
     })
 }
 
-fn draft(
+pub(super) fn draft(
     reach: ReachArguments,
     watch: super::args::WatchArguments,
     environment: &Environment,
@@ -292,7 +306,7 @@ fn draft(
     Ok(draft)
 }
 
-fn name_of(given: &str) -> Result<Name, Stop> {
+pub(super) fn name_of(given: &str) -> Result<Name, Stop> {
     given.parse().map_err(|error: crate::image::NotAName| {
         Stop::usage(
             error.to_string(),
@@ -301,7 +315,7 @@ fn name_of(given: &str) -> Result<Name, Stop> {
     })
 }
 
-fn of_platform(given: Option<&str>) -> Result<Platform, Stop> {
+pub(super) fn of_platform(given: Option<&str>) -> Result<Platform, Stop> {
     let Some(text) = given else {
         return Ok(Platform::of_this_machine());
     };
@@ -310,6 +324,6 @@ fn of_platform(given: Option<&str>) -> Result<Platform, Stop> {
     })
 }
 
-fn of_store(error: StoreError) -> Stop {
+pub(super) fn of_store(error: StoreError) -> Stop {
     Failure::from_diagnostic(FailureKind::Machine, &error).into()
 }

@@ -12,6 +12,7 @@ use super::report::Stop;
 use super::settings;
 use crate::backend::embedded::Embedded;
 use crate::backend::{BuildRequest, Outcome};
+use crate::engine::cache::{CacheFrom, CacheTo, SpecError, Target};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::work::{
     DebianMirrors, Entitlement, Freshness, NoCache, OnFailure, Place, Resources, Secret, Ssh, Text,
@@ -37,8 +38,10 @@ pub(super) struct Draft {
     /// `--allow home`: files of the user's home may be baked into an image.
     pub(super) home_allowed: bool,
     pub(super) outputs: Vec<Output>,
-    cache_from: Vec<PathBuf>,
-    cache_to: Vec<PathBuf>,
+    cache_from: Vec<CacheFrom>,
+    cache_to: Vec<CacheTo>,
+    /// `-o type=cacheonly`: nobody wants the result itself.
+    is_cache_only: bool,
     /// `--load`: the container engines of this machine get the image.
     load: bool,
     progress: Progress,
@@ -74,20 +77,58 @@ impl Draft {
         if arguments.keep_going {
             draft.work.on_failure = OnFailure::GoOn;
         }
-        for spec in &arguments.cache_from {
-            draft
-                .cache_from
-                .push(cache_directory("--cache-from", "src", spec)?);
-        }
-        for spec in &arguments.cache_to {
-            draft
-                .cache_to
-                .push(cache_directory("--cache-to", "dest", spec)?);
-        }
+        draft.take_caches(&arguments.cache_from, &arguments.cache_to)?;
         draft.quiet = arguments.quiet;
         draft.metadata_file = arguments.metadata_file;
         draft.iidfile = arguments.iidfile;
         Ok(draft)
+    }
+
+    /// Reads where results are looked for, and where they are written. Registries that are called insecure there are so for
+    /// all of this build.
+    fn take_caches(&mut self, from: &[String], to: &[String]) -> Result<(), Stop> {
+        let refused = |error: SpecError| Stop::usage(error.to_string(), error.help);
+        let mut insecure = Vec::new();
+        for spec in from {
+            for mut cache in CacheFrom::parse(spec).map_err(refused)? {
+                match &mut cache {
+                    CacheFrom::Directory { path, .. } => *path = absolute(path)?,
+                    CacheFrom::Registry {
+                        name,
+                        insecure: true,
+                    } => insecure.push(name.registry.clone()),
+                    CacheFrom::Registry { .. } => {}
+                }
+                self.cache_from.push(cache);
+            }
+        }
+        for spec in to {
+            let mut cache = CacheTo::parse(spec).map_err(refused)?;
+            match &mut cache.target {
+                Target::Directory { path, .. } => *path = absolute(path)?,
+                Target::Registry {
+                    name,
+                    insecure: true,
+                } => insecure.push(name.registry.clone()),
+                Target::Registry { .. } | Target::Inline => {}
+            }
+            self.cache_to.push(cache);
+        }
+        self.work.registries.insecure.extend(insecure);
+        Ok(())
+    }
+
+    /// Whether the files of the result are wanted on this machine.
+    fn needs_files(&self) -> bool {
+        let is_sent = |output: &Output| {
+            output
+                .image()
+                .is_some_and(|image| image.pushing != Pushing::No)
+        };
+        match self.outputs.as_slice() {
+            [] => self.load || !self.is_cache_only || !self.tags.is_empty(),
+            outputs => self.load || !outputs.iter().all(is_sent),
+        }
     }
 
     /// Registries that an output calls insecure are so for all of this build.
@@ -168,7 +209,7 @@ impl Draft {
         }
         for output in outputs {
             match output {
-                Output::CacheOnly => {}
+                Output::CacheOnly => self.is_cache_only = true,
                 Output::Image(image) if image.is_plain() => {
                     self.tags.extend(image.names.iter().map(Name::to_string));
                 }
@@ -259,6 +300,7 @@ impl Draft {
             secrets.push(secret);
         }
         let work = Work {
+            aside: false,
             project: String::new(),
             dockerfile: Text {
                 file: String::new(),
@@ -319,6 +361,7 @@ impl Draft {
             outputs: Vec::new(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            is_cache_only: false,
             load: false,
             progress,
             quiet: false,
@@ -364,6 +407,7 @@ impl Draft {
             shown.emit(event);
         };
         let request = BuildRequest {
+            needs_files: self.needs_files(),
             platforms: self.platforms,
             store,
             work: self.work,
@@ -432,33 +476,6 @@ fn progress_of_environment(environment: &Environment) -> Result<Progress, Stop> 
 
 fn terminal_width() -> usize {
     super::terminal::width(std::io::stderr()).unwrap_or(100)
-}
-
-/// `type=local,src=DIR` or `type=local,dest=DIR[,mode=max]`
-fn cache_directory(flag: &str, key: &str, spec: &str) -> Result<PathBuf, Stop> {
-    let help = format!("a cache is given as `{flag} type=local,{key}=DIR`");
-    let wrong = |why: String| Stop::usage(format!("`{flag} {spec}`: {why}"), help.clone());
-    let (mut kind, mut directory) = (None, None);
-    for part in spec.split(',') {
-        match part.split_once('=') {
-            Some(("type", value)) => kind = Some(value),
-            Some((name, value)) if name == key => directory = Some(value),
-            Some(("mode", "max")) if key == "dest" => {}
-            Some(("mode", value)) if key == "dest" => {
-                return Err(wrong(format!(
-                    "the mode `{value}` is not there: all steps are written, which is `max`"
-                )));
-            }
-            Some((name, _)) => return Err(wrong(format!("there is no `{name}`"))),
-            None => return Err(wrong("caches of registries are not there".to_owned())),
-        }
-    }
-    match (kind, directory.filter(|directory| !directory.is_empty())) {
-        (Some("local"), Some(directory)) => absolute(Path::new(directory)),
-        (Some("local"), None) => Err(wrong(format!("`{key}` is missing"))),
-        (Some(other), _) => Err(wrong(format!("caches of type `{other}` are not there"))),
-        (None, _) => Err(wrong("`type` is missing".to_owned())),
-    }
 }
 
 /// SOURCE_DATE_EPOCH of the environment where it is no number but names something: an argument, as buildx has it.

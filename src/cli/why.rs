@@ -51,7 +51,7 @@ pub(super) fn run(
     })
 }
 
-fn listed(steps: &[StepReport]) -> String {
+pub(super) fn listed(steps: &[StepReport]) -> String {
     let mut text = String::new();
     for step in steps.iter().filter(|step| would_build(step.state)) {
         let place = format!("{}:{}", step.file, step.line);

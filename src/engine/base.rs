@@ -18,7 +18,7 @@ use crate::event::BuildEvent;
 use crate::graph::{ImageSource, OciLayoutSource, Source};
 use crate::image::{Content, Descriptor, ImageConfig, Manifest, Name, Platform, choice};
 use crate::registry;
-use crate::store::{Store, StoredImage};
+use crate::store::{Store, StoredBase, StoredImage};
 
 /// An image that a build starts from or copies from.
 #[derive(Debug, Clone)]
@@ -33,6 +33,36 @@ pub struct BaseImage {
     pub blobs: Blobs,
     /// How old the answer is that says so, where it was remembered and can get old.
     pub age_s: Option<u64>,
+    /// What it was built on itself, where that is an image of a registry.
+    pub base: Option<StoredBase>,
+}
+
+impl BaseImage {
+    /// A repository that has the blob of a layer, if one is known, and what it is.
+    #[must_use]
+    pub fn registry_of(&self, digest: &Digest) -> Option<(Name, &Descriptor)> {
+        let (name, layers) = match (&self.blobs, &self.base) {
+            (Blobs::Registry(name), _) => (name.clone(), self.layers.len()),
+            (Blobs::Store, Some(base)) => (base.name.parse().ok()?, base.layers),
+            (Blobs::Store | Blobs::Layout(_), _) => return None,
+        };
+        let mut layers = self.layers.iter().take(layers);
+        let layer = layers.find(|layer| layer.descriptor.digest == *digest)?;
+        Some((name, &layer.descriptor))
+    }
+
+    /// What an image that is built on it is to remember of that.
+    #[must_use]
+    pub fn as_base(&self) -> Option<StoredBase> {
+        match &self.blobs {
+            Blobs::Registry(name) => Some(StoredBase {
+                name: name.to_string(),
+                layers: self.layers.len(),
+            }),
+            Blobs::Store => self.base.clone(),
+            Blobs::Layout(_) => None,
+        }
+    }
 }
 
 /// Where the blobs of an image are.
@@ -107,6 +137,7 @@ impl ImageAnswer {
             layers,
             blobs: Blobs::Registry(name),
             age_s,
+            base: None,
         })
     }
 }
@@ -300,6 +331,7 @@ impl Finder<'_> {
                     layers,
                     blobs: Blobs::Registry(name),
                     age_s: None,
+                    base: None,
                 }))
             }
         }
@@ -354,6 +386,7 @@ fn of_layout(layout: &OciLayoutSource, platform: &str) -> Result<BaseImage, Stri
         layers,
         blobs: Blobs::Layout(layout.path.clone().into()),
         age_s: None,
+        base: None,
     })
 }
 
@@ -377,6 +410,7 @@ pub fn of_store(stored: &StoredImage, store: &Store) -> Result<BaseImage, String
         layers,
         blobs: pulled.map_or(Blobs::Store, Blobs::Registry),
         age_s: None,
+        base: stored.base.clone(),
     })
 }
 

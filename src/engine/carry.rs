@@ -18,17 +18,19 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::apply::{self, ApplyError};
 use super::snapshot::diff::{self, DiffError};
 use super::snapshot::lower::Lowers;
+use super::snapshot::top::Top;
 use super::snapshot::{self, Choice, SnapshotError, SnapshotStore};
 use crate::digest::{Digest, Key};
 use crate::image::layer::{Limits, TimeRewrite};
-use crate::store::{BuildUse, Index, Record, Store, StoreError, StoredImage, TmpFile};
-use crate::sys::dir::{Dir, Metadata, Time};
+use crate::store::{Record, Store, StoreError, StoredImage, TmpFile};
+use crate::sys::dir::{Dir, Metadata};
 
 const FORMAT: u32 = 1;
 const HEAD: &str = "shmocker-store";
@@ -100,10 +102,8 @@ struct Described {
     /// SHA-256 of the layer.
     layer: Digest,
     /// Of the topmost directory, which no layer has.
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    modified: (i64, u32),
+    #[serde(flatten)]
+    top: Top,
 }
 
 /// Writes the archive of a store. Only the engine child may do that.
@@ -111,39 +111,20 @@ struct Described {
 /// # Errors
 /// If the store cannot be read, or the archive not be written.
 pub fn export(store: &Store, out: impl Write) -> Result<Carried, CarryError> {
-    pack(store, None, out)
-}
-
-/// The same of what one build has used: nothing of other projects, and no images.
-///
-/// # Errors
-/// If the store cannot be read, or the archive not be written.
-pub fn export_used(store: &Store, used: &BuildUse, out: impl Write) -> Result<Carried, CarryError> {
-    pack(store, Some(used), out)
-}
-
-fn pack(store: &Store, used: Option<&BuildUse>, out: impl Write) -> Result<Carried, CarryError> {
     let mut archive = Packer {
         out: tar::Builder::new(out),
         store,
-        used,
-        packed: HashSet::new(),
         carried: Carried::default(),
     };
     archive.text(HEAD, &json(&Head { format: FORMAT }), 0)?;
     archive.snapshots()?;
     archive.caches()?;
     archive.files("http")?;
-    if used.is_none() {
-        archive.files("blobs/sha256")?;
-        archive.carried.images = archive.names("images")?;
-        archive.names("builds")?;
-    }
+    archive.files("blobs/sha256")?;
+    archive.carried.images = archive.names("images")?;
+    archive.names("builds")?;
     let index = store.tmp_file()?;
     store.index()?.copy_to(&index.path())?;
-    if used.is_some() {
-        Index::keep_only(&index.path(), &archive.packed)?;
-    }
     let file = File::open(index.path()).map_err(CarryError::Write)?;
     archive.file("index.sqlite", &file, 0)?;
     archive.text(END, b"", 0)?;
@@ -158,9 +139,6 @@ fn pack(store: &Store, used: Option<&BuildUse>, out: impl Write) -> Result<Carri
 struct Packer<'a, W: Write> {
     out: tar::Builder<W>,
     store: &'a Store,
-    /// What is packed; `None`: everything.
-    used: Option<&'a BuildUse>,
-    packed: HashSet<Key>,
     carried: Carried,
 }
 
@@ -173,16 +151,6 @@ impl<W: Write> Packer<'_, W> {
         }
         records.sort_by_key(|record| (record.below.len(), record.id));
         let there: HashSet<Key> = records.iter().map(|record| record.id).collect();
-        if let Some(used) = self.used {
-            let parts = used.parts.iter().flat_map(|part| &part.snapshots);
-            let mut wanted: HashSet<Key> = parts.copied().collect();
-            for record in &records {
-                if wanted.contains(&record.id) {
-                    wanted.extend(&record.below);
-                }
-            }
-            records.retain(|record| wanted.contains(&record.id));
-        }
         for record in records {
             if !record.below.iter().all(|id| there.contains(id)) {
                 continue;
@@ -200,7 +168,6 @@ impl<W: Write> Packer<'_, W> {
             let lowers = Lowers::new(lowers.map_err(CarryError::Read)?);
             let upper = open(&record.id).map_err(CarryError::Read)?;
             let name = format!("snapshots/{}", record.id);
-            self.packed.insert(record.id);
             self.tree(&name, &upper, &diff::Tree::Upper(&lowers), Some(record))?;
             self.carried.snapshots += 1;
         }
@@ -212,10 +179,6 @@ impl<W: Write> Packer<'_, W> {
         let dir = Dir::open_trusted(&caches).map_err(CarryError::Read)?;
         for entry in dir.entries().map_err(CarryError::Read)? {
             let name = entry.name.to_string_lossy().into_owned();
-            let is_used = |used: &BuildUse| used.caches.iter().any(|cache| cache.directory == name);
-            if self.used.is_some_and(|used| !is_used(used)) {
-                continue;
-            }
             let Some(_held) = self.store.lease_of("caches", &name)? else {
                 continue;
             };
@@ -240,14 +203,10 @@ impl<W: Write> Packer<'_, W> {
         let written = diff::write_tar(root, tree, TimeRewrite::Keep, &mut out)?;
         out.flush().map_err(CarryError::Write)?;
         drop(out);
-        let top = root.own_metadata().map_err(CarryError::Read)?;
         let described = Described {
             record,
             layer: written.diff_id,
-            mode: top.mode,
-            uid: top.uid,
-            gid: top.gid,
-            modified: (top.modified.seconds, top.modified.nanoseconds),
+            top: Top::of(root).map_err(CarryError::Read)?,
         };
         self.text(&format!("{name}.json"), &json(&described), 0)?;
         file.rewind().map_err(CarryError::Read)?;
@@ -256,16 +215,11 @@ impl<W: Write> Packer<'_, W> {
 
     fn files(&mut self, directory: &str) -> Result<(), CarryError> {
         for (name, file, _) in self.each(directory)? {
-            let Ok(digest) = format!("sha256:{name}").parse::<Digest>() else {
+            if format!("sha256:{name}").parse::<Digest>().is_err() {
                 continue;
-            };
-            if self
-                .used
-                .is_none_or(|used| used.downloads.contains(&digest))
-            {
-                self.file(&format!("{directory}/{name}"), &file()?, 0)?;
-                self.carried.files += 1;
             }
+            self.file(&format!("{directory}/{name}"), &file()?, 0)?;
+            self.carried.files += 1;
         }
         Ok(())
     }
@@ -485,7 +439,10 @@ impl Unpacker<'_> {
             &lowers,
             Limits::default(),
         )?;
-        described.dress(settled.upper()).map_err(CarryError::Read)?;
+        described
+            .top
+            .dress(settled.upper())
+            .map_err(CarryError::Read)?;
         let made = snapshot::Made {
             id: record.id,
             key: record.key,
@@ -512,39 +469,33 @@ impl Unpacker<'_> {
             self.carried.known += 1;
             return Ok(());
         }
-        let made = self.store.tmp_dir()?;
-        let tree = made
-            .dir()
-            .create_dir("fs", 0o755)
-            .map_err(CarryError::Read)?;
         let spool = self.spooled(header, entry)?;
-        let nothing = Lowers::new(Vec::new());
-        apply::apply(
+        unpack_mount(
+            self.store,
             spool.file(),
-            Some(described.layer),
-            &tree,
-            &nothing,
-            Limits::default(),
-        )?;
-        described.dress(&tree).map_err(CarryError::Read)?;
-        match std::fs::rename(made.path().join("fs"), &to) {
-            // Somebody else made one meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            renamed => renamed.map_err(CarryError::Read),
-        }
+            described.layer,
+            &described.top,
+            &to,
+        )
     }
 }
 
-impl Described {
-    /// Gives the topmost directory what no layer has.
-    fn dress(&self, top: &Dir) -> io::Result<()> {
-        let modified = Time {
-            seconds: self.modified.0,
-            nanoseconds: self.modified.1,
-        };
-        top.set_own_owner(self.uid, self.gid)?;
-        top.set_own_mode(self.mode)?;
-        top.set_own_times(modified, modified)
+/// Unpacks the tar of a cache mount to its place, unless somebody else makes one there meanwhile.
+pub(super) fn unpack_mount(
+    store: &Store,
+    blob: impl Read + Send,
+    content: Digest,
+    top: &Top,
+    to: &Path,
+) -> Result<(), CarryError> {
+    let made = store.tmp_dir()?;
+    let tree = made.dir().create_dir("fs", 0o755);
+    let tree = tree.map_err(CarryError::Read)?;
+    apply::apply_whole(blob, content, &tree, Limits::default())?;
+    top.dress(&tree).map_err(CarryError::Read)?;
+    match std::fs::rename(made.path().join("fs"), to) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        renamed => renamed.map_err(CarryError::Read),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::failure::Failure;
 use super::parts::{Makings, Part, SourceMakings, StepMakings};
@@ -26,15 +26,19 @@ const SHOWN_MAX: usize = 60;
 /// Lists whose order makes no difference to what is built.
 const UNORDERED: &[&str] = &["base.packages", "secrets"];
 
+/// One of few words. By this name serde does not take it for text that is borrowed.
+pub(super) type Word = &'static str;
+
 /// Why something would be built again.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// What differs, by its name: `repos[1].commit`, `env.PATH`, `template script.j2`; for a phase that follows, the name
     /// of the one that it follows.
     pub field: String,
     /// `value`, `item` (one is there that was not, or not there any more), `order`, `file` (of a directory or the like),
     /// or `phase` and `step` (something before it).
-    pub kind: &'static str,
+    #[serde(deserialize_with = "word")]
+    pub kind: Word,
     /// Which file it is, where `field` stands for several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
@@ -52,8 +56,19 @@ pub struct Cause {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
     /// What this comes from in its turn.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<Cause>,
+}
+
+/// One of the words that kinds and states have.
+pub(super) fn word<'de, D: Deserializer<'de>>(given: D) -> Result<Word, D::Error> {
+    const WORDS: [&str; 11] = [
+        "value", "item", "order", "file", "phase", "step", "cached", "changed", "stale", "new",
+        "forced",
+    ];
+    let text = String::deserialize(given)?;
+    let known = WORDS.into_iter().find(|word| *word == text);
+    known.ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not known")))
 }
 
 impl fmt::Display for Cause {

@@ -41,7 +41,7 @@ fn keyring(work: &Work) -> Result<Keyring, Failure> {
 /// What is needed to make a Debian base.
 pub(in crate::engine) struct DebianTree<'a> {
     pub(in crate::engine) session: &'a Session<'a>,
-    pub(in crate::engine) workshop: &'a Workshop,
+    pub(in crate::engine) workshop: &'a Workshop<'a>,
     pub(in crate::engine) source: &'a DebianSource,
     /// What its packages are pinned to: then the archive is asked for nothing but them.
     pub(in crate::engine) pin: Option<&'a DebianPin>,

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::base;
+use super::base::{self, BaseImage};
 use crate::digest::Digest;
 use crate::event::{BuildEvent, EventSink};
 use crate::image::{Name, Platform};
@@ -20,7 +20,7 @@ const LAYERS_AT_ONCE: usize = 4;
 /// If it is not to be had, or the store cannot be written.
 pub fn pull(
     store: &Store,
-    registries: &Registries,
+    registries: &Registries<'_>,
     (name, stored_as): (&Name, &Name),
     platform: &Platform,
     now_ms: u64,
@@ -71,7 +71,7 @@ pub fn pull(
 
 fn fetch(
     store: &Store,
-    registries: &Registries,
+    registries: &Registries<'_>,
     name: &Name,
     platform: &Platform,
     events: &dyn EventSink,
@@ -101,8 +101,49 @@ fn fetch(
         stored_ms: 0,
         layers: layers.iter().map(|layer| layer.snapshot).collect(),
         pulled_from: Some(name.to_string()),
+        base: None,
     };
     Ok((image, fetched.iter().sum()))
+}
+
+/// Fetches the layers of an image that are neither unpacked nor here.
+///
+/// # Errors
+/// If one is not to be had.
+pub fn fetch_layers(
+    store: &Store,
+    registries: &Registries<'_>,
+    name: &Name,
+    image: &BaseImage,
+    events: &dyn EventSink,
+) -> Result<(), Error> {
+    let source = name.to_string();
+    events.emit(BuildEvent::SourceStarted {
+        source: source.clone(),
+    });
+    let fetched = net::fetch_all(&image.layers, LAYERS_AT_ONCE, |layer| {
+        match store.has_snapshot(&layer.snapshot) {
+            true => Ok(0),
+            false => registries.fetch(store, name, &layer.descriptor, &|_| ()),
+        }
+    });
+    match fetched {
+        Ok(bytes) => {
+            events.emit(BuildEvent::SourceDone {
+                source,
+                cached: false,
+                bytes: bytes.iter().sum(),
+                resolved: Some(image.digest.to_string()),
+                age_s: None,
+            });
+            Ok(())
+        }
+        Err(error) => {
+            let message = error.to_string();
+            events.emit(BuildEvent::SourceFailed { source, message });
+            Err(error)
+        }
+    }
 }
 
 /// The image that is meant: by its full name, by a name that Docker would complete to it, by its digest or the beginning

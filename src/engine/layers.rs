@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::failure::{Failure, FailureKind};
 use super::snapshot::diff::{self, DiffError, Written};
 use super::snapshot::lower::Lowers;
-use super::snapshot::{self, SnapshotStore, apply};
+use super::snapshot::{self, Settled, SnapshotStore, apply};
 use super::solve::{Session, Workshop, store_failure};
 use super::source::oci_layout;
 use crate::digest::{Digest, Fields, Key};
@@ -33,7 +33,7 @@ pub fn measure(
     let mut measured = HashMap::new();
     let mut unknown = Vec::new();
     for (place, snapshot) in snapshots.iter().enumerate() {
-        match index.diff_id(snapshot).map_err(store_failure)? {
+        match session.diff_id(snapshot)? {
             Some(known) => drop(measured.insert(*snapshot, known)),
             None => unknown.push(place),
         }
@@ -58,15 +58,19 @@ pub fn measure(
             });
         }
     });
+    let mut known = Vec::new();
     for (place, written) in found
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
     {
         let written = written?;
-        index
-            .put_diff_id(&snapshots[place], &written.diff_id, written.size)
-            .map_err(store_failure)?;
-        measured.insert(snapshots[place], (written.diff_id, written.size));
+        known.push((snapshots[place], written.diff_id, written.size));
+    }
+    if !known.is_empty() {
+        index.put_diff_ids(&known).map_err(store_failure)?;
+    }
+    for (snapshot, diff_id, size) in known {
+        measured.insert(snapshot, (diff_id, size));
     }
     Ok(measured)
 }
@@ -140,6 +144,30 @@ pub(super) fn unpack(
             Box::new(blob.map_err(|error| failed(&error))?)
         }
     };
+    let unpacked = unpack_blob((snapshots, below), layer, blob)?;
+    // A layout may go away, and no other program's tar can be made again from what was unpacked.
+    if let Some(file) = foreign {
+        store.adopt(file, digest).map_err(store_failure)?;
+    }
+    unpacked.keep(store, snapshots, layer, name, clock)
+}
+
+/// An unpacked layer that is not in the store yet.
+pub(super) struct Unpacked {
+    settled: Settled,
+    applied: apply::Applied,
+    duration_ms: u64,
+}
+
+/// Unpacks a layer's blob upon those below it.
+///
+/// # Errors
+/// If it is not what it should be, or cannot be unpacked.
+pub(super) fn unpack_blob(
+    (snapshots, below): (&SnapshotStore, &[Key]),
+    layer: &BaseLayer,
+    blob: impl Read + Send,
+) -> Result<Unpacked, Failure> {
     let settled = snapshots.prepare_layer(below)?;
     let lowers = lowers(snapshots, below)?;
     let started = Instant::now();
@@ -151,26 +179,46 @@ pub(super) fn unpack(
         Limits::default(),
     )
     .map_err(|error| Failure::from_diagnostic(FailureKind::Source, &error))?;
-    // A layout may go away, and no other program's tar can be made again from what was unpacked.
-    if let Some(file) = foreign {
-        store.adopt(file, digest).map_err(store_failure)?;
-    }
-    let mut fields = Fields::new();
-    fields.put("unpacked layer", layer.diff_id.to_string());
-    let made = snapshot::Made {
-        id: layer.snapshot,
-        key: None,
-        fields,
-        created_ms: clock.now().as_millis() as u64,
+    Ok(Unpacked {
+        settled,
+        applied,
         duration_ms: started.elapsed().as_millis() as u64,
-        what: format!("a layer of {name}"),
-    };
-    store
-        .index()
-        .and_then(|index| index.put_diff_id(&layer.snapshot, &applied.diff_id, applied.size))
-        .map_err(store_failure)?;
-    snapshots.commit(settled, made)?;
-    Ok(())
+    })
+}
+
+impl Unpacked {
+    /// Puts it into the store.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub(super) fn keep(
+        self,
+        store: &Store,
+        snapshots: &SnapshotStore,
+        layer: &BaseLayer,
+        name: &str,
+        clock: Clock,
+    ) -> Result<(), Failure> {
+        let mut fields = Fields::new();
+        fields.put("unpacked layer", layer.diff_id.to_string());
+        let made = snapshot::Made {
+            id: layer.snapshot,
+            key: None,
+            fields,
+            created_ms: clock.now().as_millis() as u64,
+            duration_ms: self.duration_ms,
+            what: format!("a layer of {name}"),
+        };
+        let applied = &self.applied;
+        store
+            .index()
+            .and_then(|index| {
+                index.put_diff_ids(&[(layer.snapshot, applied.diff_id, applied.size)])
+            })
+            .map_err(store_failure)?;
+        snapshots.commit(self.settled, made)?;
+        Ok(())
+    }
 }
 
 /// Unpacks what is not unpacked yet of an image of the store, such as one that was loaded.

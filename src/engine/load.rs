@@ -424,6 +424,7 @@ impl Load<'_> {
                 stored_ms: self.now_ms,
                 layers: layers.iter().map(|layer| layer.snapshot).collect(),
                 pulled_from: None,
+                base: None,
             })?;
         }
         Ok(Loaded { names, digest })

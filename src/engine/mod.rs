@@ -12,13 +12,13 @@
 //! lock       what a habitat's sources are pinned to    load     images from archives, into the store
 //! base       images that are built upon
 //! carry      a store as one archive
-//! cache_dir  what one build has used, in a directory
+//! cache      what builds have used, for builds elsewhere
 //! ```
 //!
 //! Leaves out what becomes of the result: `backend` joins this with `ship`.
 
 pub mod base;
-pub mod cache_dir;
+pub mod cache;
 pub mod carry;
 pub mod causes;
 pub mod clock;

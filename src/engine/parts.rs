@@ -47,7 +47,7 @@ pub(super) struct Part<'a> {
 
 /// What a part is made from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Makings {
+pub struct Makings {
     /// What it takes from outside.
     pub(super) sources: Vec<SourceMakings>,
     /// What it adds to the image's configuration.

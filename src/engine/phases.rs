@@ -21,6 +21,8 @@ use crate::event::StepOrigin;
 use crate::graph::{NodeId, Op, Source};
 use crate::store::{Answer, PartUse};
 
+pub use super::parts::Makings;
+
 /// One phase, as `habitat phases` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PhaseReport {
@@ -65,7 +67,7 @@ pub struct Hooks {
 }
 
 /// One step of a Dockerfile, or one of its sources, as `why` prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepReport {
     /// The instruction as written.
     pub name: String,
@@ -76,7 +78,8 @@ pub struct StepReport {
     /// The line there.
     pub line: u32,
     /// `cached`, `changed`, `stale`, `new` or `forced`.
-    pub state: &'static str,
+    #[serde(deserialize_with = "causes::word")]
+    pub state: causes::Word,
     /// Why it would be built.
     pub causes: Vec<Cause>,
 }
@@ -301,6 +304,92 @@ pub fn step_report(
     planned: &Planned,
     survey: &Survey,
 ) -> Result<Vec<StepReport>, Failure> {
+    steps_seen(session, planned, &|id| survey.seen.get(&id).copied())
+}
+
+/// Why the steps that a build has run were run, before it is remembered.
+///
+/// # Errors
+/// If the store, or a file of this machine, cannot be read.
+pub fn reasons(session: &Session<'_>, planned: &Planned) -> Result<Vec<StepReport>, Failure> {
+    let seen = |id| {
+        let stage = planned.lowered.graph.node(id).step.as_ref();
+        match session.is_run(id) {
+            false => Some(State::Cached),
+            true if stage.is_some_and(|origin| session.work.no_cache.forces(&origin.stage)) => {
+                Some(State::Forced)
+            }
+            true => Some(State::Missing),
+        }
+    };
+    let mut reports = steps_seen(session, planned, &seen)?;
+    reports.retain(|report| report.state != "cached");
+    Ok(reports)
+}
+
+/// What the parts of a build are made from, by their names.
+#[must_use]
+pub fn makings(session: &Session<'_>, planned: &Planned) -> Vec<(String, Makings)> {
+    let parts = parts::parts(session, planned).into_iter();
+    let parts = parts.filter(|part| !part.stages.is_empty());
+    parts
+        .map(|part| (part.name.to_owned(), part.makings))
+        .collect()
+}
+
+/// What a build would read that is not what it was.
+///
+/// # Errors
+/// If the store, or a file of this machine, cannot be read.
+pub fn changes(
+    session: &Session<'_>,
+    planned: &Planned,
+    recorded: &[(String, Makings)],
+) -> Result<Vec<StepReport>, Failure> {
+    let mut reports = Vec::new();
+    for part in parts::parts(session, planned) {
+        let Some((_, was)) = recorded.iter().find(|(name, _)| name == part.name) else {
+            continue;
+        };
+        let compared = Compared::of(was, &part.makings);
+        let file = &session.work.dockerfile.file;
+        for (at, source) in part.makings.sources.iter().enumerate() {
+            let was = compared.sources.get(at).and_then(Option::as_ref);
+            let (Some(was), true) = (was, source.own.is_some()) else {
+                continue;
+            };
+            let cause = causes::of_source(source, was, false, &part.makings.fields);
+            reports.push(StepReport {
+                name: source.name.clone(),
+                stage: part.name.to_owned(),
+                file: file.clone(),
+                line: part.stages.first().map_or(1, |stage| stage.first_line),
+                state: "changed",
+                causes: cause.into_iter().collect(),
+            });
+        }
+        for (at, id) in part.steps.iter().enumerate() {
+            let origin = &planned.lowered.graph.node(*id).step;
+            if let (Some(origin), StepWas::Changed(differences)) = (origin, &compared.steps[at]) {
+                reports.push(StepReport {
+                    name: origin.name.clone(),
+                    stage: origin.stage.clone(),
+                    file: origin.file.clone(),
+                    line: origin.line,
+                    state: "changed",
+                    causes: causes::of_step(session, planned, &part, *id, differences)?,
+                });
+            }
+        }
+    }
+    Ok(reports)
+}
+
+fn steps_seen(
+    session: &Session<'_>,
+    planned: &Planned,
+    seen: &dyn Fn(NodeId) -> Option<State>,
+) -> Result<Vec<StepReport>, Failure> {
     let mut reports: Vec<(Option<NodeId>, StepReport)> = Vec::new();
     let graph = &planned.lowered.graph;
     for part in parts::parts(session, planned) {
@@ -330,7 +419,7 @@ pub fn step_report(
                 continue;
             };
             let was = compared.as_ref().map(|compared| &compared.steps[at]);
-            let (state, causes) = match (survey.seen.get(id), was) {
+            let (state, causes) = match (seen(*id), was) {
                 (Some(State::Cached), _) => ("cached", Vec::new()),
                 (Some(State::Forced), _) => ("forced", Vec::new()),
                 (_, None | Some(StepWas::New)) => ("new", Vec::new()),
@@ -429,11 +518,8 @@ fn measure(session: &Session<'_>, planned: &Planned, part: &Part<'_>) -> Result<
         .filter_map(|stage| parts::base(planned, stage));
     for id in bases {
         for layer in session.layers_of(id) {
-            let record = session
-                .store
-                .snapshot_record(&layer)
-                .map_err(store_failure)?;
-            measured.duration_ms += record.duration_ms;
+            let record = session.snapshot_record(&layer);
+            measured.duration_ms += record.map_or(0, |record| record.duration_ms);
             let size = index.diff_id(&layer).map_err(store_failure)?;
             measured.size_bytes += size.map_or(0, |(_, size)| size);
         }

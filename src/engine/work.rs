@@ -155,6 +155,10 @@ pub struct Work {
     /// Whether what the last failed step has left counts as its result, for this build alone.
     #[serde(default)]
     pub accepts_failed: bool,
+    /// Whether what is built is only compared with what is there: no result, no image and no record takes the place of
+    /// another, and cache mounts begin and end with the build.
+    #[serde(default)]
+    pub aside: bool,
     /// What becomes of the other steps when one fails.
     pub on_failure: OnFailure,
     /// When moving references are asked again.
@@ -195,9 +199,15 @@ impl Work {
     /// On how many cores is computed.
     #[must_use]
     pub fn cores(&self) -> usize {
-        let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        self.jobs.map_or_else(all, NonZeroUsize::get)
+        cores(self.jobs)
     }
+}
+
+/// On how many cores is computed where a person has bounded them so, or not. Looked up only when it is needed: the
+/// answer is in files of several control groups.
+pub(super) fn cores(jobs: Option<NonZeroUsize>) -> usize {
+    let all = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    jobs.map_or_else(all, NonZeroUsize::get)
 }
 
 /// How git's ssh gets in where an address asks for it.

@@ -466,6 +466,7 @@ impl<'n> Entries<'n> {
                 }
                 let phase = PHASES
                     .iter()
+                    .filter(|_| layering == Layering::ByKey)
                     .find(|row| nearest(written, [row.name]).is_some() || row.name == written);
                 let otherwise = match phase {
                     Some(row) => format!(

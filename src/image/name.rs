@@ -37,6 +37,15 @@ impl Name {
         without_docker_hub(&self.to_string()).to_owned()
     }
 
+    /// What has this digest in the same repository.
+    #[must_use]
+    pub fn with_digest(&self, digest: Digest) -> Self {
+        Self {
+            digest: Some(digest),
+            ..self.clone()
+        }
+    }
+
     /// A name in full as a person writes it, without anything that Docker adds: `debian`, `debian:12`.
     #[must_use]
     pub fn familiar(full: &str) -> &str {

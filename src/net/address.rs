@@ -41,6 +41,17 @@ pub fn host(url: &str) -> Option<String> {
     Url::parse(url).ok()?.host_str().map(str::to_owned)
 }
 
+/// Host and port that an address names.
+pub(super) fn authority(url: &str) -> String {
+    let Ok(url) = Url::parse(url) else {
+        return redacted(url);
+    };
+    match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (host, _) => host.unwrap_or_default().to_owned(),
+    }
+}
+
 /// Whether an address names this machine or its own network link.
 #[must_use]
 pub fn is_own_address(url: &str) -> bool {

@@ -126,7 +126,7 @@ impl Answer {
     }
 }
 
-impl Client {
+impl Client<'_> {
     /// Asks, and gives the answer, whatever its status; only 408, 429 and 5xx are asked again, and are no answer in the end.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Client {
                 Method::Delete => Verb::DELETE,
             };
             let request = connections.request(verb, address.clone());
-            let request = prepared(request, question, self.settings.stall_timeout)?;
+            let request = prepared(request, question, self.settings().stall_timeout)?;
             let trouble = match request.send() {
                 Err(error) => Trouble::of_error(question.url, &error)?,
                 Ok(answer) => match Trouble::of_status(question.url, &answer) {

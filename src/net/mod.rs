@@ -12,6 +12,8 @@
 //! times at most, never from https to http, never to another scheme, and never from a public host to this machine; what
 //! [`Authorization`] says goes to the host that was named, and to no other.
 //!
+//! Whoever listens hears of every pause before something is tried again: whom it waits for, why, and how long.
+//!
 //! Leaves out what the bytes mean and where they are kept.
 
 mod address;
@@ -22,11 +24,13 @@ mod sink;
 mod transfer;
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::event::{BuildEvent, EventSink};
 
+use address::authority;
 pub use address::{host, is_own_address, redacted, resolved, same_origin};
 pub use error::{Error, Result};
 pub use exchange::{Answer, Method, Payload, Persistence, Question};
@@ -212,28 +216,74 @@ pub struct Fetched {
 }
 
 /// The client. Cheap to make, shared by threads.
-#[derive(Debug)]
-pub struct Client {
+#[derive(Clone)]
+pub struct Client<'e> {
+    shared: Arc<Shared>,
+    /// Who is told of pauses.
+    events: Option<&'e dyn EventSink>,
+}
+
+struct Shared {
     settings: Settings,
     connections: OnceLock<reqwest::blocking::Client>,
     straight: OnceLock<reqwest::blocking::Client>,
 }
 
-impl Client {
+impl std::fmt::Debug for Client<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("settings", self.settings())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client<'_> {
     /// A client with these settings; no file is read and no connection made until the first request.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            settings,
-            connections: OnceLock::new(),
-            straight: OnceLock::new(),
+            shared: Arc::new(Shared {
+                settings,
+                connections: OnceLock::new(),
+                straight: OnceLock::new(),
+            }),
+            events: None,
+        }
+    }
+
+    /// The same with the same connections; `events` hears of the pauses before something is tried again.
+    #[must_use]
+    pub fn heard<'e>(&self, events: Option<&'e dyn EventSink>) -> Client<'e> {
+        Client {
+            shared: Arc::clone(&self.shared),
+            events,
         }
     }
 
     /// The settings it was made with.
     #[must_use]
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        &self.shared.settings
+    }
+
+    /// Waits before something is tried again: `tried` attempts have failed. A server that says how long is believed, within
+    /// limits.
+    pub fn pause(&self, url: &str, why: &str, tried: u32, asked: Option<Duration>) {
+        let retry = &self.settings().retry;
+        let doubled = retry
+            .first_pause
+            .saturating_mul(1 << tried.saturating_sub(1).min(16));
+        let wait = asked.unwrap_or(doubled).min(retry.longest_pause);
+        if let Some(events) = self.events {
+            events.emit(BuildEvent::Waiting {
+                host: authority(url),
+                reason: why.to_owned(),
+                attempt: tried + 1,
+                attempts: retry.attempts,
+                wait_ms: wait.as_millis() as u64,
+            });
+        }
+        std::thread::sleep(wait);
     }
 
     /// Downloads into `sink`. `progress` is told how many bytes came, from this thread; the sum is more than the body
@@ -272,24 +322,24 @@ impl Client {
     }
 
     fn connections(&self) -> Result<&reqwest::blocking::Client> {
-        if let Some(made) = self.connections.get() {
+        if let Some(made) = self.shared.connections.get() {
             return Ok(made);
         }
         let made = self.connect(reqwest::redirect::Policy::custom(address::follow))?;
-        Ok(self.connections.get_or_init(|| made))
+        Ok(self.shared.connections.get_or_init(|| made))
     }
 
     /// Connections for what is sent: they follow no redirect.
     fn straight(&self) -> Result<&reqwest::blocking::Client> {
-        if let Some(made) = self.straight.get() {
+        if let Some(made) = self.shared.straight.get() {
             return Ok(made);
         }
         let made = self.connect(reqwest::redirect::Policy::none())?;
-        Ok(self.straight.get_or_init(|| made))
+        Ok(self.shared.straight.get_or_init(|| made))
     }
 
     fn connect(&self, redirects: reqwest::redirect::Policy) -> Result<reqwest::blocking::Client> {
-        let settings = &self.settings;
+        let settings = self.settings();
         let mut builder = reqwest::blocking::Client::builder()
             .no_proxy()
             .user_agent(settings.user_agent.clone())

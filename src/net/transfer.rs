@@ -86,7 +86,7 @@ fn with_common_headers(request: RequestBuilder, what: &Download<'_>) -> Result<R
 }
 
 pub(super) fn download(
-    client: &Client,
+    client: &Client<'_>,
     what: &Download<'_>,
     sink: &mut dyn Sink,
     progress: &dyn Fn(u64),
@@ -343,12 +343,12 @@ impl Trouble {
 
 /// How often it is still tried.
 pub(super) struct Patience<'a> {
-    client: &'a Client,
+    client: &'a Client<'a>,
     tried: u32,
 }
 
 impl<'a> Patience<'a> {
-    pub(super) fn new(client: &'a Client) -> Self {
+    pub(super) fn new(client: &'a Client<'a>) -> Self {
         Self { client, tried: 0 }
     }
 
@@ -372,10 +372,8 @@ impl<'a> Patience<'a> {
                 Error::Unreachable { url, attempts, why }
             });
         }
-        let doubled = retry
-            .first_pause
-            .saturating_mul(1 << (self.tried - 1).min(16));
-        std::thread::sleep(trouble.wait.unwrap_or(doubled).min(retry.longest_pause));
+        self.client
+            .pause(url, &trouble.why, self.tried, trouble.wait);
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ fn serve(script: Vec<Vec<u8>>) -> (String, Arc<Mutex<Vec<String>>>) {
     (address, asked)
 }
 
-fn client() -> Client {
+fn client() -> Client<'static> {
     let retry = Retry {
         attempts: 3,
         first_pause: Duration::from_millis(1),

@@ -10,6 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -64,6 +65,52 @@ pub enum Credentials {
     Identity(Secret),
     /// A token that is shown as it is.
     Token(Secret),
+}
+
+/// What a program that keeps credentials is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperQuestion {
+    /// Its name is `docker-credential-` and this.
+    pub name: String,
+    /// What it is to do.
+    pub verb: String,
+    /// What it is told.
+    pub input: Secret,
+}
+
+/// What it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperAnswer {
+    /// Whether it ended well.
+    pub is_done: bool,
+    /// What it printed.
+    pub printed: Secret,
+}
+
+/// Asks a program that keeps credentials; says why it cannot be asked.
+pub type AskHelper =
+    dyn Fn(&HelperQuestion) -> std::result::Result<HelperAnswer, String> + Send + Sync;
+
+/// Who runs the programs that keep credentials: this process, if nothing else is said. They belong to the user, and find
+/// their keys and their session only as the user.
+#[derive(Clone, Default)]
+pub struct Helpers(Option<Arc<AskHelper>>);
+
+impl Helpers {
+    /// They are run by whoever is asked so.
+    #[must_use]
+    pub fn asked(ask: Arc<AskHelper>) -> Self {
+        Self(Some(ask))
+    }
+}
+
+impl std::fmt::Debug for Helpers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Some(_) => "Helpers(asked)",
+            None => "Helpers(run here)",
+        })
+    }
 }
 
 /// Why credentials cannot be had, or not be kept.
@@ -327,60 +374,17 @@ impl Helper<'_> {
         if !self.name.chars().all(is_plain) {
             return Err(self.failed(host, "that is no name of a helper"));
         }
-        let failed = |error: std::io::Error| self.failed(host, &error.to_string());
-        let path = self
-            .settings
-            .helper_env
-            .iter()
-            .find(|(name, _)| name == "PATH");
-        let program = format!("docker-credential-{}", self.name);
-        let program = path
-            .iter()
-            .flat_map(|(_, path)| std::env::split_paths(path))
-            .map(|directory| directory.join(&program))
-            .find(|candidate| candidate.is_file())
-            .ok_or_else(|| self.failed(host, "there is no such program in PATH"))?;
-        let mut child = Command::new(program)
-            .arg(verb)
-            .env_clear()
-            .envs(
-                self.settings
-                    .helper_env
-                    .iter()
-                    .map(|(name, value)| (name, value)),
-            )
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // One that needs no input may have ended already.
-            drop(stdin.write_all(input));
-        }
-        let stdout = child.stdout.take();
-        let reading = std::thread::spawn(move || {
-            let mut text = String::new();
-            let limited = stdout.map(|stdout| stdout.take(1 << 20).read_to_string(&mut text));
-            (limited.is_some_and(|read| read.is_ok()), text)
-        });
-        let started = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().map_err(failed)? {
-                break status;
-            }
-            if started.elapsed() > HELPER_WITHIN {
-                drop(child.kill());
-                drop(child.wait());
-                return Err(self.failed(
-                    host,
-                    &format!("it takes longer than {} seconds", HELPER_WITHIN.as_secs()),
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        let question = HelperQuestion {
+            name: self.name.clone(),
+            verb: verb.to_owned(),
+            input: Secret::new(String::from_utf8_lossy(input).into_owned()),
         };
-        let (is_text, text) = reading.join().unwrap_or_default();
-        Ok((status.success() && is_text, text))
+        let answer = match &self.settings.helpers.0 {
+            Some(ask) => ask(&question),
+            None => run_helper(self.settings, &question),
+        };
+        let answer = answer.map_err(|why| self.failed(host, &why))?;
+        Ok((answer.is_done, answer.printed.expose().to_owned()))
     }
 
     fn failed(&self, host: &str, why: &str) -> CredentialsError {
@@ -395,6 +399,69 @@ impl Helper<'_> {
                 .collect(),
         }
     }
+}
+
+/// Runs a program that keeps credentials, in this process's place.
+///
+/// # Errors
+/// Why it cannot be run, or did not end.
+pub fn run_helper(
+    settings: &Settings,
+    question: &HelperQuestion,
+) -> std::result::Result<HelperAnswer, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let path = settings.helper_env.iter().find(|(name, _)| name == "PATH");
+    let program = format!("docker-credential-{}", question.name);
+    let program = path
+        .iter()
+        .flat_map(|(_, path)| std::env::split_paths(path))
+        .map(|directory| directory.join(&program))
+        .find(|candidate| candidate.is_file())
+        .ok_or("there is no such program in PATH")?;
+    let mut child = Command::new(program)
+        .arg(&question.verb)
+        .env_clear()
+        .envs(
+            settings
+                .helper_env
+                .iter()
+                .map(|(name, value)| (name, value)),
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that needs no input may have ended already.
+        drop(stdin.write_all(question.input.expose().as_bytes()));
+    }
+    let stdout = child.stdout.take();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        let limited = stdout.map(|stdout| stdout.take(1 << 20).read_to_string(&mut text));
+        (limited.is_some_and(|read| read.is_ok()), text)
+    });
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        if started.elapsed() > HELPER_WITHIN {
+            drop(child.kill());
+            drop(child.wait());
+            return Err(format!(
+                "it takes longer than {} seconds",
+                HELPER_WITHIN.as_secs()
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let (is_text, text) = reading.join().unwrap_or_default();
+    Ok(HelperAnswer {
+        is_done: status.success() && is_text,
+        printed: Secret::new(text),
+    })
 }
 
 fn asked_as(host: &str) -> &str {

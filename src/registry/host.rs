@@ -2,26 +2,34 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::challenge::Challenge;
 use super::credentials::{self, Credentials};
 use super::error::{Error, Result, reasons};
 use super::token::{self, NoToken, Scope};
 use super::{ConfError, Settings};
+use crate::event::EventSink;
 use crate::net::{
     self, Answer, Authorization, Client, Method, Payload, Persistence, Question, Verification,
 };
 
-/// A registry.
+/// A registry, as it is reached now.
+#[derive(Debug, Clone)]
+pub(super) struct Host<'e> {
+    kept: Arc<Kept>,
+    client: Client<'e>,
+}
+
+/// What of a registry is kept between requests.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(super) struct Kept {
     /// Its name: host and port.
     pub(super) name: String,
     /// Whether http and any certificate do.
     insecure: bool,
     settings: Settings,
-    client: Client,
+    connections: Client<'static>,
     address: OnceLock<String>,
     access: Mutex<Access>,
 }
@@ -75,7 +83,7 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Host {
+impl Kept {
     pub(super) fn new(
         name: &str,
         insecure: bool,
@@ -97,13 +105,29 @@ impl Host {
             name: name.to_owned(),
             insecure,
             settings: settings.clone(),
-            client: Client::new(net),
+            connections: Client::new(net),
             address: OnceLock::new(),
             access: Mutex::default(),
         })
     }
+}
 
-    pub(super) fn client(&self) -> &Client {
+impl std::ops::Deref for Host<'_> {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        &self.kept
+    }
+}
+
+impl<'e> Host<'e> {
+    /// The registry with somebody who hears of pauses.
+    pub(super) fn of(kept: Arc<Kept>, events: Option<&'e dyn EventSink>) -> Self {
+        let client = kept.connections.heard(events);
+        Self { kept, client }
+    }
+
+    pub(super) fn client(&self) -> &Client<'e> {
         &self.client
     }
 

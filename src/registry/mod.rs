@@ -4,6 +4,8 @@
 //! Registries::resolve     name -> manifest and configuration, for one platform       pull.rs
 //! Registries::fetch       a layer's blob, into the store
 //! Registries::push        blobs, then manifests, then tags                            push.rs
+//! Registries::join        images as one index                                         join.rs
+//! Registries::referrers   what refers to an image                                     referrers.rs
 //! Registries::login       whether someone is let in; Credentials keep it             credentials.rs
 //!
 //! conf.rs                 registries.conf: mirrors, other places, what is blocked
@@ -25,8 +27,10 @@ mod copy;
 mod credentials;
 mod error;
 mod host;
+mod join;
 mod pull;
 mod push;
+mod referrers;
 mod token;
 
 use std::collections::HashMap;
@@ -35,20 +39,25 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventSink;
 use crate::image::Name;
 use crate::net::{self, Method};
 use conf::{Conf, Endpoint};
-use host::{Call, Host};
+use host::{Call, Host, Kept};
 
 pub use conf::ConfError;
-pub use copy::{Copied, Selection};
-pub use credentials::{Credentials, CredentialsError, Secret, forget, keep};
+pub use copy::{Copied, Referring, Selection};
+pub use credentials::{
+    AskHelper, Credentials, CredentialsError, HelperAnswer, HelperQuestion, Helpers, Secret,
+    forget, keep, run_helper,
+};
 pub use error::{Error, Result};
+pub use join::{Alone, Join, JoinSource, Joined};
 pub use pull::{Document, Resolved};
 pub use push::{Opener, Push, PushBlob, PushContent, Pushed};
 
 /// Where things are found that say how registries are reached: nothing is read before it is needed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// Files with credentials, the first one that knows a registry counts.
     pub auth_files: Vec<PathBuf>,
@@ -64,28 +73,49 @@ pub struct Settings {
     pub tls_verify: Option<bool>,
     /// What helpers for credentials see of the environment: PATH, HOME and the like.
     pub helper_env: Vec<(String, String)>,
+    /// Who runs helpers for credentials.
+    #[serde(skip)]
+    pub helpers: Helpers,
     /// Credentials that are given with the request, before any that are found.
     pub given: Option<Credentials>,
 }
 
 /// What registries are reached with. Shared by threads.
-#[derive(Debug)]
-pub struct Registries {
+pub struct Registries<'e> {
     settings: Settings,
     net: net::Settings,
+    events: Option<&'e dyn EventSink>,
     conf: OnceLock<Conf>,
-    hosts: Mutex<HashMap<(String, bool), Arc<Host>>>,
+    hosts: Mutex<HashMap<(String, bool), Arc<Kept>>>,
 }
 
-impl Registries {
+impl std::fmt::Debug for Registries<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registries")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'e> Registries<'e> {
     /// Registries reached so; `net` says how servers are reached at all.
     #[must_use]
     pub fn new(settings: Settings, net: net::Settings) -> Self {
         Self {
             settings,
             net,
+            events: None,
             conf: OnceLock::new(),
             hosts: Mutex::default(),
+        }
+    }
+
+    /// The same; `events` hears of the pauses before something is tried again.
+    #[must_use]
+    pub fn heard(self, events: &'e dyn EventSink) -> Self {
+        Self {
+            events: Some(events),
+            ..self
         }
     }
 
@@ -96,7 +126,7 @@ impl Registries {
     }
 
     /// Where an image is to be had, the best place first.
-    fn endpoints(&self, name: &Name) -> Result<Vec<(Arc<Host>, String)>> {
+    fn endpoints(&self, name: &Name) -> Result<Vec<(Host<'e>, String)>> {
         let places = self.conf()?.places(name)?;
         places
             .into_iter()
@@ -105,7 +135,7 @@ impl Registries {
     }
 
     /// Where an image is sent: where it comes from if no mirror has it.
-    fn destination(&self, name: &Name) -> Result<(Arc<Host>, String)> {
+    fn destination(&self, name: &Name) -> Result<(Host<'e>, String)> {
         let place = self.conf()?.origin(name)?;
         Ok((self.host(&place)?, place.repository))
     }
@@ -146,7 +176,7 @@ impl Registries {
         Ok(self.conf.get_or_init(|| conf))
     }
 
-    fn host(&self, place: &Endpoint) -> Result<Arc<Host>> {
+    fn host(&self, place: &Endpoint) -> Result<Host<'e>> {
         let insecure = match self.settings.tls_verify {
             Some(verify) => !verify,
             None => place.insecure || self.settings.insecure.contains(&place.host),
@@ -154,10 +184,10 @@ impl Registries {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (place.host.clone(), insecure);
         if let Some(host) = hosts.get(&key) {
-            return Ok(Arc::clone(host));
+            return Ok(Host::of(Arc::clone(host), self.events));
         }
-        let host = Arc::new(Host::new(&place.host, insecure, &self.settings, &self.net)?);
+        let host = Arc::new(Kept::new(&place.host, insecure, &self.settings, &self.net)?);
         hosts.insert(key, Arc::clone(&host));
-        Ok(host)
+        Ok(Host::of(host, self.events))
     }
 }

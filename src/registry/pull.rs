@@ -2,7 +2,6 @@
 //! digest says before it gets its name in the store.
 
 use std::io;
-use std::sync::Arc;
 
 use super::Registries;
 use super::error::{Error, Result};
@@ -13,7 +12,7 @@ use crate::image::{
     Content, Descriptor, ImageConfig, Manifest, Name, Platform, choice, media_type,
 };
 use crate::net::{self, Download, Method, Outcome};
-use crate::store::{BlobWriter, Store, StoreError};
+use crate::store::{BlobWriter, Growing, Store, StoreError};
 
 /// An index may name an index, and so on, this often (limit `manifest.max_depth`).
 pub(super) const DEPTH_MAX: usize = 4;
@@ -53,7 +52,7 @@ pub struct Resolved {
     pub config_bytes: Vec<u8>,
 }
 
-impl Registries {
+impl Registries<'_> {
     /// Finds out what a name stands for on a platform. Manifest and configuration, and the indices on the way to them, are
     /// blobs of the store then.
     ///
@@ -97,6 +96,21 @@ impl Registries {
         descriptor: &Descriptor,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<u64> {
+        self.fetch_for(store, name, descriptor, progress, None)
+    }
+
+    /// The same for someone who reads the blob while it comes.
+    ///
+    /// # Errors
+    /// If it is not to be had; see [`Error`].
+    pub fn fetch_for(
+        &self,
+        store: &Store,
+        name: &Name,
+        descriptor: &Descriptor,
+        progress: &(dyn Fn(u64) + Sync),
+        reader: Option<&Growing>,
+    ) -> Result<u64> {
         let is_here = || {
             store
                 .blob_size(&descriptor.digest)
@@ -116,15 +130,27 @@ impl Registries {
                 repository,
                 name,
             }
-            .fetch(store, descriptor, progress)
+            .fetch(store, descriptor, progress, reader)
+        })
+    }
+
+    /// A blob that is small enough to be held in memory, and is kept nowhere.
+    pub(super) fn small_blob(&self, name: &Name, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.tried(name, |host, repository| {
+            At {
+                host,
+                repository,
+                name,
+            }
+            .small_blob(descriptor)
         })
     }
 
     /// What the best place gives that gives anything. What the others said is lost unless none does.
-    fn tried<T>(
+    pub(super) fn tried<T>(
         &self,
         name: &Name,
-        mut one: impl FnMut(&Arc<Host>, &str) -> Result<T>,
+        mut one: impl FnMut(&Host<'_>, &str) -> Result<T>,
     ) -> Result<T> {
         let mut failure = None;
         for (host, repository) in self.endpoints(name)? {
@@ -155,10 +181,10 @@ pub(super) fn pull_scope(repository: &str) -> Scope {
 }
 
 /// An image at one place.
-struct At<'a> {
-    host: &'a Host,
-    repository: &'a str,
-    name: &'a Name,
+pub(super) struct At<'a> {
+    pub(super) host: &'a Host<'a>,
+    pub(super) repository: &'a str,
+    pub(super) name: &'a Name,
 }
 
 impl At<'_> {
@@ -200,7 +226,7 @@ impl At<'_> {
         )))
     }
 
-    fn document(
+    pub(super) fn document(
         &self,
         reference: &str,
         digest: Option<Digest>,
@@ -298,7 +324,7 @@ impl At<'_> {
             )));
         }
         if !store.has_blob(&manifest.config.digest) {
-            self.fetch(store, &manifest.config, &|_| ())?;
+            self.fetch(store, &manifest.config, &|_| (), None)?;
         }
         let bytes = store.read_blob(&manifest.config.digest, Content::BYTES_MAX)?;
         let config = choice::check_config(manifest, &bytes).map_err(unusable)?;
@@ -309,7 +335,13 @@ impl At<'_> {
         Ok((config, bytes))
     }
 
-    fn fetch(&self, store: &Store, descriptor: &Descriptor, progress: &dyn Fn(u64)) -> Result<u64> {
+    fn fetch(
+        &self,
+        store: &Store,
+        descriptor: &Descriptor,
+        progress: &dyn Fn(u64),
+        reader: Option<&Growing>,
+    ) -> Result<u64> {
         let digest = descriptor.digest;
         let what = format!("blob `{}@{digest}`", self.repository);
         let path = format!("{}/blobs/{digest}", self.repository);
@@ -321,6 +353,7 @@ impl At<'_> {
             let mut sink = BlobSink {
                 store,
                 writer: None,
+                reader,
                 failure: None,
             };
             let wanted = Download {
@@ -387,6 +420,28 @@ impl At<'_> {
         }
     }
 
+    fn small_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let what = format!("blob `{}@{}`", self.repository, descriptor.digest);
+        let path = format!("{}/blobs/{}", self.repository, descriptor.digest);
+        let scopes = [pull_scope(self.repository)];
+        let call = Call {
+            limit_bytes: Content::BYTES_MAX,
+            ..Call::new(Method::Get, &path, self.repository, &scopes, &what)
+        };
+        let answer = self.host.ask(&call)?;
+        if answer.status != 200 {
+            return Err(self.host.odd(&what, &answer));
+        }
+        let found = Digest::of(&answer.body);
+        match found == descriptor.digest {
+            true => Ok(answer.body),
+            false => {
+                let why = format!("it should be {}, and is {found}", descriptor.digest);
+                Err(self.host.damaged(&what, why))
+            }
+        }
+    }
+
     fn unusable(&self, why: String) -> Error {
         Error::Unusable {
             name: self.name.to_string(),
@@ -414,6 +469,7 @@ fn keep(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<()> {
 struct BlobSink<'a> {
     store: &'a Store,
     writer: Option<BlobWriter>,
+    reader: Option<&'a Growing>,
     failure: Option<StoreError>,
 }
 
@@ -428,15 +484,22 @@ impl BlobSink<'_> {
 
 impl net::Sink for BlobSink<'_> {
     fn take(&mut self, piece: &[u8]) -> io::Result<()> {
-        match &mut self.writer {
-            Some(writer) => io::Write::write_all(writer, piece),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
+        let Some(writer) = &mut self.writer else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        io::Write::write_all(writer, piece)?;
+        if let Some(reader) = self.reader {
+            reader.add(piece.len() as u64);
         }
+        Ok(())
     }
 
     fn restart(&mut self) -> io::Result<()> {
         match self.store.blob_writer() {
             Ok(writer) => {
+                if let Some(reader) = self.reader {
+                    reader.begin(&writer)?;
+                }
                 self.writer = Some(writer);
                 Ok(())
             }

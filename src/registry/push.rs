@@ -7,17 +7,16 @@
 //!             └─▶ 202: PUT all of it, or PATCH part by part and then PUT; broken off: GET says how far it came
 //! ```
 
-use std::fs::File;
-use std::time::Duration;
-
 use super::Registries;
 use super::error::{Error, Result};
 use super::host::{Call, Host};
-use super::pull::pull_scope;
+use super::pull::{At, pull_scope};
+use super::referrers;
 use super::token::Scope;
 use crate::digest::Digest;
-use crate::image::{Descriptor, Name};
+use crate::image::{Content, Descriptor, Name};
 use crate::net::{self, Answer, Method, Payload, Persistence};
+use std::fs::File;
 
 /// How many blobs are sent at once.
 const SENT_AT_ONCE: usize = 4;
@@ -96,7 +95,16 @@ pub struct Pushed {
     pub bytes: u64,
 }
 
-impl Registries {
+impl std::ops::AddAssign for Pushed {
+    fn add_assign(&mut self, more: Self) {
+        self.sent += more.sent;
+        self.mounted += more.mounted;
+        self.there += more.there;
+        self.bytes += more.bytes;
+    }
+}
+
+impl Registries<'_> {
     /// Sends an image. `progress` is told how many bytes went.
     ///
     /// # Errors
@@ -142,8 +150,8 @@ enum How {
 
 /// Where it goes.
 struct To<'a> {
-    registries: &'a Registries,
-    host: &'a Host,
+    registries: &'a Registries<'a>,
+    host: &'a Host<'a>,
     name: &'a Name,
     repository: &'a str,
     scope: Scope,
@@ -189,7 +197,7 @@ impl To<'_> {
                     return Ok(How::Sent);
                 }
                 Err(error) if is_begun_again(&error, blob) && tried + 1 < self.retry.attempts => {
-                    self.pause(tried);
+                    self.pause(tried, &error);
                     tried += 1;
                 }
                 Err(error) => return Err(error),
@@ -261,7 +269,7 @@ impl To<'_> {
             let part = match self.part(&location, file, from, length, what) {
                 Ok(part) => part,
                 Err(error) if is_passing(&error) && tried < self.retry.attempts => {
-                    self.pause(tried);
+                    self.pause(tried, &error);
                     self.progress_of(&location, what)?
                 }
                 Err(error) => return Err(error),
@@ -376,7 +384,34 @@ impl To<'_> {
                 );
                 Err(self.host.damaged(&what, why))
             }
-            _ => Ok(()),
+            // A registry that lists what refers to an image says so.
+            _ if answer.header("oci-subject").is_some() => Ok(()),
+            _ => self.refer(descriptor, bytes),
+        }
+    }
+
+    /// Lists a manifest with what refers to its subject, if it has one.
+    fn refer(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        let Ok(content) = Content::parse(&descriptor.media_type, bytes) else {
+            return Ok(());
+        };
+        let Some(subject) = referrers::subject(&content) else {
+            return Ok(());
+        };
+        let tag = referrers::fallback_tag(&subject.digest);
+        let at = At {
+            host: self.host,
+            repository: self.repository,
+            name: self.name,
+        };
+        let known = match at.document(&tag, None, None) {
+            Ok(known) => Some(known),
+            Err(Error::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        match referrers::with_referrer(known, descriptor, &content) {
+            Some((listed, bytes)) => self.manifest(&listed, &bytes, Some(&tag)),
+            None => Ok(()),
         }
     }
 
@@ -425,9 +460,21 @@ impl To<'_> {
         }
     }
 
-    fn pause(&self, tried: u32) {
-        let doubled: Duration = self.retry.first_pause.saturating_mul(1 << tried.min(16));
-        std::thread::sleep(doubled.min(self.retry.longest_pause));
+    fn pause(&self, tried: u32, error: &Error) {
+        let client = self.host.client();
+        let url = self.host.url("").unwrap_or_default();
+        client.pause(&url, &reason(error), tried + 1, None);
+    }
+}
+
+/// Why a part did not arrive.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Request {
+            source: net::Error::Unreachable { why, .. } | net::Error::BrokenOff { why, .. },
+            ..
+        } => why.clone(),
+        error => error.to_string(),
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) enum NoToken {
 
 /// Gets a token of those that a challenge names. `registry` is the address of who asks for it.
 pub(super) fn get(
-    client: &Client,
+    client: &Client<'_>,
     registry: &str,
     challenge: &Challenge,
     scopes: &[Scope],

@@ -197,6 +197,10 @@ impl Write for BlobWriter {
 }
 
 impl BlobWriter {
+    pub(super) fn file(&self) -> &File {
+        self.tmp.file()
+    }
+
     /// Stores what was written under its digest.
     pub fn finish(self) -> Result<(Digest, u64), StoreError> {
         let Self { store, tmp, hasher } = self;

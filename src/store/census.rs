@@ -101,6 +101,7 @@ const ANSWERS_KEPT_MS: u64 = 365 * 24 * 3_600_000;
 pub(super) const TABLES: &str = "
 CREATE TABLE snapshots (id BLOB PRIMARY KEY, parent BLOB, source TEXT NOT NULL, what TEXT NOT NULL,
     created_ms INTEGER NOT NULL, size INTEGER);
+CREATE INDEX unmeasured ON snapshots (id) WHERE size IS NULL;
 CREATE TABLE things (kind TEXT, name TEXT, size INTEGER NOT NULL, measured_ms INTEGER NOT NULL,
     PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -150,9 +151,29 @@ impl Index {
         })
     }
 
+    /// Some of the snapshots whose sizes are not known.
+    pub(crate) fn unmeasured(&self) -> Result<Vec<Key>, StoreError> {
+        self.with("look up snapshots", |connection| {
+            let mut select = connection
+                .prepare_cached("SELECT id FROM snapshots WHERE size IS NULL LIMIT 1000")?;
+            let rows = select.query_map([], |row| key_at(row, 0))?;
+            rows.collect()
+        })
+    }
+
+    /// When a snapshot was made, in milliseconds since 1970.
+    pub(crate) fn created_ms(&self, snapshot: &Key) -> Result<Option<u64>, StoreError> {
+        self.with("look up a snapshot", |connection| {
+            connection
+                .prepare_cached("SELECT created_ms FROM snapshots WHERE id = ?")?
+                .query_row(params![bytes(snapshot)], |row| row.get(0))
+                .optional()
+        })
+    }
+
     /// Remembers what snapshots take of the disk.
     pub(crate) fn put_sizes(&self, sizes: &[(Key, u64)]) -> Result<(), StoreError> {
-        self.with("remember sizes", |connection| {
+        self.tell("remember sizes", |connection| {
             let together = connection.unchecked_transaction()?;
             {
                 let mut update =
@@ -188,7 +209,7 @@ impl Index {
         name: &str,
         measured: Measured,
     ) -> Result<(), StoreError> {
-        self.with("remember a size", |connection| {
+        self.tell("remember a size", |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO things VALUES (?, ?, ?, ?)")?
                 .execute(params![kind, name, measured.size, measured.measured_ms])
@@ -218,7 +239,7 @@ impl Index {
     }
 
     pub(super) fn put_number(&self, which: Number, value: u64) -> Result<(), StoreError> {
-        self.with("remember a number", |connection| {
+        self.tell("remember a number", |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO numbers VALUES (?, ?)")?
                 .execute(params![which.name(), value])
@@ -246,61 +267,6 @@ impl Index {
         })
     }
 
-    /// Leaves in a copy only what these snapshots and the sources of builds are found by: nothing of other projects.
-    pub(crate) fn keep_only(path: &Path, kept: &HashSet<Key>) -> Result<(), StoreError> {
-        let strip = || -> rusqlite::Result<()> {
-            let mut connection = Connection::open(path)?;
-            let together = connection.transaction()?;
-            for table in [
-                "parts",
-                "listings",
-                "layer_blobs",
-                "contents",
-                "stats",
-                "stat_roots",
-                "things",
-                "numbers",
-            ] {
-                together.execute(&format!("DELETE FROM {table}"), [])?;
-            }
-            together.execute("CREATE TEMP TABLE kept (id BLOB PRIMARY KEY)", [])?;
-            for id in kept {
-                together.execute("INSERT INTO kept VALUES (?)", params![bytes(id)])?;
-            }
-            together.execute(
-                "DELETE FROM answers WHERE reference NOT LIKE 'source %'
-                 AND reference NOT IN (SELECT 'test ' || lower(hex(id)) FROM kept)",
-                [],
-            )?;
-            for (table, column) in [("snapshots", "id"), ("diff_ids", "snapshot")] {
-                let others =
-                    format!("DELETE FROM {table} WHERE {column} NOT IN (SELECT id FROM kept)");
-                together.execute(&others, [])?;
-            }
-            let lost: Vec<[u8; 32]> = {
-                let mut select = together.prepare("SELECT key, layers FROM ops")?;
-                let mut rows = select.query([])?;
-                let mut lost = Vec::new();
-                while let Some(row) = rows.next()? {
-                    let layers = keys(row.get_ref(1)?.as_blob()?);
-                    if !layers.iter().all(|layer| kept.contains(layer)) {
-                        lost.push(row.get(0)?);
-                    }
-                }
-                lost
-            };
-            for key in lost {
-                together.execute("DELETE FROM ops WHERE key = ?", params![key])?;
-            }
-            together.commit()?;
-            connection.execute_batch("VACUUM")
-        };
-        strip().map_err(|source| StoreError::Index {
-            what: "leave out what is not needed",
-            source,
-        })
-    }
-
     /// Takes from a copy of another index what it does not know itself.
     pub(crate) fn take_from(&self, path: &Path) -> Result<(), StoreError> {
         const TABLES: [&str; 8] = [
@@ -313,7 +279,7 @@ impl Index {
             "answers",
             "snapshots",
         ];
-        self.with("take over results", |connection| {
+        self.tell("take over results", |connection| {
             connection.execute("ATTACH ? AS other", params![path.to_string_lossy()])?;
             let taken = || -> rusqlite::Result<()> {
                 let together = connection.unchecked_transaction()?;
@@ -358,7 +324,7 @@ impl Index {
         if gone.is_empty() {
             return Ok(());
         }
-        self.with("forget results", |connection| {
+        self.tell("forget results", |connection| {
             let together = connection.unchecked_transaction()?;
             let lost: Vec<[u8; 32]> = {
                 let mut select = together.prepare_cached("SELECT key, layers FROM ops")?;
@@ -393,7 +359,7 @@ impl Index {
 
     /// Forgets what something that changes took of the disk.
     pub(super) fn forget_thing(&self, kind: &str, name: &str) -> Result<(), StoreError> {
-        self.with("forget a size", |connection| {
+        self.tell("forget a size", |connection| {
             connection
                 .prepare_cached("DELETE FROM things WHERE kind = ? AND name = ?")?
                 .execute(params![kind, name])
@@ -404,7 +370,7 @@ impl Index {
     /// Forgets what was seen of contexts of which nothing new was seen since then, and answers that are much older: with
     /// `--offline` an answer of any age serves.
     pub(super) fn forget_before(&self, then_ms: u64) -> Result<(), StoreError> {
-        self.with("forget what is old", |connection| {
+        self.tell("forget what is old", |connection| {
             let together = connection.unchecked_transaction()?;
             let then_s = then_ms / 1000;
             together.execute(

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! history/builds.jsonl    a record a line, the newest last; appended to, and now and then written anew without the oldest
-//! history/<id>.log        what the steps that ran have printed, up to some length
+//! history/<id>.log        what the build is, in one line; then what the steps that ran have printed, up to some length
+//! history/<hex>.recipe    what the image of that digest was made from
 //! ```
 //! Nothing is synced: what a power loss takes is news of yesterday. Whoever appends holds the file shared, whoever writes it
-//! anew exclusively.
+//! anew exclusively. Whoever writes a log holds it: one that nobody holds, of a build without a record, is that of a build
+//! that was killed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -24,6 +26,10 @@ use crate::sys::dir::{Dir, Metadata};
 
 const HISTORY: &str = "history";
 const BUILDS: &str = "builds.jsonl";
+/// What the names of files end with that say what an image was made from.
+const RECIPE: &str = ".recipe";
+/// How long the first line of a log may be.
+const HEAD_BYTES_MAX: u64 = 64 << 10;
 /// How many builds are remembered.
 const RECORDS_MAX: usize = 500;
 /// How long the file may get before the oldest are dropped.
@@ -35,7 +41,33 @@ const UNKNOWN_KEPT_MS: u64 = 24 * 3_600_000;
 /// What the logs may take together.
 const LOGS_BYTES_MAX: u64 = 64 << 20;
 
-/// A build that is over.
+/// How a build ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BuildEnd {
+    /// All that was asked for exists.
+    Ok,
+    /// Something failed.
+    Failed,
+    /// It was told to stop.
+    Cancelled,
+    /// Its process was ended before it could say anything.
+    Killed,
+    /// It has not.
+    Running,
+}
+
+impl From<Status> for BuildEnd {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Ok => Self::Ok,
+            Status::Failed => Self::Failed,
+            Status::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// A build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildRecord {
     /// Names it.
@@ -47,7 +79,7 @@ pub struct BuildRecord {
     /// The names that its image got.
     pub names: Vec<String>,
     /// How it ended.
-    pub status: Status,
+    pub status: BuildEnd,
     /// When it began, in milliseconds since 1970.
     pub started_ms: u64,
     /// How long it took.
@@ -64,6 +96,9 @@ pub struct BuildRecord {
     pub errors: Vec<String>,
     /// Whether there is a log.
     pub has_log: bool,
+    /// Why the steps that were run were run, as whoever built it says it.
+    #[serde(default)]
+    pub reasons: Vec<serde_json::Value>,
 }
 
 /// A step that was run.
@@ -88,7 +123,7 @@ pub struct History {
 /// What the steps of a build print, on its way into a file.
 #[derive(Debug)]
 pub struct BuildLog {
-    file: BufWriter<File>,
+    file: File,
     left: usize,
 }
 
@@ -110,16 +145,55 @@ impl History {
         Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Begins the log of a build.
-    pub fn new_log(&self, id: &str) -> Result<BuildLog, StoreError> {
+    /// Begins the log of a build of which so much is known.
+    pub fn new_log(&self, record: &BuildRecord) -> Result<BuildLog, StoreError> {
         let make = || -> io::Result<BuildLog> {
-            let file = self.open()?.create_file(format!("{id}.log"), 0o600)?;
+            let mut file = self
+                .open()?
+                .create_file(format!("{}.log", record.id), 0o600)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            let mut line = serde_json::to_vec(record)?;
+            line.push(b'\n');
+            file.write_all(&line)?;
             Ok(BuildLog {
-                file: BufWriter::new(file),
+                file,
                 left: LOG_BYTES_MAX,
             })
         };
         make().doing("begin the log of a build", &self.path)
+    }
+
+    /// Whether it is written down what an image was made from.
+    #[must_use]
+    pub fn has_recipe(&self, image: &Digest) -> bool {
+        let found = self.open().and_then(|dir| dir.find(recipe_file(image)));
+        found.is_ok_and(|found| found.is_some())
+    }
+
+    /// What an image was made from, in the words of whoever wrote it down.
+    pub fn recipe(&self, image: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = || match self.open()?.open_file(recipe_file(image)) {
+            Ok(mut file) => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes)?;
+                Ok(Some(bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        read().doing("read what an image was made from", &self.path)
+    }
+
+    /// Writes down what an image was made from.
+    pub fn put_recipe(&self, image: &Digest, recipe: &[u8]) -> Result<(), StoreError> {
+        let write = || -> io::Result<()> {
+            let dir = self.open()?;
+            let file = recipe_file(image);
+            let unfinished = format!("{file}.{}", super::tmp::new_name()?);
+            dir.create_file(&unfinished, 0o600)?.write_all(recipe)?;
+            dir.rename(&unfinished, &dir, &file)
+        };
+        write().doing("write down what an image was made from", &self.path)
     }
 
     /// Remembers a build.
@@ -144,8 +218,61 @@ impl History {
         Ok(())
     }
 
-    /// All builds that are remembered, the newest first.
+    /// All builds that are remembered, the newest first; those that were killed or are not over as well.
     pub fn all(&self) -> Result<Vec<BuildRecord>, StoreError> {
+        // Whoever ends writes its record before it lets go of its log.
+        let unfinished = self.unfinished()?;
+        let mut records = self.records()?;
+        for record in unfinished {
+            if records.iter().all(|known| known.id != record.id) {
+                records.push(record);
+            }
+        }
+        records.sort_by_key(|record| std::cmp::Reverse(record.started_ms));
+        Ok(records)
+    }
+
+    /// What the logs say of the builds that they are of.
+    fn unfinished(&self) -> Result<Vec<BuildRecord>, StoreError> {
+        let read = || -> io::Result<Vec<BuildRecord>> {
+            let dir = match self.open() {
+                Ok(dir) => dir,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
+            let mut found = Vec::new();
+            for entry in dir.entries()? {
+                if !entry.name.as_encoded_bytes().ends_with(b".log") {
+                    continue;
+                }
+                let file = match dir.open_file(&entry.name) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    opened => opened?,
+                };
+                let mut line = String::new();
+                let begun = BufReader::new(&file)
+                    .take(HEAD_BYTES_MAX)
+                    .read_line(&mut line);
+                let Some(mut record) = begun
+                    .is_ok()
+                    .then(|| serde_json::from_str::<BuildRecord>(&line).ok())
+                    .flatten()
+                else {
+                    continue;
+                };
+                if flock(&file, FlockOperation::NonBlockingLockShared)? {
+                    record.status = BuildEnd::Killed;
+                    let last_ms = ms(Metadata::of_open(&file)?.modified);
+                    record.duration_ms = last_ms.saturating_sub(record.started_ms);
+                }
+                found.push(record);
+            }
+            Ok(found)
+        };
+        read().doing("look up builds", &self.path)
+    }
+
+    fn records(&self) -> Result<Vec<BuildRecord>, StoreError> {
         let read = || -> io::Result<Vec<BuildRecord>> {
             let text = match self.open().and_then(|dir| dir.open_file(BUILDS)) {
                 Ok(file) => io::read_to_string(file)?,
@@ -168,8 +295,14 @@ impl History {
         let read = || match self.open()?.open_file(format!("{id}.log")) {
             Ok(mut file) => {
                 let mut bytes = Vec::new();
-                io::Read::read_to_end(&mut file, &mut bytes)?;
-                Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+                file.read_to_end(&mut bytes)?;
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                Ok(Some(match text.split_once('\n') {
+                    Some((head, rest)) if serde_json::from_str::<BuildRecord>(head).is_ok() => {
+                        rest.to_owned()
+                    }
+                    _ => text,
+                }))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -188,6 +321,15 @@ impl History {
                 }
             };
             let mut kept = self.all().map_err(io::Error::other)?;
+            // A build that is not over is known when it is.
+            kept.retain(|record| record.status != BuildEnd::Running);
+            let running: HashSet<String> = self
+                .unfinished()
+                .map_err(io::Error::other)?
+                .into_iter()
+                .filter(|record| record.status == BuildEnd::Running)
+                .map(|record| record.id)
+                .collect();
             let known: HashSet<String> = kept.iter().map(|record| record.id.clone()).collect();
             kept.retain(is_kept);
             kept.truncate(RECORDS_MAX);
@@ -217,12 +359,16 @@ impl History {
                 }
             }
             for (id, seen) in logs {
+                if running.contains(&id) {
+                    continue;
+                }
                 // That of a build which is not over is not known yet; one that was killed never will be.
                 let is_new = ms(seen.modified) + UNKNOWN_KEPT_MS > newest_ms;
                 if known.contains(&id) || !is_new {
                     dir.remove_file(format!("{id}.log"))?;
                 }
             }
+            self.forget_recipes(&dir, &kept)?;
             let unfinished = format!("{BUILDS}.{}", super::tmp::new_name()?);
             let mut text = Vec::new();
             for record in kept.iter().rev() {
@@ -235,6 +381,35 @@ impl History {
             Ok(())
         };
         rewrite().doing("forget builds", &self.path)
+    }
+
+    /// Forgets what images were made from that are neither here nor remembered.
+    fn forget_recipes(&self, dir: &Dir, kept: &[BuildRecord]) -> io::Result<()> {
+        let built: HashSet<String> = kept
+            .iter()
+            .filter_map(|record| record.digest)
+            .map(|digest| recipe_file(&digest))
+            .collect();
+        let images = Dir::open_trusted(self.path.with_file_name("images"))?;
+        let mut recipes = Vec::new();
+        for entry in dir.entries()? {
+            if let Some(file) = entry.name.to_str().filter(|file| file.contains(RECIPE))
+                && let Some(seen) = dir.find(file)?
+            {
+                recipes.push((file.to_owned(), ms(seen.modified)));
+            }
+        }
+        let newest_ms = recipes.iter().map(|(_, modified_ms)| *modified_ms).max();
+        for (file, modified_ms) in recipes {
+            let image = format!("sha256:{}", file.split('.').next().unwrap_or_default());
+            // That of a build which is not over is not known yet.
+            let is_new = Some(modified_ms + UNKNOWN_KEPT_MS) > newest_ms;
+            let is_here = || images.find(super::image::file_of(&image));
+            if !is_new && !built.contains(&file) && is_here()?.is_none() {
+                dir.remove_file(&file)?;
+            }
+        }
+        Ok(())
     }
 
     fn open(&self) -> io::Result<Dir> {
@@ -258,19 +433,25 @@ impl History {
     }
 }
 
+fn recipe_file(image: &Digest) -> String {
+    format!("{}{RECIPE}", image.hex())
+}
+
 impl BuildLog {
     /// Adds a line. What is too much is left away, which the log says.
     pub fn line(&mut self, line: &str) {
         if self.left == 0 {
             return;
         }
-        let written = if line.len() < self.left {
+        // In one piece, at once: a build may be killed at any moment.
+        let line = if line.len() < self.left {
             self.left -= line.len() + 1;
-            writeln!(self.file, "{line}")
+            format!("{line}\n")
         } else {
             self.left = 0;
-            writeln!(self.file, "… what was printed after this was not kept")
+            "… what was printed after this was not kept\n".to_owned()
         };
+        let written = self.file.write_all(line.as_bytes());
         // A log that cannot be written is no reason for a build to fail.
         drop(written);
     }
@@ -288,7 +469,7 @@ mod tests {
             project: "/p/Dockerfile".to_owned(),
             target: None,
             names: vec!["app:latest".to_owned()],
-            status: Status::Ok,
+            status: BuildEnd::Ok,
             started_ms: 7,
             duration_ms: 8,
             steps_run: 1,
@@ -297,6 +478,7 @@ mod tests {
             digest: None,
             errors: Vec::new(),
             has_log,
+            reasons: Vec::new(),
         }
     }
 
@@ -313,7 +495,7 @@ mod tests {
                 .is_err()
         );
         assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
-        let mut log = history.new_log("a").unwrap();
+        let mut log = history.new_log(&record("a", true)).unwrap();
         log.line("#1 hello");
         drop(log);
         history.append(&record("a", true)).unwrap();
@@ -338,6 +520,75 @@ mod tests {
         history.keep(|record| record.id != "a").unwrap();
         assert_eq!(ids(&history), ["b"]);
         assert_eq!(history.log("a").unwrap(), None);
+    }
+
+    #[test]
+    fn a_build_without_an_end_is_killed_if_nobody_holds_its_log() {
+        let dir = TempDir::new();
+        Store::open(dir.path()).unwrap();
+        let history = History::of(dir.path());
+        let begun = |id: &str| BuildRecord {
+            status: BuildEnd::Running,
+            ..record(id, true)
+        };
+        let mut log = history.new_log(&begun("a")).unwrap();
+        log.line("#1 hello");
+        let ends = |history: &History| -> Vec<(String, BuildEnd)> {
+            let all = history.all().unwrap().into_iter();
+            all.map(|record| (record.id, record.status)).collect()
+        };
+        assert_eq!(ends(&history), [("a".to_owned(), BuildEnd::Running)]);
+        // What is forgotten meanwhile is not what runs.
+        history.keep(|_| true).unwrap();
+        assert_eq!(ends(&history), [("a".to_owned(), BuildEnd::Running)]);
+        drop(log);
+        assert_eq!(ends(&history), [("a".to_owned(), BuildEnd::Killed)]);
+        assert_eq!(history.log("a").unwrap().unwrap(), "#1 hello\n");
+        history.keep(|_| true).unwrap();
+        assert_eq!(ends(&history), [("a".to_owned(), BuildEnd::Killed)]);
+        history.keep(|record| record.id != "a").unwrap();
+        assert_eq!(ends(&history), []);
+        assert_eq!(history.log("a").unwrap(), None);
+    }
+
+    #[test]
+    fn what_an_image_was_made_from_is_known_as_long_as_the_image() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let history = History::of(dir.path());
+        let [built, stored, gone] = ["1", "2", "3"].map(|text| Digest::of(text.as_bytes()));
+        for image in [&built, &stored, &gone] {
+            assert!(!history.has_recipe(image));
+            history.put_recipe(image, b"old").unwrap();
+            history.put_recipe(image, b"flour").unwrap();
+        }
+        let named = crate::store::StoredImage {
+            name: stored.to_string(),
+            digest: stored,
+            stored_ms: 1,
+            layers: Vec::new(),
+            pulled_from: None,
+            base: None,
+        };
+        store.put_image(&named).unwrap();
+        let of_build = BuildRecord {
+            digest: Some(built),
+            ..record("a", false)
+        };
+        history.append(&of_build).unwrap();
+        // That of a build that runs is as new as this one.
+        history.put_recipe(&Digest::of(b"4"), b"new").unwrap();
+        for image in [&built, &stored, &gone] {
+            let path = dir.path().join(format!("history/{}.recipe", image.hex()));
+            let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        history.keep(|_| true).unwrap();
+        assert!(history.has_recipe(&Digest::of(b"4")));
+        assert_eq!(history.recipe(&built).unwrap().unwrap(), b"flour");
+        assert!(history.has_recipe(&stored));
+        assert_eq!(history.recipe(&gone).unwrap(), None);
     }
 
     #[test]
@@ -374,7 +625,7 @@ mod tests {
         history.keep(|_| true).unwrap();
         let all = history.all().unwrap();
         assert_eq!((all.len(), all[0].id.as_str()), (RECORDS_MAX, "509"));
-        let mut log = history.new_log("x").unwrap();
+        let mut log = history.new_log(&record("x", true)).unwrap();
         let line = "y".repeat(1000);
         (0..2000).for_each(|_| log.line(&line));
         drop(log);

@@ -22,6 +22,18 @@ pub struct StoredImage {
     /// Where it was fetched from, if it was not built here: a full name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulled_from: Option<String>,
+    /// The image of a registry that it was built on, which has its lowest layers still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<StoredBase>,
+}
+
+/// What a stored image was built on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredBase {
+    /// Its full name.
+    pub name: String,
+    /// How many layers it has.
+    pub layers: usize,
 }
 
 impl Store {
@@ -93,7 +105,7 @@ impl Store {
 
 const ENDING: &str = ".json";
 
-fn file_of(name: &str) -> String {
+pub(super) fn file_of(name: &str) -> String {
     format!("{}{ENDING}", name::file_name(name))
 }
 
@@ -112,6 +124,7 @@ mod tests {
             stored_ms: 5,
             layers: Vec::new(),
             pulled_from: None,
+            base: None,
         };
         for (name, content) in [("b/x:1", b"1"), ("a:latest", b"2"), ("b/x:1", b"3")] {
             store.put_image(&image(name, content)).unwrap();

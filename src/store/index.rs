@@ -78,8 +78,19 @@ pub struct Index {
     connection: Mutex<Connection>,
 }
 
+/// As long as it is there, the index answers as it was when it came.
+#[derive(Debug)]
+#[must_use]
+pub struct Moment<'a>(&'a Index);
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        self.0.end_moment();
+    }
+}
+
 /// Raised when a table changes; an index with another number is made anew.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 
 const TABLES: &str = "
 CREATE TABLE ops (key BLOB PRIMARY KEY, layers BLOB NOT NULL, fields TEXT NOT NULL, created_ms INTEGER NOT NULL,
@@ -144,14 +155,14 @@ impl Index {
 
     /// Remembers the result of a key.
     pub fn put_op(&self, key: &Key, record: &OpRecord) -> Result<(), StoreError> {
-        self.with("remember a result", |connection| {
+        self.tell("remember a result", |connection| {
             insert_op(connection, key, record)
         })
     }
 
     /// Forgets the result of a key: it will be made again.
     pub fn remove_op(&self, key: &Key) -> Result<(), StoreError> {
-        self.with("forget a result", |connection| {
+        self.tell("forget a result", |connection| {
             connection
                 .prepare_cached("DELETE FROM ops WHERE key = ?")?
                 .execute(params![bytes(key)])
@@ -161,7 +172,7 @@ impl Index {
 
     /// Remembers freshly published snapshots, all or none.
     pub(crate) fn put_records(&self, records: &[Record]) -> Result<(), StoreError> {
-        self.with("remember results", |connection| {
+        self.tell("remember results", |connection| {
             let together = connection.unchecked_transaction()?;
             for record in records {
                 insert_record(&together, record)?;
@@ -205,7 +216,7 @@ impl Index {
         listings: &[(Key, Vec<u8>)],
         kept: &[Key],
     ) -> Result<(), StoreError> {
-        self.with("remember a part of a build", |connection| {
+        self.tell("remember a part of a build", |connection| {
             let together = connection.unchecked_transaction()?;
             {
                 together
@@ -259,18 +270,16 @@ impl Index {
         })
     }
 
-    /// Remembers the digest and size of a snapshot's uncompressed layer.
-    pub fn put_diff_id(
-        &self,
-        snapshot: &Key,
-        diff_id: &Digest,
-        size: u64,
-    ) -> Result<(), StoreError> {
-        self.with("remember a layer", |connection| {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO diff_ids VALUES (?, ?, ?)")?
-                .execute(params![bytes(snapshot), diff_id.to_string(), size])
-                .map(drop)
+    /// Remembers the digests and sizes of some snapshots' uncompressed layers.
+    pub fn put_diff_ids(&self, layers: &[(Key, Digest, u64)]) -> Result<(), StoreError> {
+        self.tell("remember layers", |connection| {
+            let together = connection.unchecked_transaction()?;
+            for (snapshot, diff_id, size) in layers {
+                together
+                    .prepare_cached("INSERT OR REPLACE INTO diff_ids VALUES (?, ?, ?)")?
+                    .execute(params![bytes(snapshot), diff_id.to_string(), size])?;
+            }
+            together.commit()
         })
     }
 
@@ -307,7 +316,7 @@ impl Index {
         variant: &str,
         blob: &LayerBlob,
     ) -> Result<(), StoreError> {
-        self.with("remember a layer", |connection| {
+        self.tell("remember a layer", |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO layer_blobs VALUES (?, ?, ?, ?, ?, ?)")?
                 .execute(params![
@@ -334,7 +343,7 @@ impl Index {
 
     /// Remembers the digest of a selection of paths in a tree.
     pub fn put_content(&self, tree: &Key, selection: &str, digest: &Key) -> Result<(), StoreError> {
-        self.with("remember a digest", |connection| {
+        self.tell("remember a digest", |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO contents VALUES (?, ?, ?)")?
                 .execute(params![bytes(tree), selection, bytes(digest)])
@@ -372,7 +381,7 @@ impl Index {
 
     /// Remembers what was seen of directories of a context.
     pub fn put_stat_rows(&self, root: &Key, rows: &[StatRow]) -> Result<(), StoreError> {
-        self.with("remember files", |connection| {
+        self.tell("remember files", |connection| {
             let together = connection.unchecked_transaction()?;
             {
                 let mut insert =
@@ -403,7 +412,7 @@ impl Index {
 
     /// Remembers what a reference means.
     pub fn put_answer(&self, reference: &str, answer: &Answer) -> Result<(), StoreError> {
-        self.with("remember an answer", |connection| {
+        self.tell("remember an answer", |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)")?
                 .execute(params![reference, answer.answer, answer.asked_ms])
@@ -424,7 +433,40 @@ impl Index {
         Ok(())
     }
 
-    /// Asks or tells SQLite something; an index that turns out to be damaged is made anew, once, and asked again.
+    /// What is asked until the guard goes, or something is told, is answered from one state of the index. SQLite then
+    /// takes its locks once and not for each question.
+    pub fn at_one_moment(&self) -> Moment<'_> {
+        let connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Not begun: each question is answered for itself.
+        drop(connection.execute_batch("BEGIN"));
+        Moment(self)
+    }
+
+    fn end_moment(&self) {
+        let connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !connection.is_autocommit() {
+            // Nothing was told meanwhile, so nothing can be lost.
+            drop(connection.execute_batch("COMMIT"));
+        }
+    }
+
+    /// Tells SQLite something. That ends what [`at_one_moment`](Self::at_one_moment) began: what is old may not be written to.
+    pub(super) fn tell<T>(
+        &self,
+        what: &'static str,
+        tell: impl Fn(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.end_moment();
+        self.with(what, tell)
+    }
+
+    /// Asks SQLite something; an index that turns out to be damaged is made anew, once, and asked again.
     pub(super) fn with<T>(
         &self,
         what: &'static str,
@@ -613,7 +655,11 @@ fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<(
     insert_op(connection, key, &op)
 }
 
-fn insert_op(connection: &Connection, key: &Key, record: &OpRecord) -> rusqlite::Result<()> {
+pub(super) fn insert_op(
+    connection: &Connection,
+    key: &Key,
+    record: &OpRecord,
+) -> rusqlite::Result<()> {
     let layers: Vec<u8> = record.layers.iter().flat_map(bytes_of).collect();
     connection
         .prepare_cached("INSERT OR REPLACE INTO ops VALUES (?, ?, ?, ?, ?)")?
@@ -654,7 +700,7 @@ fn text(fields: &Fields) -> String {
     serde_json::to_string(fields).unwrap_or_default()
 }
 
-fn fields(text: &str) -> Fields {
+pub(super) fn fields(text: &str) -> Fields {
     serde_json::from_str(text).unwrap_or_default()
 }
 
@@ -722,7 +768,7 @@ mod tests {
             media_type: "tar".to_owned(),
         };
         index.put_layer_blob(&key, "gzip", "6", &blob).unwrap();
-        index.put_diff_id(&key, &Digest::of(b"y"), 9).unwrap();
+        index.put_diff_ids(&[(key, Digest::of(b"y"), 9)]).unwrap();
         assert_eq!(index.layer_blob(&key, "gzip", "6").unwrap(), Some(blob));
         assert_eq!(index.layer_blob(&key, "gzip", "9").unwrap(), None);
         assert_eq!(index.diff_id(&key).unwrap(), Some((Digest::of(b"y"), 9)));

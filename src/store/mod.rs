@@ -32,6 +32,7 @@ mod error;
 mod failed;
 mod filter;
 mod groups;
+mod growing;
 mod history;
 mod image;
 mod index;
@@ -44,6 +45,7 @@ mod name;
 mod owners;
 mod prune;
 mod record;
+mod shared;
 mod tmp;
 mod uses;
 
@@ -63,8 +65,9 @@ pub use failed::FailedStep;
 pub(crate) use failed::accept;
 pub use filter::{BadFilter, Filter};
 pub use groups::{Group, GroupKind, Row, groups};
-pub use history::{BuildLog, BuildRecord, History, StepRecord};
-pub use image::StoredImage;
+pub use growing::{Growing, GrowingReader};
+pub use history::{BuildEnd, BuildLog, BuildRecord, History, StepRecord};
+pub use image::{StoredBase, StoredImage};
 pub use index::{Answer, Index, LayerBlob, OpRecord, PartRecord, StatRow};
 pub use instance::{Hold, Instance, InstanceRecord, LastState};
 pub use inventory::{Disk, Entry, Inventory, Keeper, Owner, RecordType};
@@ -232,6 +235,14 @@ impl Store {
         Record::read(&dir).doing("read the record of a snapshot", self.snapshot_path(id))
     }
 
+    /// When a published snapshot was made, in milliseconds since 1970.
+    pub fn created_ms(&self, id: &Key) -> Result<u64, StoreError> {
+        match self.index()?.created_ms(id)? {
+            Some(created_ms) => Ok(created_ms),
+            None => Ok(self.snapshot_record(id)?.created_ms),
+        }
+    }
+
     /// The ids of all published snapshots.
     pub fn snapshots(&self) -> Result<Vec<Key>, StoreError> {
         let entries = self
@@ -247,8 +258,17 @@ impl Store {
 
     /// The result that a key has, if the index knows one and all of its snapshots are here.
     pub fn result(&self, key: &Key) -> Result<Option<OpRecord>, StoreError> {
+        self.result_where(key, |id| self.has_snapshot(id))
+    }
+
+    /// The same for someone who knows of some snapshots that they are here.
+    pub fn result_where(
+        &self,
+        key: &Key,
+        is_here: impl Fn(&Key) -> bool,
+    ) -> Result<Option<OpRecord>, StoreError> {
         let record = self.index()?.op(key)?;
-        Ok(record.filter(|record| record.layers.iter().all(|id| self.has_snapshot(id))))
+        Ok(record.filter(|record| record.layers.iter().all(is_here)))
     }
 
     /// Puts a snapshot's record beside its files, before both are published.

@@ -108,6 +108,7 @@ fn build(
             stored_ms: now_ms,
             layers: layers.clone(),
             pulled_from: None,
+            base: None,
         };
         let known = store.image(&image.name).unwrap();
         if known.is_none_or(|known| known.digest != digest) {

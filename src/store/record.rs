@@ -33,10 +33,10 @@ const BYTES_MAX: u64 = 64 << 20;
 
 impl Record {
     pub(super) fn read(dir: &Dir) -> io::Result<Self> {
-        let mut text = String::new();
-        dir.open_file(FILE)?
-            .take(BYTES_MAX)
-            .read_to_string(&mut text)?;
+        let file = dir.open_file(FILE)?;
+        let bytes = file.metadata()?.len().min(BYTES_MAX);
+        let mut text = String::with_capacity(bytes as usize + 1);
+        file.take(BYTES_MAX).read_to_string(&mut text)?;
         Ok(serde_json::from_str(&text)?)
     }
 

@@ -36,6 +36,12 @@ pub struct BuildUse {
     pub parts: Vec<PartUse>,
     /// Its image.
     pub image: Option<Digest>,
+    /// The snapshots of the image, bottom first.
+    #[serde(default)]
+    pub tree: Vec<Key>,
+    /// What its sources are remembered as.
+    #[serde(default)]
+    pub sources: Vec<String>,
     /// Downloads that it adds.
     pub downloads: Vec<Digest>,
     /// Cache mounts.
@@ -95,13 +101,13 @@ impl Store {
         note().doing("note what a build used", self.path().join(BUILDS))
     }
 
-    /// What the last builds of a project for these platforms used, as one.
-    pub fn last_use(
+    /// What the last builds of a project for these platforms used.
+    pub fn last_uses(
         &self,
         project: &str,
         target: &str,
         platforms: &[String],
-    ) -> Result<Option<BuildUse>, StoreError> {
+    ) -> Result<Vec<BuildUse>, StoreError> {
         let mut builds: Vec<BuildUse> = self
             .uses()?
             .into_iter()
@@ -111,12 +117,7 @@ impl Store {
             .filter(|build| platforms.contains(&build.platform))
             .collect();
         builds.sort_by(|one, other| one.platform.cmp(&other.platform));
-        Ok(builds.into_iter().reduce(|mut all, build| {
-            all.parts.extend(build.parts);
-            all.downloads.extend(build.downloads);
-            all.caches.extend(build.caches);
-            all
-        }))
+        Ok(builds)
     }
 
     /// What builds have used, the newest first.

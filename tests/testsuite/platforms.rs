@@ -261,3 +261,26 @@ fn two_architectures_of_debian_are_one_image_and_each_runs() {
         assert_eq!(bench.ok(&format!("run {arch} uname -m")).out(), machine);
     }
 }
+
+#[test]
+fn a_habitat_for_another_platform_is_built_and_started() {
+    let bench = need!(bench("platforms-habitat"));
+    need!(machine::debian_archive());
+    need!(machine::patience(
+        "emulated packages take a minute to be configured"
+    ));
+    bench.file(
+        "config.yaml",
+        "name: foreign\nbase: {debian: bookworm}\nplatforms: [linux/arm64]\n\
+         scripts: [{name: machine, commands: [uname -m > /machine]}]\ntests: [test.sh]\nentry: {command: [sleep, inf]}\n",
+    );
+    bench.executable(
+        "test.sh",
+        "#!/bin/sh\necho 1..1; grep -q aarch64 /machine && echo ok 1\n",
+    );
+    bench.built("habitat build config.yaml");
+    bench.ok("habitat up config.yaml");
+    let machine = bench.ok("habitat exec config.yaml uname -m").out();
+    bench.ok("habitat down config.yaml");
+    assert_eq!(machine, "aarch64\n");
+}

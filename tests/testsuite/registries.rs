@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::harness::bench::{Bench, Run};
 use crate::harness::busybox;
-use crate::harness::layout::Layout;
+use crate::harness::layout::{Layout, digest_of};
 use crate::harness::machine::{self, Capability, need};
 use crate::harness::registry::{
     Contents, DockerRegistry, Door, MemoryRegistry, PASSWORD, Reply, Transport, USER, certificates,
@@ -135,6 +135,92 @@ fn what_is_pushed_is_pulled_by_others_and_what_they_push_is_built_upon() {
     other
         .shmocker(&format!("pull {host}/quiet:latest"))
         .tells(5, &["has no manifest `quiet:latest`"]);
+}
+
+/// A layer in estargz: a gzip member for each entry, a landmark, a table of contents as the last entry, and a footer that
+/// says where that is. Who knows nothing of it sees a layer with two small files more, as other engines unpack it.
+#[test]
+fn an_estargz_layer_is_unpacked_as_any_other() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let entry = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_data(&mut header, name, content)
+            .expect("memory is written");
+        let whole = tar.into_inner().expect("memory is written");
+        // Without the two blocks of zeros that end an archive.
+        whole[..whole.len() - 1024].to_vec()
+    };
+    let member = |content: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, content).expect("memory is written");
+        encoder.finish().expect("memory is written")
+    };
+    let table = br#"{"version":1,"entries":[{"name":".no.prefetch.landmark","type":"reg","size":1},{"name":"lazy","type":"reg","size":5}]}"#;
+    let (mut tar, mut blob) = (Vec::new(), Vec::new());
+    for part in [
+        entry(".no.prefetch.landmark", &[0xf]),
+        entry("lazy", b"read\n"),
+    ] {
+        blob.extend(member(&part));
+        tar.extend(part);
+    }
+    let at = blob.len();
+    let last = [entry("stargz.index.json", table), vec![0; 1024]].concat();
+    blob.extend(member(&last));
+    tar.extend(last);
+    // RFC 1952: a member with nothing in it and an extra field `SG`.
+    blob.extend([
+        0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 0xff, 26, 0, b'S', b'G', 22, 0,
+    ]);
+    blob.extend(format!("{at:016x}STARGZ").bytes());
+    blob.extend([1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+    {
+        let mut contents = registry.contents.lock().expect("no panic");
+        let (kind, bytes) = contents.manifests[&("base".to_owned(), "1".to_owned())].clone();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        let config = manifest["config"]["digest"]
+            .as_str()
+            .expect("a digest")
+            .to_owned();
+        let config = contents.blobs[&("base".to_owned(), config)].clone();
+        let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+        let diff_ids = config["rootfs"]["diff_ids"].as_array_mut().expect("a list");
+        diff_ids.push(digest_of(&tar).into());
+        let config = config.to_string().into_bytes();
+        manifest["config"]["digest"] = contents.put_blob("base", &config).into();
+        manifest["config"]["size"] = config.len().into();
+        manifest["layers"]
+            .as_array_mut()
+            .expect("a list")
+            .push(serde_json::json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "digest": contents.put_blob("base", &blob), "size": blob.len(),
+                "annotations": {"containerd.io/snapshot/stargz/toc.digest": digest_of(table)},
+            }));
+        contents.put_manifest("base", "lazy", &kind, manifest.to_string().into_bytes());
+    }
+    let bench = Bench::new(&user, "registry-estargz");
+    let image = format!("{}/base:lazy", registry.host());
+    bench.ok(&format!("pull {image}"));
+    let found = bench.ok(&format!("run {image} cat /lazy /stargz.index.json"));
+    assert_eq!(
+        found.out(),
+        format!("read\n{}", String::from_utf8_lossy(table))
+    );
+    bench.file(
+        "Dockerfile",
+        format!("FROM {image}\nRUN test -f /.no.prefetch.landmark && rm /stargz.index.json\n"),
+    );
+    // Built upon, it leaves as it came.
+    bench.ok("build -o type=oci,dest=upon.tar .");
+    let upon = Layout::read(&bench.path("upon.tar"));
+    assert!(upon.layer_digests().contains(&digest_of(&blob)));
 }
 
 #[test]
@@ -321,7 +407,7 @@ fn a_password_opens_what_it_is_for() {
     bench.executable(
         "bin/docker-credential-test",
         format!(
-            "#!/bin/sh\nread host\necho \"$1 $host\" >> {0}/helper.log\ncase $1 in get) echo '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}' ;; esac\n",
+            "#!/bin/sh\nread host\necho \"$1 $host\" >> {0}/helper.log\nid -u > {0}/helper.uid\ncat /proc/self/uid_map >> {0}/helper.uid\necho \"$HOME\" >> {0}/helper.uid\ncase $1 in get) echo '{{\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}' ;; esac\n",
             bench.project().display()
         ),
     );
@@ -336,6 +422,13 @@ fn a_password_opens_what_it_is_for() {
     let bench = bench.env("PATH", &path);
     bench.file("Dockerfile", format!("FROM {name}\nRUN cat /made\n"));
     bench.ok("build --pull -o type=cacheonly .");
+    // A program of the user's runs as the user, for an engine that is somebody else.
+    let as_user = bench
+        .sh("id -u; cat /proc/self/uid_map; echo \"$HOME\"")
+        .out();
+    bench.sh("rm helper.uid");
+    bench.ok(&format!("push {name} {host}/copy:1"));
+    assert_eq!(bench.sh("cat helper.uid").out(), as_user);
     assert!(
         bench
             .sh("cat helper.log")
@@ -631,4 +724,153 @@ fn an_image_for_several_platforms_is_pushed_as_one_and_taken_apart_again() {
     other
         .shmocker(&format!("pull {host}/arm:1"))
         .tells(5, &["is not there for linux/amd64", "linux/arm64"]);
+}
+
+#[test]
+fn who_is_waited_for_is_said_while_it_is_waited() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-waiting");
+    let once = |method: &'static str, part: &'static str, status: u16| {
+        let failed = std::sync::atomic::AtomicBool::new(false);
+        registry.misbehave(move |request, _: &Contents| {
+            let is_meant = request.method == method && request.path.contains(part);
+            let is_first = is_meant && !failed.swap(true, std::sync::atomic::Ordering::Relaxed);
+            is_first.then(|| Reply::status(status).with("Retry-After", "1"))
+        });
+    };
+    once("GET", "/manifests/1", 429);
+    let pulled = bench.ok(&format!("pull --progress plain {host}/base:1"));
+    let line = format!("{host}: 429 Too Many Requests; attempt 2 of 5 follows in 1.0s\n");
+    assert!(pulled.stderr.contains(&line), "{}", pulled.stderr);
+    // A blob, in the engine child, for programs.
+    once("POST", "/blobs/uploads/", 503);
+    let pushed = bench.ok(&format!(
+        "push --progress json {host}/base:1 {host}/other:1"
+    ));
+    let event = pushed
+        .stderr
+        .lines()
+        .find(|line| line.contains("\"waiting\""));
+    let event: serde_json::Value =
+        serde_json::from_str(event.unwrap_or_else(|| panic!("{}", pushed.stderr))).expect("JSON");
+    assert_eq!(event["host"], *host);
+    assert_eq!(event["reason"], "503 Service Unavailable");
+    assert_eq!(
+        (event["attempt"].as_u64(), event["attempts"].as_u64()),
+        (Some(2), Some(5))
+    );
+    assert_eq!(event["wait_ms"], 1000);
+    // A download, and on a terminal.
+    once("GET", "/v2/", 502);
+    bench.file(
+        "Dockerfile",
+        format!("FROM scratch\nADD http://{host}/v2/ /answer\n"),
+    );
+    let built = bench.ok("build --progress plain -o type=cacheonly .");
+    assert!(
+        built.stderr.contains("502 Bad Gateway; attempt 2 of 5"),
+        "{}",
+        built.stderr
+    );
+    once("GET", "/v2/", 502);
+    let drawn = bench.ok("build --pull --progress tty -o type=cacheonly .");
+    assert!(
+        drawn.stderr.contains("502 Bad Gateway; attempt 2"),
+        "{}",
+        drawn.stderr
+    );
+}
+
+#[test]
+fn what_is_gone_of_a_base_is_fetched_again_when_it_has_to_leave() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-base-gone");
+    bench.file(
+        "Dockerfile",
+        format!("FROM {host}/base:1\nRUN echo made > /made\n"),
+    );
+    bench.ok("build -t app .");
+    bench.ok("tag app same");
+    // As if the layers had been deleted while only their trees were in use.
+    let layers = Layout::read(need!(busybox::layout())).layer_digests();
+    let forget = || {
+        for layer in &layers {
+            let hex = layer.trim_start_matches("sha256:");
+            bench.sh(&format!("rm -f ../store/blobs/sha256/{hex}"));
+        }
+    };
+    forget();
+    let pushed = said(&bench.ok(&format!("push app {host}/app:1")));
+    let contents = registry.contents.lock().expect("no panic");
+    let (_, manifest) = &contents.manifests[&("app".to_owned(), pushed)];
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).expect("a manifest");
+    assert_eq!(manifest["layers"][0]["digest"], *layers[0]);
+    drop(contents);
+    forget();
+    bench.ok("save --format oci-dir -o saved same");
+    let saved = Layout::read(&bench.path("saved"));
+    assert_eq!(saved.layer_digests()[0], layers[0]);
+    // And by an image that was built on that.
+    forget();
+    bench.file("Dockerfile", "FROM app\nRUN echo more > /more\n");
+    bench.ok("build -t upon .");
+    forget();
+    bench.ok(&format!("push upon {host}/upon:1"));
+    let other = Bench::new(&user, "registry-base-there");
+    other.ok(&format!("pull {host}/upon:1"));
+    assert_eq!(
+        other
+            .ok(&format!("run {host}/upon:1 cat /made /more"))
+            .out(),
+        "made\nmore\n"
+    );
+}
+
+#[test]
+fn an_image_of_which_no_file_changes_is_not_unpacked_and_not_fetched_to_be_pushed() {
+    let user = need!(machine::plain_user());
+    need!(busybox::layout());
+    let registry = MemoryRegistry::start();
+    need!(base_in(&registry, "base", "1"));
+    let host = registry.host();
+    let bench = Bench::new(&user, "registry-bare");
+    bench.file(
+        "Dockerfile",
+        format!("FROM {host}/base:1\nENV A=b\nLABEL c=d\n"),
+    );
+    let layers = Layout::read(need!(busybox::layout())).layer_digests();
+    let fetched = || {
+        let asked = registry.asked();
+        let gets = asked.iter().filter(|request| request.method == "GET");
+        let is_layer = |path: &str| layers.iter().any(|layer| path.ends_with(layer.as_str()));
+        gets.filter(|request| is_layer(&request.path)).count()
+    };
+    let snapshots = || bench.sh("ls ../store/snapshots | wc -l").out();
+    bench.ok(&format!("build -o type=registry,name={host}/labelled:1 ."));
+    assert_eq!(fetched(), 0);
+    // With a name it is an image of the store as well: its layers are fetched, and unpacked when it runs.
+    bench.ok(&format!("build --push -t {host}/labelled:2 ."));
+    assert_eq!(fetched(), layers.len());
+    assert_eq!(snapshots(), "0\n");
+    registry.misbehave(|_, _: &Contents| Some(Reply::status(500)));
+    let warm = bench.built("build -t again .");
+    assert_eq!(warm.steps_run(), 0);
+    bench.ok("save --format oci-dir -o saved again");
+    assert_eq!(snapshots(), "0\n");
+    assert_eq!(
+        bench
+            .finish(bench.shmocker_command("run again sh -c").arg("echo $A"))
+            .out(),
+        "b\n"
+    );
+    bench.ok("build -o out .");
+    bench.sh("test -e out/bin/busybox");
 }

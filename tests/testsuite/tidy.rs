@@ -282,7 +282,7 @@ fn every_command_on_habitats_is_in_the_table_of_the_documents() {
 }
 
 /// The commands below `words`, and the names of each flag (`-t --tag`), as `--help` lists them.
-fn flags(words: &[&str], found: &mut BTreeSet<(String, String)>) {
+pub(crate) fn flags(words: &[&str], found: &mut BTreeSet<(String, String)>) {
     let help = Command::new(env!("CARGO_BIN_EXE_shmocker"))
         .args(words)
         .arg("--help")

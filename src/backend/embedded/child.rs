@@ -6,16 +6,18 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::protocol::{self, Order, Report};
-use super::{finish, stored, supervisor, upkeep, visitor};
+use super::protocol::{self, Answer, Order, Report, STOP};
+use super::{caches, finish, stored, supervisor, upkeep, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
 use crate::engine::solve::Surroundings;
 use crate::event::{BuildEvent, EventSink};
+use crate::registry::{AskHelper, Helpers};
 use crate::store::Store;
 use crate::sys::mount;
 use crate::sys::signal::Resizes;
@@ -37,12 +39,16 @@ fn engine(socket: Socket) -> ExitCode {
     let Ok(Some(message)) = socket.receive() else {
         return ExitCode::FAILURE;
     };
-    let order = protocol::read::<Order>(&message);
+    let mut order = protocol::read::<Order>(&message);
+    let (heard, answers) = mpsc::channel();
+    if let Some(work) = order.as_mut().ok().and_then(Order::work) {
+        work.registries.helpers = Helpers::asked(ask_parent(Arc::clone(&socket), answers));
+    }
     let cancel = match Cancel::new() {
         Ok(cancel) => cancel,
         Err(_) => return ExitCode::FAILURE,
     };
-    end_with_connection(Arc::clone(&socket), cancel.clone());
+    end_with_connection(Arc::clone(&socket), cancel.clone(), heard);
     let report = match order {
         Ok(order) => carry_out(order, message.files, &socket, cancel, resizes),
         Err(failure) => Report::Failed(vec![failure]),
@@ -53,12 +59,35 @@ fn engine(socket: Socket) -> ExitCode {
     }
 }
 
-/// What comes is the wish that it end, or the end of the other side: it was killed, or has waited long enough.
-fn end_with_connection(socket: Arc<Socket>, cancel: Cancel) {
+/// Programs that keep credentials are run by the process that is the user, outside of this namespace: here they would be
+/// root, and whoever holds the user's keys would not know them.
+fn ask_parent(socket: Arc<Socket>, answers: Receiver<Answer>) -> Arc<AskHelper> {
+    let answers = Mutex::new(answers);
+    Arc::new(move |question| {
+        // One question at a time: answers come in the order of questions.
+        let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        protocol::send(&socket, &Report::Helper(question.clone()), &[])
+            .map_err(|error| error.to_string())?;
+        let gone = |_| "whoever was asked is gone".to_owned();
+        answers.recv().map_err(gone)?
+    })
+}
+
+/// What comes is an answer; or the wish that it end, or the end of the other side: it was killed, or has waited long enough.
+fn end_with_connection(socket: Arc<Socket>, cancel: Cancel, heard: Sender<Answer>) {
     /// How often it is asked whether the last step has ended.
     const PAUSE: Duration = Duration::from_millis(5);
     std::thread::spawn(move || {
-        if let Ok(Some(_)) = socket.receive() {
+        let mut last = socket.receive();
+        while let Ok(Some(message)) = &last
+            && message.payload != STOP
+        {
+            if let Ok(answer) = protocol::read::<Answer>(message) {
+                drop(heard.send(answer));
+            }
+            last = socket.receive();
+        }
+        if let Ok(Some(_)) = last {
             cancel.cancel();
             let waiting = Arc::clone(&socket);
             std::thread::spawn(move || {
@@ -104,10 +133,13 @@ fn carry_out(
             let stdout = files.into_iter().next();
             let sink = Sink(Arc::clone(socket));
             let surroundings = Surroundings { cancel, groups };
+            let reasons = |reports| {
+                drop(protocol::send(socket, &Report::Reasons(reports), &[]));
+            };
             let built = finish::build(
                 &request,
                 stdout,
-                &sink,
+                (&sink, &reasons),
                 surroundings,
                 sink.clone().warnings(),
             );
@@ -207,8 +239,14 @@ fn carry_out(
         } => command(&argv, &env, &directory, files),
         Order::Prune { store, wish } => upkeep::prune(&store, &wish).map(Report::Pruned),
         Order::Check { store, look } => upkeep::check(&store, look).map(Report::Checked),
-        Order::Export { store, used } => {
-            upkeep::export(&store, used.as_deref(), files).map(Report::Carried)
+        Order::Export { store } => upkeep::export(&store, files).map(Report::Carried),
+        Order::WriteCaches { request } => {
+            let sink = Sink(Arc::clone(socket));
+            let surroundings = Surroundings {
+                cancel,
+                groups: None,
+            };
+            caches::write_in_child(&request, &sink, surroundings).map(|()| Report::CachesWritten)
         }
         Order::Import { store } => upkeep::import(&store, files).map(Report::Carried),
         Order::DeleteStore { path } => delete_store(&path),

@@ -27,7 +27,7 @@ use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 /// The layers of one build's result.
 pub(super) struct Layers<'a> {
     session: &'a Session<'a>,
-    workshop: &'a Workshop,
+    workshop: &'a Workshop<'a>,
     base: Option<&'a BaseImage>,
     snapshots: &'a [Key],
     /// Packed layers that are used again.
@@ -37,7 +37,7 @@ pub(super) struct Layers<'a> {
 impl<'a> Layers<'a> {
     pub(super) fn new(
         session: &'a Session<'a>,
-        workshop: &'a Workshop,
+        workshop: &'a Workshop<'a>,
         base: Option<&'a BaseImage>,
         snapshots: &'a [Key],
     ) -> Self {
@@ -51,10 +51,44 @@ impl<'a> Layers<'a> {
     }
 }
 
+impl Layers<'_> {
+    /// Fetches what is still elsewhere, because its files are wanted after all.
+    fn have(&self, snapshots: &[Key]) -> Result<(), SourceError> {
+        let Session {
+            store,
+            registries,
+            elsewhere,
+            ..
+        } = self.session;
+        let fetched = elsewhere.fetch(
+            snapshots.iter().copied(),
+            &self.workshop.snapshots,
+            store,
+            registries,
+        );
+        fetched.map_err(Into::into)
+    }
+}
+
 impl LayerSource for Layers<'_> {
+    fn has_blob(&self, digest: &Digest) -> bool {
+        let in_layout = || match self.base.map(|base| &base.blobs) {
+            Some(Blobs::Layout(layout)) => layout.join("blobs/sha256").join(digest.hex()).is_file(),
+            _ => false,
+        };
+        self.session.store.has_blob(digest) || self.registry_of(digest).is_some() || in_layout()
+    }
+
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError> {
         if self.session.store.has_blob(digest) {
             return Ok(Some(self.session.store.open_blob_file(digest)?));
+        }
+        let cached =
+            self.session
+                .elsewhere
+                .open(self.session.store, &self.session.registries, digest);
+        if let Some(file) = cached? {
+            return Ok(Some(file));
         }
         match self.base.map(|base| &base.blobs) {
             Some(Blobs::Layout(layout)) => {
@@ -64,18 +98,18 @@ impl LayerSource for Layers<'_> {
                     Err(error) => Err(error.into()),
                 }
             }
-            Some(Blobs::Registry(name)) => {
-                let mut layers = self.base.iter().flat_map(|base| &base.layers);
-                let Some(layer) = layers.find(|layer| layer.descriptor.digest == *digest) else {
+            Some(Blobs::Registry(_) | Blobs::Store) => {
+                let known = self.base.and_then(|base| base.registry_of(digest));
+                let Some((name, descriptor)) = known else {
                     return Ok(None);
                 };
                 let store = self.session.store;
                 self.session
                     .registries
-                    .fetch(store, name, &layer.descriptor, &|_| ())?;
+                    .fetch(store, &name, descriptor, &|_| ())?;
                 Ok(Some(store.open_blob_file(digest)?))
             }
-            Some(Blobs::Store) | None => Ok(None),
+            None => Ok(None),
         }
     }
 
@@ -85,6 +119,7 @@ impl LayerSource for Layers<'_> {
         times: TimeRewrite,
         out: &mut dyn Write,
     ) -> Result<(), SourceError> {
+        self.have(&self.snapshots[..=layer])?;
         layers::write_tar(self.workshop, self.snapshots, layer, times, out)?;
         Ok(())
     }
@@ -97,7 +132,13 @@ impl LayerSource for Layers<'_> {
             index.layer_blob(snapshot, &id, "blob")?,
             index.layer_blob(snapshot, &id, "tar")?,
         ) else {
-            return Ok(None);
+            let packed = self.session.elsewhere.packed(snapshot, &id);
+            let packed = packed.filter(|_| !self.workshop.snapshots.has(snapshot));
+            return Ok(packed.map(|(diff_id, blob)| Variant {
+                diff_id,
+                digest: blob.digest,
+                size: blob.size,
+            }));
         };
         let Some(lease) = self.session.store.lease_blob(&blob.digest)? else {
             return Ok(None);
@@ -141,28 +182,30 @@ impl LayerSource for Layers<'_> {
     }
 
     fn registry_of(&self, digest: &Digest) -> Option<Name> {
-        let base = self.base?;
-        match &base.blobs {
-            Blobs::Registry(name) => {
-                let mut layers = base.layers.iter();
-                layers
-                    .any(|layer| layer.descriptor.digest == *digest)
-                    .then(|| name.clone())
-            }
-            Blobs::Store | Blobs::Layout(_) => None,
+        if let Some(cache) = self.session.elsewhere.registry_of(digest) {
+            return Some(cache.clone());
         }
+        let (name, _) = self.base?.registry_of(digest)?;
+        Some(name)
     }
 
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
+        self.have(self.snapshots)?;
         layers::write_root(self.workshop, self.snapshots, times, out)?;
         Ok(())
     }
 }
 
+/// Whether an output is an image in the store.
+pub(super) fn is_stored(output: &Output) -> bool {
+    matches!(output, Output::Image(image) if image.pushing == Pushing::No)
+}
+
 /// What was written of an image, if one was.
 pub(super) struct Shipped {
-    pub(super) manifest: crate::image::Descriptor,
-    pub(super) config: Digest,
+    pub(super) image: Assembled,
+    /// How it was written.
+    pub(super) form: ImageOutput,
 }
 
 /// Writes every output. Returns the first image among them.
@@ -201,9 +244,13 @@ pub(super) fn write_all(
                 .write(output, &mut *stdout)
                 .map_err(|error| vec![of_export(&error)])?,
         };
-        if let (None, Some(manifest), Some(config)) = (&shipped, exported.manifest, exported.config)
-        {
-            shipped = Some(Shipped { manifest, config });
+        let form = match output {
+            Output::Image(form) | Output::Oci(form) | Output::Docker(form) => form,
+            _ => continue,
+        };
+        if let (None, Some(image)) = (&shipped, exported.image) {
+            let (image, form) = (*image, form.clone());
+            shipped = Some(Shipped { image, form });
         }
     }
     Ok(shipped)
@@ -264,10 +311,19 @@ fn stored(
     let of_store = |error: StoreError| vec![Failure::from_diagnostic(FailureKind::Machine, &error)];
     // What is there must still be there when it is named.
     let _kept = store.keep_all().map_err(of_store)?;
-    for (layer, origin) in image.layers.iter().zip(&prepared.origins) {
+    for (place, (layer, origin)) in image.layers.iter().zip(&prepared.origins).enumerate() {
         let digest = layer.descriptor.digest;
-        if *origin == Origin::Store && !store.has_blob(&digest) {
-            return Err(of_store(StoreError::NoSuchBlob { digest }));
+        if *origin == Origin::Store {
+            let found = source.blob(&digest);
+            let found = found.map_err(|error| {
+                vec![of_export(&ExportError::Layer {
+                    layer: place,
+                    source: error,
+                })]
+            })?;
+            if found.is_none() {
+                return Err(of_store(StoreError::NoSuchBlob { digest }));
+            }
         }
     }
     for bytes in [&image.config_bytes, &image.manifest_bytes] {
@@ -295,12 +351,14 @@ fn stored(
             stored_ms: source.session.now_ms(),
             layers: layers.clone(),
             pulled_from: None,
+            base: source.base.and_then(BaseImage::as_base),
         };
         store.put_image(&image).map_err(of_store)?;
     }
     Ok(Exported {
         manifest: Some(image.descriptor()),
         config: Some(image.config_digest()),
+        image: Some(Box::new(prepared.image)),
         names,
         devices_skipped: 0,
     })
@@ -357,16 +415,17 @@ pub(super) fn save(
             assembled(&image, store).map_err(damaged)?,
             found.layers,
             names,
+            image,
         ));
     }
     let sources: Vec<Layers<'_>> = images
         .iter()
-        .map(|(_, snapshots, _)| Layers::new(session, workshop, None, snapshots))
+        .map(|(_, snapshots, _, base)| Layers::new(session, workshop, Some(base), snapshots))
         .collect();
     let exports: Vec<Export<'_>> = images
         .iter()
         .zip(&sources)
-        .map(|((image, _, names), source)| Export {
+        .map(|((image, _, names, _), source)| Export {
             image,
             source,
             names,

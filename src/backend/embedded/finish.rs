@@ -1,24 +1,30 @@
 //! From results to an image: the layers' digests, configuration and manifest, the names in the store, the exports. The
 //! same for a build that found everything in the cache and for one that made it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::super::{BuildRequest, Descriptor, Outcome};
+use super::caches::{self, Gate, Seen};
 use super::export::{self, Layers, SaveRequest};
+use super::recipe;
 use crate::digest::Key;
-use crate::engine::base::{Asking, BaseImage, Blobs};
+use crate::engine::base::{Asking, BaseImage, Blobs, of_registry};
+use crate::engine::cache::{CacheTo, INLINE_KEY, Target};
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
 use crate::engine::failure::{Failure, FailureKind};
+use crate::engine::images;
 use crate::engine::layers;
 use crate::engine::lock::{self, Entry, Outdated};
-use crate::engine::phases::{self, PhaseReport, StepReport};
+use crate::engine::phases::{self, Makings, PhaseReport, StepReport};
 use crate::engine::plan::Planned;
 use crate::engine::solve::survey::{Survey, Thoroughness};
 use crate::engine::solve::{self, Made, Session, Shell, ShellEnd, Surroundings, Workshop};
@@ -28,7 +34,8 @@ use crate::graph::{NodeId, Op};
 use crate::image::{
     self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
 };
-use crate::store::{Store, StoreError, StoredImage};
+use crate::ship::export::Output;
+use crate::store::{History as Builds, Store, StoreError, StoredImage};
 use crate::sys::signal::Resizes;
 
 /// The build, if all of its results are there and nothing has to be written but names.
@@ -39,13 +46,15 @@ pub(super) fn from_cache(
     request: &BuildRequest,
     events: &dyn EventSink,
 ) -> Result<Option<Outcome>, Vec<Failure>> {
-    if !request.outputs.is_empty() {
+    let is_inline = |to: &CacheTo| to.target == Target::Inline;
+    if !request.outputs.is_empty() || request.cache_to.iter().any(is_inline) {
         return Ok(None);
     }
     let store = open(&request.store)?;
     let _kept = store.keep_all().map_err(store_failures)?;
+    let _steady = store.index().map_err(store_failures)?.at_one_moment();
     // What the look finds is said only if it is the whole build; else the engine child says it.
-    let said = Held::default();
+    let said = Gate::shut(events);
     let contexts = Contexts::of(&request.work);
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), &said);
     let planned = match allowed(&session, Asking::Nobody) {
@@ -53,16 +62,33 @@ pub(super) fn from_cache(
         Err(failures) if !failures.is_empty() => return Err(failures),
         _ => return Ok(None),
     };
+    // An image that is only given another name and other notes needs not be unpacked, if it is here.
+    let bare = bare_image(&planned).filter(|image| is_here(image, &store));
     let wanted = [planned.lowered.target];
-    let survey = Survey::of(
-        &session,
-        &planned,
-        &wanted,
-        Thoroughness::UntilSomethingIsMissing,
-    )?;
-    let Some(Made::Tree(tree)) = survey.made.get(&planned.lowered.target) else {
-        return Ok(None);
+    let target = planned.lowered.target;
+    let look = || {
+        let until = Thoroughness::UntilSomethingIsMissing;
+        Survey::of(&session, &planned, &wanted, until)
     };
+    let before = said.said();
+    let mut survey = look()?;
+    let by_name =
+        bare.is_none() && !request.cache_from.is_empty() && !survey.made.contains_key(&target);
+    if by_name {
+        // What came before the result may have stayed where the cache is.
+        session.find_by_name(true);
+        said.unsay(before);
+        survey = look()?;
+    }
+    let is_whole = |tree: &solve::Tree| !by_name || store.has_snapshots(tree.layers());
+    let tree = match (bare, survey.made.get(&target)) {
+        (Some(image), _) => &tree_of(image),
+        (None, Some(Made::Tree(tree))) if is_whole(tree) => tree,
+        (None, _) => return Ok(None),
+    };
+    if !store.has_snapshots(tree.layers()) {
+        return Ok(None);
+    }
     // What a killed build left behind goes with the next one; trees of the container's users only the engine may delete.
     if store.sweep_tmp().map_err(store_failures)?.refused > 0 {
         return Ok(None);
@@ -73,13 +99,22 @@ pub(super) fn from_cache(
     else {
         return Ok(None);
     };
-    let assembled = assemble(&session, &planned, parts)?;
+    let assembled = assemble(&session, &planned, parts, None)?;
     survey
         .announce(&session, &planned)
         .map_err(|failure| vec![failure])?;
-    remember(&session, &planned, &assembled)?;
-    let outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
-    said.release(events);
+    remember(&session, &planned, &assembled, tree.layers())?;
+    if !Builds::of(&request.store).has_recipe(&assembled.digest()) {
+        recipe::note(request, &session, &planned, &assembled, None);
+    }
+    let outcome = keep(
+        request,
+        &session,
+        &planned,
+        &assembled,
+        (tree.layers(), Keeping::Named),
+    )?;
+    said.open();
     Ok(Some(outcome))
 }
 
@@ -93,12 +128,12 @@ pub(super) fn settled(
     events: &dyn EventSink,
 ) -> Result<Option<Work>, Vec<Failure>> {
     let store = open(store)?;
-    let said = Held::default();
+    let said = Gate::shut(events);
     let contexts = Contexts::of(work);
     let session = Session::new(work, &store, &contexts, Clock::system(), &said);
     let settled = session.settled(None)?;
     if settled.is_some() {
-        said.release(events);
+        said.open();
     }
     Ok(settled)
 }
@@ -190,7 +225,11 @@ fn allowed(session: &Session<'_>, asking: Asking) -> Result<Planned, Vec<Failure
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    for name in lock::unpinned(work, &planned) {
+    let unpinned = match work.aside {
+        true => Vec::new(),
+        false => lock::unpinned(work, &planned),
+    };
+    for name in unpinned {
         let lock = work.lock.as_ref().map_or("", |lock| &lock.file);
         events.emit(BuildEvent::Warning {
             code: "NotLocked".to_owned(),
@@ -220,6 +259,27 @@ pub(super) fn steps(work: &Work, store: &Path) -> Result<Vec<StepReport>, Vec<Fa
     foresee(work, store, phases::step_report)
 }
 
+/// What a build would read that is not what it was. Servers are asked for what the store does not know.
+///
+/// # Errors
+/// If something is not to be had any more.
+pub(super) fn changes(
+    work: &Work,
+    store: &Path,
+    recorded: &[(String, Makings)],
+    events: &dyn EventSink,
+) -> Result<Vec<StepReport>, Vec<Failure>> {
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    let planned = Planned::of(&session, Asking::Registries)?;
+    let silent = |_: BuildEvent| {};
+    let looking = Session::new(work, &store, &contexts, Clock::system(), &silent);
+    let wanted = [planned.lowered.target];
+    Survey::of(&looking, &planned, &wanted, Thoroughness::Complete)?;
+    phases::changes(&looking, &planned, recorded).map_err(|failure| vec![failure])
+}
+
 /// Looks at everything that a build would do, and makes nothing.
 fn foresee<T>(
     work: &Work,
@@ -227,7 +287,7 @@ fn foresee<T>(
     report: impl FnOnce(&Session<'_>, &Planned, &Survey) -> Result<T, Failure>,
 ) -> Result<T, Vec<Failure>> {
     let store = open(store)?;
-    let silent = Held::default();
+    let silent = |_: BuildEvent| {};
     // Nothing is asked, so what is remembered serves, however old it is.
     let remembering = Work {
         freshness: Freshness::Never,
@@ -268,7 +328,7 @@ fn unknown_base() -> Failure {
 pub(super) fn build(
     request: &BuildRequest,
     stdout: Option<OwnedFd>,
-    events: &dyn EventSink,
+    (events, reasons): (&dyn EventSink, &dyn Fn(Vec<StepReport>)),
     surroundings: Surroundings,
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Outcome, Vec<Failure>> {
@@ -276,6 +336,8 @@ pub(super) fn build(
     let swept = store.sweep_tmp().map_err(store_failures)?;
     let contexts = Contexts::of(&request.work);
     let session = Session::new(&request.work, &store, &contexts, Clock::system(), events);
+    let elsewhere = caches::read(request, &session);
+    let session = session.knowing(Arc::clone(&elsewhere));
     let planned = allowed(&session, Asking::Registries)?;
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     raise_open_files();
@@ -286,16 +348,109 @@ pub(super) fn build(
             .map_err(store_failures)?;
     }
     let target = planned.lowered.target;
-    let made = solve::solve(&session, &workshop, &planned, &[target])?;
-    let tree = made.get(&target).and_then(Made::tree).cloned();
-    let tree = tree.unwrap_or_else(|| solve::Tree::new(Vec::new()));
+    let bare = bare_image(&planned).filter(|_| !request.outputs.iter().any(has_files));
+    let said = Gate::shut(events);
+    let looking = Session::new(&request.work, &store, &contexts, session.clock, &said);
+    let looking = looking.knowing(elsewhere);
+    let mut built = None;
+    let mut left = HashSet::new();
+    while bare.is_none() && built.is_none() && !looking.elsewhere.is_empty() {
+        match caches::look(request, &looking, &workshop, &planned, events)? {
+            Seen::Part(steps) => {
+                left = steps;
+                break;
+            }
+            Seen::All(tree) => {
+                if request.needs_files {
+                    // All that is needed is here.
+                    said.open();
+                }
+                let stdout = stdout.as_ref().and_then(|fd| fd.try_clone().ok());
+                let result = (&tree, None);
+                let ended = conclude(request, &looking, &workshop, &planned, result, stdout);
+                if ended.is_err() && looking.elsewhere.forget_closed() {
+                    // What was only known to be elsewhere is not: it is looked for again, without that.
+                    looking.elsewhere.tell(events);
+                    said.unsay(0);
+                } else {
+                    said.open();
+                    built = Some(ended?);
+                }
+            }
+        }
+    }
+    let outcome = match built {
+        Some(outcome) => outcome,
+        None => {
+            let session = session.leaving(left);
+            let solved = match bare {
+                // What it is has to be noted all the same.
+                Some(_) => {
+                    let until = Thoroughness::UntilSomethingIsMissing;
+                    Survey::of(&session, &planned, &[target], until).map(|survey| survey.made)
+                }
+                None => caches::writing_ahead(request, &session, &workshop, || {
+                    solve::solve(&session, &workshop, &planned, &[target])
+                }),
+            };
+            // Before what was built is remembered: then nothing differs any more.
+            if !request.work.aside
+                && let Ok(reports) = phases::reasons(&session, &planned)
+                && !reports.is_empty()
+            {
+                reasons(reports);
+            }
+            let made = solved?;
+            let tree = match (bare, made.get(&target).and_then(Made::tree)) {
+                (Some(image), _) => tree_of(image),
+                (None, Some(tree)) => tree.clone(),
+                (None, None) => solve::Tree::new(Vec::new()),
+            };
+            conclude(
+                request,
+                &session,
+                &workshop,
+                &planned,
+                (&tree, bare),
+                stdout,
+            )?
+        }
+    };
+    if swept.in_use > 0 {
+        // Whoever was still dying when this build began is gone now, and what it held can go as well.
+        store.sweep_tmp().map_err(store_failures)?;
+    }
+    Ok(outcome)
+}
+
+/// From the tree of the target, or the image of a registry that it is, to an image and its outputs.
+fn conclude(
+    request: &BuildRequest,
+    session: &Session<'_>,
+    workshop: &Workshop,
+    planned: &Planned,
+    (tree, bare): (&solve::Tree, Option<&BaseImage>),
+    stdout: Option<OwnedFd>,
+) -> Result<Outcome, Vec<Failure>> {
+    let leaves_only = request.tags.is_empty()
+        && !request.outputs.is_empty()
+        && !request.outputs.iter().any(export::is_stored);
+    if let Some(image) = bare
+        && !(leaves_only && !is_here(image, session.store))
+    {
+        fetch(session, image)?;
+    }
+    let own_layers = match bare {
+        Some(_) => &[],
+        None => tree.layers(),
+    };
     workshop
         .snapshots
         .flush()
         .map_err(|error| failures(&error))?;
     let measured =
-        layers::measure(&session, &workshop, tree.layers()).map_err(|failure| vec![failure])?;
-    let parts = parts(&session, &planned, tree.layers(), |snapshot| {
+        layers::measure(session, workshop, own_layers).map_err(|failure| vec![failure])?;
+    let parts = parts(session, planned, tree.layers(), |snapshot| {
         Ok(measured.get(snapshot).copied())
     })?;
     let Some(parts) = parts else {
@@ -305,24 +460,37 @@ pub(super) fn build(
             "a layer of the result was not measured",
         )]);
     };
-    let assembled = assemble(&session, &planned, parts)?;
-    let mut outcome = keep(request, &session, &planned, &assembled, tree.layers())?;
-    if !request.work.accepts_failed {
-        remember(&session, &planned, &assembled)?;
+    let inline = caches::inline(request, session, workshop, planned, tree.layers());
+    let inline = inline.map_err(|failure| vec![failure])?;
+    let assembled = assemble(session, planned, parts, inline)?;
+    // One whose files are elsewhere is no image of this store.
+    let keeping = match bare {
+        Some(image) if is_here(image, session.store) => Keeping::Named,
+        None if session.store.has_snapshots(tree.layers()) => Keeping::Named,
+        _ => Keeping::Unnamed,
+    };
+    let kept = (tree.layers(), keeping);
+    let mut outcome = keep(request, session, planned, &assembled, kept)?;
+    let is_kept = !request.work.accepts_failed && !request.work.aside;
+    if is_kept {
+        remember(session, planned, &assembled, tree.layers())?;
     }
-    let layers = Layers::new(&session, &workshop, base_image(&planned), tree.layers());
+    let layers = Layers::new(session, workshop, base_image(planned), tree.layers());
     let epoch = planned
         .lowered
         .source_date_epoch
         .map(Timestamp::from_seconds);
-    if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
-        // What left is what was asked for; the store's own manifest names uncompressed layers.
-        outcome.manifest = described(&shipped.manifest);
-        outcome.config_digest = shipped.config;
+    if is_kept {
+        recipe::note(request, &session, &planned, &assembled, None);
     }
-    if swept.in_use > 0 {
-        // Whoever was still dying when this build began is gone now, and what it held can go as well.
-        store.sweep_tmp().map_err(store_failures)?;
+    if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
+        if is_kept && shipped.image.digest() != assembled.digest() {
+            let (image, form) = (&shipped.image, Some(&shipped.form));
+            recipe::note(request, &session, &planned, image, form);
+        }
+        // What left is what was asked for; the store's own manifest names uncompressed layers.
+        outcome.manifest = described(&shipped.image.descriptor());
+        outcome.config_digest = shipped.image.config_digest();
     }
     Ok(outcome)
 }
@@ -432,12 +600,16 @@ fn parts(
         let Some((diff_id, size)) = measured(snapshot).map_err(store_failures)? else {
             return Ok(None);
         };
-        let record = session
-            .store
-            .snapshot_record(snapshot)
-            .map_err(store_failures)?;
-        let created =
-            epoch.unwrap_or_else(|| Timestamp::from_seconds((record.created_ms / 1000) as i64));
+        let created = match epoch {
+            Some(epoch) => epoch,
+            None => {
+                let created_ms = match session.elsewhere.record(snapshot) {
+                    Some(record) => record.created_ms,
+                    None => session.store.created_ms(snapshot).map_err(store_failures)?,
+                };
+                Timestamp::from_seconds((created_ms / 1000) as i64)
+            }
+        };
         Ok(Some(Layer::uncompressed(diff_id, size, Some(created))))
     };
     let mut base = Base::default();
@@ -484,6 +656,63 @@ fn parts(
     Ok(Some(Parts { base, instructions }))
 }
 
+/// Whether an image gets names in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    /// It does.
+    Named,
+    /// Not all of it is here: it only leaves.
+    Unnamed,
+}
+
+/// The image of a registry that the target is, if no step changes a file of it.
+fn bare_image(planned: &Planned) -> Option<&BaseImage> {
+    let Op::Source(source) = &planned.lowered.graph.node(planned.lowered.target).op else {
+        return None;
+    };
+    let image = planned.images.get(source)?;
+    matches!(image.blobs, Blobs::Registry(_)).then_some(image)
+}
+
+fn tree_of(image: &BaseImage) -> solve::Tree {
+    solve::Tree::new(image.layers.iter().map(|layer| layer.snapshot).collect())
+}
+
+/// Whether all layers are here, unpacked or not.
+fn is_here(image: &BaseImage, store: &Store) -> bool {
+    image.layers.iter().all(|layer| {
+        store.has_snapshot(&layer.snapshot) || store.has_blob(&layer.descriptor.digest)
+    })
+}
+
+/// Whether an output is made of an image's files, and not of its layers.
+fn has_files(output: &Output) -> bool {
+    matches!(output, Output::Tar { .. } | Output::Local { .. })
+}
+
+/// Fetches what is not here of an image, which is not unpacked.
+fn fetch(session: &Session<'_>, image: &BaseImage) -> Result<(), Vec<Failure>> {
+    let (Blobs::Registry(name), false) = (&image.blobs, is_here(image, session.store)) else {
+        return Ok(());
+    };
+    if session.work.freshness == Freshness::Never {
+        let message =
+            format!("layers of {name} are not in the store, and --offline forbids to fetch them");
+        return Err(vec![
+            Failure::new(FailureKind::Source, "solve::offline", message)
+                .with_help("build once without --offline"),
+        ]);
+    }
+    images::fetch_layers(
+        session.store,
+        &session.registries,
+        name,
+        image,
+        session.events,
+    )
+    .map_err(|error| vec![of_registry(&error)])
+}
+
 /// The image that the target starts from, if that is one.
 fn base_image(planned: &Planned) -> Option<&BaseImage> {
     let base = planned.lowered.base.as_ref()?;
@@ -516,8 +745,14 @@ fn assemble(
     session: &Session<'_>,
     planned: &Planned,
     parts: Parts,
+    inline: Option<String>,
 ) -> Result<Assembled, Vec<Failure>> {
     let mut config = planned.lowered.config.clone();
+    // What a base says of itself is not said of what is built upon it.
+    config.other.remove(INLINE_KEY);
+    config
+        .other
+        .extend(inline.map(|records| (INLINE_KEY.to_owned(), records.into())));
     let labels = phases::labels(session, planned);
     if !labels.is_empty() {
         config.config.labels.get_or_insert_default().extend(labels);
@@ -542,7 +777,7 @@ fn keep(
     session: &Session<'_>,
     planned: &Planned,
     assembled: &Assembled,
-    snapshots: &[Key],
+    (snapshots, keeping): (&[Key], Keeping),
 ) -> Result<Outcome, Vec<Failure>> {
     let store = session.store;
     // What is there already must still be there when it is named.
@@ -570,16 +805,22 @@ fn keep(
     }
     let digest = assembled.digest();
     let stored_ms = session.clock.now().as_millis() as u64;
+    let base = base_image(planned).and_then(BaseImage::as_base);
     // An image is found by its digest as well, whatever names it has.
-    for name in names.iter().cloned().chain([digest.to_string()]) {
+    let all = names.iter().cloned().chain([digest.to_string()]);
+    for name in all.filter(|_| !request.work.aside && keeping == Keeping::Named) {
         let known = store.image(&name).map_err(store_failures)?;
-        if known.is_none_or(|known| known.digest != digest || known.layers != snapshots) {
+        let is_same = |known: StoredImage| {
+            known.digest == digest && known.layers == snapshots && known.base == base
+        };
+        if !known.is_some_and(is_same) {
             let image = StoredImage {
                 name,
                 digest,
                 stored_ms,
                 layers: snapshots.to_vec(),
                 pulled_from: None,
+                base: base.clone(),
             };
             store.put_image(&image).map_err(store_failures)?;
         }
@@ -635,9 +876,10 @@ fn remember(
     session: &Session<'_>,
     planned: &Planned,
     assembled: &Assembled,
+    tree: &[Key],
 ) -> Result<(), Vec<Failure>> {
     let parts = phases::remember(session, planned).map_err(|failure| vec![failure])?;
-    let used = session.used(planned, parts, assembled.digest());
+    let used = session.used(planned, parts, assembled.digest(), tree);
     let now_ms = session.clock.now().as_millis() as u64;
     // A store that can only be read answers what it knows; nothing is deleted from it.
     drop(session.store.note_use(&used, now_ms));
@@ -660,29 +902,6 @@ fn store_failures(error: StoreError) -> Vec<Failure> {
     failures(&error)
 }
 
-fn failures(error: &dyn miette::Diagnostic) -> Vec<Failure> {
+pub(super) fn failures(error: &dyn miette::Diagnostic) -> Vec<Failure> {
     vec![Failure::from_diagnostic(FailureKind::Machine, error)]
-}
-
-/// Keeps events until it is known whether they are the build.
-#[derive(Default)]
-struct Held(std::sync::Mutex<Vec<BuildEvent>>);
-
-impl Held {
-    fn release(self, events: &dyn EventSink) {
-        let held = self
-            .0
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.into_iter().for_each(|event| events.emit(event));
-    }
-}
-
-impl EventSink for Held {
-    fn emit(&self, event: BuildEvent) {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push(event);
-    }
 }

@@ -2,12 +2,15 @@
 //! namespace, no thread and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
 //! itself, from a sealed copy, root of a new user namespace, which does the work and dies with the connection.
 
+mod caches;
 mod child;
 mod export;
 mod finish;
 mod instances;
 mod platforms;
 mod protocol;
+mod rebuild;
+mod recipe;
 mod recorder;
 mod stored;
 mod supervisor;
@@ -25,6 +28,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 pub use child::play as play_child;
 pub use export::{JoinedNames, SaveRequest};
 pub use instances::State;
+pub use rebuild::{Difference, Rebuilt};
 pub use upkeep::Look;
 
 use super::{BuildRequest, Outcome};
@@ -40,6 +44,7 @@ use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::{Place, Text, Work};
 use crate::event::{BuildEvent, EventSink, Status};
 use crate::image::{self, Name};
+use crate::registry::{self, HelperQuestion};
 use crate::store::{Owners, Store};
 use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
@@ -71,7 +76,7 @@ impl Embedded {
         request: &BuildRequest,
         events: &dyn EventSink,
     ) -> Result<Outcome, Vec<Failure>> {
-        let recorder = Recorder::new(&request.store, events);
+        let recorder = Recorder::new(request, events);
         events.emit(BuildEvent::BuildStarted {
             target: request
                 .work
@@ -87,14 +92,15 @@ impl Embedded {
             .settled_request(request, &recorder)
             .and_then(|request| {
                 let built = match request.platforms.len() {
-                    0 | 1 => one(&request, &recorder),
+                    0 | 1 => one(&request, &recorder, &|reasons| recorder.reasons(&reasons)),
                     _ => platforms::build(self, &request, &recorder),
                 };
                 built.map_err(|failures| with_text(failures, &request.work))
             });
-        if built.is_ok() {
-            upkeep::write_caches(request, &recorder);
-        }
+        let built = built.and_then(|outcome| {
+            caches::write(request, &recorder)?;
+            Ok(outcome)
+        });
         let (steps_run, steps_cached) = recorder.steps();
         let outcome = built.as_ref().ok();
         let status = match &built {
@@ -111,7 +117,7 @@ impl Embedded {
             }
             Err(_) => Status::Failed,
         };
-        recorder.finish(request, status, &built);
+        recorder.finish(status, &built);
         events.emit(BuildEvent::BuildDone {
             status,
             digest: outcome.map(|outcome| outcome.manifest.digest),
@@ -360,20 +366,22 @@ fn lock(
 }
 
 /// The build of one platform.
-fn one(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+fn one(
+    request: &BuildRequest,
+    events: &dyn EventSink,
+    reasons: &dyn Fn(Vec<StepReport>),
+) -> Result<Outcome, Vec<Failure>> {
     if let Some(outcome) = finish::from_cache(request, events)? {
         return Ok(outcome);
     }
-    if !request.cache_from.is_empty() {
-        upkeep::read_caches(request, events);
-        if let Some(outcome) = finish::from_cache(request, events)? {
-            return Ok(outcome);
-        }
-    }
-    in_child(request, events)
+    in_child(request, events, reasons)
 }
 
-fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, Vec<Failure>> {
+fn in_child(
+    request: &BuildRequest,
+    events: &dyn EventSink,
+    reasons: &dyn Fn(Vec<StepReport>),
+) -> Result<Outcome, Vec<Failure>> {
     let stdout = io::stdout();
     let work = &request.work;
     // Taken apart when the engine child is gone.
@@ -393,7 +401,7 @@ fn in_child(request: &BuildRequest, events: &dyn EventSink) -> Result<Outcome, V
         request: Box::new(request.clone()),
         groups: groups.as_ref().map(|groups| groups.path().to_owned()),
     };
-    match listen(&order, &[stdout.as_fd()], events)? {
+    match listen_to(&order, &[stdout.as_fd()], events, reasons)? {
         Report::Built(outcome) => Ok(*outcome),
         other => Err(vec![unexpected(&other)]),
     }
@@ -404,6 +412,16 @@ fn listen(
     order: &Order,
     files: &[BorrowedFd<'_>],
     events: &dyn EventSink,
+) -> Result<Report, Vec<Failure>> {
+    listen_to(order, files, events, &|_| ())
+}
+
+/// The same, for whom it matters why steps were run.
+fn listen_to(
+    order: &Order,
+    files: &[BorrowedFd<'_>],
+    events: &dyn EventSink,
+    reasons: &dyn Fn(Vec<StepReport>),
 ) -> Result<Report, Vec<Failure>> {
     let endings = Endings::hold().map_err(|error| {
         let message = "signals cannot be waited for";
@@ -422,10 +440,29 @@ fn listen(
         }
         match next(&engine)? {
             Report::Event(event) => events.emit(event),
+            Report::Reasons(reports) => reasons(reports),
+            Report::Helper(question) => answer(&engine, order, &question)?,
             Report::Failed(failures) => return Err(failures),
             report => return Ok(report),
         }
     }
+}
+
+/// Asks a program that keeps credentials, as the user that this process is.
+fn answer(engine: &Engine, order: &Order, question: &HelperQuestion) -> Result<(), Vec<Failure>> {
+    let answer: protocol::Answer = match order.registries() {
+        Some(settings) => registry::run_helper(settings, question),
+        None => Err("nobody is asked for this".to_owned()),
+    };
+    protocol::send(&engine.socket, &answer, &[]).map_err(|error| {
+        let message = "the engine process went away while it waited for credentials";
+        vec![Failure::caused(
+            FailureKind::Bug,
+            "engine::connection",
+            message,
+            &error,
+        )]
+    })
 }
 
 /// A Dockerfile that was fetched, or that another one stands on, is known to nobody else: what is wrong with it is shown in
@@ -474,6 +511,8 @@ fn stop(engine: &Engine, endings: &Endings, events: &dyn EventSink) {
         }
         match next(engine) {
             Ok(Report::Event(event)) => events.emit(event),
+            // Nobody waits for credentials any more.
+            Ok(Report::Reasons(_) | Report::Helper(_)) => {}
             _ => return,
         }
     }

@@ -6,8 +6,10 @@ use std::os::fd::AsFd as _;
 
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::export::{JoinedNames, SaveRequest};
+use super::recorder::Recorder;
 use super::{Embedded, one};
 use crate::engine::failure::Failure;
+use crate::engine::phases::StepReport;
 use crate::event::{BuildEvent, EventSink};
 use crate::image::{Name, Platform};
 use crate::ship::export::{Output, Pushing};
@@ -19,8 +21,9 @@ use crate::ship::export::{Output, Pushing};
 pub(super) fn build(
     backend: Embedded,
     request: &BuildRequest,
-    events: &dyn EventSink,
+    recorder: &Recorder<'_>,
 ) -> Result<Outcome, Vec<Failure>> {
+    let events: &dyn EventSink = recorder;
     let own = Platform::of_this_machine().to_string();
     let named = request.platforms.iter().position(|one| *one == own);
     let named = named.unwrap_or(0);
@@ -39,10 +42,14 @@ pub(super) fn build(
                 .iter()
                 .filter_map(|output| in_store(output, place == named))
                 .collect(),
+            // They leave together, from the store.
+            needs_files: true,
             ..request.clone()
         };
         let events = OfPlatform { platform, events };
-        let outcome = one(&part, &events).map_err(|failures| of_platform(failures, platform))?;
+        let reasons = |reports| recorder.reasons(&of_platform_too(reports, platform));
+        let outcome =
+            one(&part, &events, &reasons).map_err(|failures| of_platform(failures, platform))?;
         built.push(outcome);
     }
     let mut outcome = built[named].clone();
@@ -99,6 +106,13 @@ fn of_platform(mut failures: Vec<Failure>, platform: &str) -> Vec<Failure> {
         failure.message = format!("{platform}: {}", failure.message);
     }
     failures
+}
+
+fn of_platform_too(mut reports: Vec<StepReport>, platform: &str) -> Vec<StepReport> {
+    for report in &mut reports {
+        report.stage = format!("{platform} {}", report.stage);
+    }
+    reports
 }
 
 /// Tells the steps of one platform from those of the others.

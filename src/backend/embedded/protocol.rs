@@ -14,11 +14,13 @@ use crate::digest::Digest;
 use crate::engine::carry::Carried;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch::Launch;
+use crate::engine::phases::StepReport;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
 use crate::event::BuildEvent;
 use crate::image::Name;
-use crate::store::{BuildUse, Checked, Prune, Pruned};
+use crate::registry::{HelperAnswer, HelperQuestion};
+use crate::store::{Checked, Prune, Pruned};
 use crate::sys::socket::{Message, Socket};
 
 /// What the engine child is to do. It does one thing and ends.
@@ -110,13 +112,16 @@ pub(super) enum Order {
     Export {
         /// The store's directory.
         store: PathBuf,
-        /// Only what this build used; `None`: everything.
-        used: Option<Box<BuildUse>>,
     },
     /// Take what is in such an archive, which comes along.
     Import {
         /// The store's directory.
         store: PathBuf,
+    },
+    /// Write what a build has used to where its request says.
+    WriteCaches {
+        /// The build.
+        request: Box<BuildRequest>,
     },
     /// Delete a store.
     DeleteStore {
@@ -125,11 +130,42 @@ pub(super) enum Order {
     },
 }
 
+/// What comes back for [`Report::Helper`].
+pub(super) type Answer = Result<HelperAnswer, String>;
+
 impl Order {
+    /// How it is to work, if it is one that may have to ask servers.
+    pub(super) fn work(&mut self) -> Option<&mut Work> {
+        match self {
+            Self::Build { request, .. } | Self::WriteCaches { request } => Some(&mut request.work),
+            Self::Settle { work, .. }
+            | Self::Lock { work, .. }
+            | Self::Push { work, .. }
+            | Self::Save { work, .. }
+            | Self::Shell { work, .. } => Some(work),
+            _ => None,
+        }
+    }
+
+    /// How registries are reached, where it may have to ask them.
+    pub(super) fn registries(&self) -> Option<&crate::registry::Settings> {
+        match self {
+            Self::Build { request, .. } | Self::WriteCaches { request } => {
+                Some(&request.work.registries)
+            }
+            Self::Settle { work, .. }
+            | Self::Lock { work, .. }
+            | Self::Push { work, .. }
+            | Self::Save { work, .. }
+            | Self::Shell { work, .. } => Some(&work.registries),
+            _ => None,
+        }
+    }
+
     /// The store that it is about.
     pub(super) fn store(&self) -> Option<&Path> {
         match self {
-            Self::Build { request, .. } => Some(&request.store),
+            Self::Build { request, .. } | Self::WriteCaches { request } => Some(&request.store),
             Self::Save { request, .. } => Some(&request.store),
             Self::Launch(launch) => Some(&launch.store),
             Self::Command { .. } => None,
@@ -147,7 +183,7 @@ impl Order {
     }
 }
 
-/// After its order the engine child hears at most this: it is to end what it does, and then itself.
+/// After its order the engine child hears answers to what it asks, and this: it is to end what it does, and then itself.
 pub(super) const STOP: &[u8] = b"stop";
 
 /// What the engine child says.
@@ -155,6 +191,10 @@ pub(super) const STOP: &[u8] = b"stop";
 pub(super) enum Report {
     /// Something happened.
     Event(BuildEvent),
+    /// A program that keeps credentials is to be asked, as the user; an [`Answer`] is awaited.
+    Helper(HelperQuestion),
+    /// Why steps were run.
+    Reasons(Vec<StepReport>),
     /// All that has to be known before the Dockerfile can be lowered is.
     Settled(Box<Work>),
     /// The sources were asked.
@@ -185,6 +225,8 @@ pub(super) enum Report {
     Checked(Checked),
     /// The store was made an archive, or taken from one.
     Carried(Carried),
+    /// The caches are written, or it was said why not.
+    CachesWritten,
     /// It could not be done.
     Failed(Vec<Failure>),
 }

@@ -49,7 +49,7 @@ pub(super) fn push(
             source: &layers,
             names: std::slice::from_ref(to),
             epoch: None,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: work.cores(),
         };
         let exported = export
             .push(&ImageOutput::default(), &session.registries, &heard)

@@ -2,24 +2,20 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::BuildRequest;
 use super::finish::raise_open_files;
 use super::protocol::{Order, Report};
 use super::{Embedded, listen, unexpected};
-use crate::engine::cache_dir;
 use crate::engine::carry::{self, Carried, CarryError};
 use crate::engine::clock::Clock;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::snapshot::verify;
-use crate::event::{BuildEvent, EventSink};
-use crate::store::{
-    BuildUse, Checked, Finding, Inventory, Prune, Pruned, Repair, Store, StoreError,
-};
+use crate::event::BuildEvent;
+use crate::store::{Checked, Finding, Inventory, Prune, Pruned, Repair, Store, StoreError};
 
 impl Embedded {
     /// All that the store holds.
@@ -70,7 +66,7 @@ impl Embedded {
     /// If it cannot be read, or the archive not be written.
     pub fn export_store(self, store: &Path, to: BorrowedFd<'_>) -> Result<Carried, Vec<Failure>> {
         let store = store.to_owned();
-        carried(&Order::Export { store, used: None }, to)
+        carried(&Order::Export { store }, to)
     }
 
     /// Puts what is in such an archive into a store.
@@ -80,67 +76,6 @@ impl Embedded {
     pub fn import_store(self, store: &Path, from: BorrowedFd<'_>) -> Result<Carried, Vec<Failure>> {
         let store = store.to_owned();
         carried(&Order::Import { store }, from)
-    }
-}
-
-/// Takes what is in the cache directories of a build. One that cannot be read is a warning.
-pub(super) fn read_caches(request: &BuildRequest, events: &dyn EventSink) {
-    for dir in &request.cache_from {
-        let read = cache_dir::open(dir)
-            .and_then(|archive| Embedded.import_store(&request.store, archive.as_fd()));
-        if let Err(failures) = read {
-            warn("CacheNotRead", dir, &failures, events);
-        }
-    }
-}
-
-/// Writes what a build has used into its cache directories. One that cannot be written is a warning.
-pub(super) fn write_caches(request: &BuildRequest, events: &dyn EventSink) {
-    if request.cache_to.is_empty() {
-        return;
-    }
-    let work = &request.work;
-    let target = work.target.as_deref().unwrap_or_default();
-    let platforms = match request.platforms.as_slice() {
-        [] => std::slice::from_ref(&work.platform),
-        platforms => platforms,
-    };
-    let used = Store::open(&request.store)
-        .and_then(|store| store.last_use(&work.project, target, platforms))
-        .map_err(of_store);
-    for dir in &request.cache_to {
-        let write = |used: &BuildUse| {
-            cache_dir::write(dir, used, |file| {
-                let order = Order::Export {
-                    store: request.store.clone(),
-                    used: Some(Box::new(used.clone())),
-                };
-                carried(&order, file.as_fd()).map(drop)
-            })
-        };
-        let written = match &used {
-            Ok(Some(used)) => write(used),
-            Ok(None) => Ok(()),
-            Err(failures) => Err(failures.clone()),
-        };
-        if let Err(failures) = written {
-            warn("CacheNotWritten", dir, &failures, events);
-        }
-    }
-}
-
-fn warn(code: &str, dir: &Path, failures: &[Failure], events: &dyn EventSink) {
-    for failure in failures {
-        let mut message = format!("the cache {} is left alone: {failure}", dir.display());
-        for cause in &failure.causes {
-            message.push_str(&format!(": {cause}"));
-        }
-        events.emit(BuildEvent::Warning {
-            code: code.to_owned(),
-            message,
-            file: None,
-            line: None,
-        });
     }
 }
 
@@ -156,19 +91,11 @@ fn carried(order: &Order, file: BorrowedFd<'_>) -> Result<Carried, Vec<Failure>>
 ///
 /// # Errors
 /// If it cannot be done.
-pub(super) fn export(
-    store: &Path,
-    used: Option<&BuildUse>,
-    files: Vec<OwnedFd>,
-) -> Result<Carried, Vec<Failure>> {
+pub(super) fn export(store: &Path, files: Vec<OwnedFd>) -> Result<Carried, Vec<Failure>> {
     let store = Store::open(store).map_err(of_store)?;
     raise_open_files();
     let out = BufWriter::with_capacity(1 << 20, file(files)?);
-    let packed = match used {
-        None => carry::export(&store, out),
-        Some(used) => carry::export_used(&store, used, out),
-    };
-    packed.map_err(|error| of_carry(&error))
+    carry::export(&store, out).map_err(|error| of_carry(&error))
 }
 
 /// In the engine child.

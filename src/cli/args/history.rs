@@ -10,6 +10,8 @@ pub(in crate::cli) enum HistoryCommand {
     Ls(ListHistoryArguments),
     /// Say what is known of a build
     Inspect(InspectBuildArguments),
+    /// Say why the steps of a build were run
+    Why(InspectBuildArguments),
     /// Print what the steps of a build printed
     Logs(BuildLogArguments),
     /// Forget builds

@@ -79,6 +79,9 @@ pub(in crate::cli) struct CopyArguments {
     /// Copy the image for this platform alone [default: all, from registry to registry; else this machine's]
     #[arg(long, value_name = "OS/ARCH")]
     pub(in crate::cli) platform: Option<String>,
+    /// Copy also what refers to it (signatures, lists of what is in it), from registry to registry
+    #[arg(long, visible_alias = "recursive")]
+    pub(in crate::cli) referrers: bool,
     #[command(flatten)]
     pub(in crate::cli) reach: ReachArguments,
     #[command(flatten)]

@@ -129,6 +129,18 @@ impl<W: Write> State<W> {
                 bytes,
                 ..
             } => self.line(image, &format!("PUSHED {} {digest}", size(*bytes))),
+            BuildEvent::Waiting {
+                host,
+                reason,
+                attempt,
+                attempts,
+                wait_ms,
+            } => {
+                let wait = seconds(*wait_ms);
+                self.say(format!(
+                    "{host}: {reason}; attempt {attempt} of {attempts} follows in {wait}"
+                ));
+            }
             BuildEvent::Warning {
                 code,
                 message,

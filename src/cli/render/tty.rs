@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{age, place, seconds, size, title};
 use crate::event::{BuildEvent, EventSink, Status};
@@ -31,6 +31,8 @@ struct Running {
     started: Instant,
     note: String,
     log: VecDeque<String>,
+    /// It is shown for so long; `None`: until it has ended.
+    lasts: Option<Duration>,
 }
 
 /// Whether escape sequences for colour are written.
@@ -72,6 +74,7 @@ impl<W: Write> State<W> {
             started: Instant::now(),
             note: String::new(),
             log: VecDeque::new(),
+            lasts: None,
         };
         self.running.push(running);
     }
@@ -191,6 +194,23 @@ impl<W: Write> State<W> {
                     self.paint("2", &size(*bytes))
                 ));
             }
+            BuildEvent::Waiting {
+                host,
+                reason,
+                attempt,
+                attempts,
+                wait_ms,
+            } => {
+                self.take(host);
+                let wait = seconds(*wait_ms);
+                let title =
+                    format!("{host}: {reason}; attempt {attempt} of {attempts} follows in {wait}");
+                let title = title.chars().take(self.width.saturating_sub(12)).collect();
+                self.start(host, title);
+                if let Some(running) = self.running(host) {
+                    running.lasts = Some(Duration::from_millis(*wait_ms));
+                }
+            }
             BuildEvent::Warning {
                 code,
                 message,
@@ -236,6 +256,11 @@ impl<W: Write> State<W> {
             frame.push_str(line);
             frame.push('\n');
         }
+        let is_over = |running: &Running| {
+            let lasts = running.lasts;
+            lasts.is_some_and(|lasts| running.started.elapsed() >= lasts)
+        };
+        self.running.retain(|running| !is_over(running));
         let mut region = Vec::new();
         for running in &self.running {
             let time = seconds(running.started.elapsed().as_millis() as u64);

@@ -18,6 +18,7 @@ pub mod diff;
 pub mod lower;
 pub mod overlay;
 mod publish;
+pub mod top;
 pub mod verify;
 
 use std::collections::HashMap;

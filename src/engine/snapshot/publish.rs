@@ -1,6 +1,6 @@
 //! Finished snapshots on their way into the store. A thread takes all that have come together, syncs the file system
 //! once, renames each to its place, and tells the index. Until then this process finds them here. When it has nothing else to
-//! do it measures what it has published.
+//! do it measures what was published, by this build or by those before it; no build waits for that.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::{SnapshotError, SnapshotId};
-use crate::store::{Lease, Record, Store, StoreError, TmpDir, tree_bytes};
+use crate::store::{Index, Lease, Record, Store, StoreError, TmpDir, tree_bytes};
 use crate::sys::dir::Dir;
 
 /// The thread, and what it has not done yet.
@@ -112,7 +112,7 @@ fn work(store: &Store, shared: &Shared, orders: &Receiver<Order>) {
     // this engine may have them mounted.
     let mut leases: Vec<Lease> = Vec::new();
     let mut doubles: Vec<TmpDir> = Vec::new();
-    let mut unmeasured = Unmeasured::default();
+    let mut unmeasured = Unmeasured::of(store);
     while let Some(first) = unmeasured.until_next(store, orders) {
         let mut batch = Vec::new();
         let mut held = Vec::new();
@@ -162,30 +162,42 @@ struct Unmeasured {
 }
 
 impl Unmeasured {
+    /// What the builds before this one had no time for.
+    fn of(store: &Store) -> Self {
+        let ids = store.index().and_then(Index::unmeasured);
+        Self {
+            ids: ids.unwrap_or_default(),
+            sizes: Vec::new(),
+        }
+    }
+
     /// The next order; measures as long as there is none. `None`: there will be none any more.
     fn until_next(&mut self, store: &Store, orders: &Receiver<Order>) -> Option<Order> {
         loop {
-            let ended = match orders.try_recv() {
+            match orders.try_recv() {
                 Ok(order) => return Some(order),
-                Err(TryRecvError::Empty) => false,
-                Err(TryRecvError::Disconnected) => true,
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => {
+                    self.tell(store);
+                    return None;
+                }
+            }
+            let Some(id) = self.ids.pop() else {
+                self.tell(store);
+                return orders.recv().ok();
             };
-            if let Some(id) = self.ids.pop() {
-                // What cannot be measured now is measured when something is to be deleted.
-                let tree = Dir::open_trusted(store.snapshot_path(&id));
-                self.sizes
-                    .extend(tree.and_then(tree_bytes).ok().map(|size| (id, size)));
-                continue;
-            }
-            if !self.sizes.is_empty()
-                && let Ok(index) = store.index()
-            {
-                drop(index.put_sizes(&std::mem::take(&mut self.sizes)));
-            }
-            if ended {
-                return None;
-            }
-            return orders.recv().ok();
+            // What cannot be measured now is measured when something is to be deleted.
+            let tree = Dir::open_trusted(store.snapshot_path(&id));
+            self.sizes
+                .extend(tree.and_then(tree_bytes).ok().map(|size| (id, size)));
+        }
+    }
+
+    fn tell(&mut self, store: &Store) {
+        if !self.sizes.is_empty()
+            && let Ok(index) = store.index()
+        {
+            drop(index.put_sizes(&std::mem::take(&mut self.sizes)));
         }
     }
 }

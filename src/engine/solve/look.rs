@@ -144,7 +144,7 @@ impl Session<'_> {
         planned: &Planned,
         id: NodeId,
     ) -> Result<Vec<Listed>, Failure> {
-        let noted = self.take_listed(id);
+        let noted = self.noted_listed(id);
         if !noted.is_empty() {
             return Ok(noted);
         }
@@ -220,21 +220,24 @@ impl Session<'_> {
     /// # Errors
     /// If the store cannot be read.
     pub fn look(&self, keys: &Keys) -> Result<Option<Hit>, Failure> {
-        let definition = keys.definition.key();
-        if let Some(record) = self.store.result(&definition).map_err(store_failure)? {
-            return Ok(Some(Hit {
-                key: definition,
-                record,
-            }));
+        self.look_where(keys, |id| self.store.has_snapshot(id))
+    }
+
+    /// The same for someone who knows of some snapshots that they are here.
+    pub(super) fn look_where(
+        &self,
+        keys: &Keys,
+        is_here: impl Fn(&Key) -> bool,
+    ) -> Result<Option<Hit>, Failure> {
+        let found = |key: Key| -> Result<Option<Hit>, Failure> {
+            let record = self.known_result(&key, &is_here)?;
+            Ok(record.map(|record| Hit { key, record }))
+        };
+        let hit = found(keys.definition.key())?;
+        match &keys.content {
+            Some(content) if hit.is_none() => found(content.key()),
+            _ => Ok(hit),
         }
-        let Some(content) = &keys.content else {
-            return Ok(None);
-        };
-        let key = content.key();
-        let Some(record) = self.store.result(&key).map_err(store_failure)? else {
-            return Ok(None);
-        };
-        Ok(Some(Hit { key, record }))
     }
 
     /// The digest of a part of a tree.

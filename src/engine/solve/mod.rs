@@ -35,6 +35,7 @@ mod sources;
 mod steps;
 pub mod survey;
 mod tap;
+mod unpack;
 mod used;
 
 use std::collections::HashMap;

@@ -235,14 +235,18 @@ impl Session<'_> {
                 }
             }
         }
-        let directory = self.store.path().join("caches").join(&name);
+        let directory = match self.work.aside {
+            true => workshop.reach.scratch.path().join(format!("cache-{name}")),
+            false => self.store.path().join("caches").join(&name),
+        };
         {
             // Whoever makes it fills it before anyone uses it.
             let _making = self
                 .store
                 .lock(&format!("new cache {name}"))
                 .map_err(store_failure)?;
-            if self.work.no_cache == NoCache::Everything && self.is_first_use(&name) {
+            let is_emptied = self.work.no_cache == NoCache::Everything && !self.work.aside;
+            if is_emptied && self.is_first_use(&name) {
                 // Such a build must not see what earlier ones left. Those that still run keep what they have open.
                 let aside = workshop.reach.scratch.path().join(format!("cache-{name}"));
                 match std::fs::rename(&directory, &aside) {
@@ -253,9 +257,12 @@ impl Session<'_> {
                 }
             }
             loop {
-                if !directory.is_dir() {
+                if !directory.is_dir() && !self.brings_cache(&name, &directory) {
                     self.fill_cache(workshop, cache, made, &directory)
                         .map_err(|error| cannot(&error))?;
+                }
+                if self.work.aside {
+                    break;
                 }
                 let lease = self.store.lease_of("caches", &name);
                 if let Some(lease) = lease.map_err(store_failure)? {
@@ -283,6 +290,20 @@ impl Session<'_> {
             Access::ReadWrite
         };
         Mounted::bind(opened.as_fd(), access).map_err(|error| cannot(&error))
+    }
+
+    /// Whether the cache mount came from elsewhere, where an earlier build has left it.
+    fn brings_cache(&self, name: &str, directory: &std::path::Path) -> bool {
+        if self.work.no_cache == NoCache::Everything {
+            return false;
+        }
+        let fetched = self
+            .elsewhere
+            .fetch_mount(name, directory, self.store, &self.registries);
+        fetched.unwrap_or_else(|_| {
+            self.elsewhere.tell(self.events);
+            false
+        })
     }
 
     fn fill_cache(

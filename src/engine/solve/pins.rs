@@ -2,11 +2,11 @@
 //! what it means; one that is not is asked now.
 
 use super::session::{Session, Workshop};
-use super::sources::{DebianAnswer, reference, shown};
+use super::sources::{DebianAnswer, GitAnswer, reference, shown};
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::lock::{
-    self, DebianPin, Entry, GitPin, HttpPin, ImagePin, Outdated, Pin, platform_of,
+    self, DebianPin, Entry, GitPin, HttpPin, ImagePin, Lock, Mode, Outdated, Pin, platform_of,
 };
 use crate::engine::plan::Planned;
 use crate::engine::source::{git, http};
@@ -120,6 +120,53 @@ impl Session<'_> {
                 None => self.asked(workshop, planned, source).map(entry),
             }
         })
+    }
+
+    /// A lock with all that is known of what the sources of a plan are; nobody is asked.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn pinned_lock(&self, planned: &Planned) -> Result<Lock, Failure> {
+        let own = self.work.lock.clone();
+        let mut lock = own.unwrap_or_else(|| Lock {
+            file: "what is written down of the image".to_owned(),
+            habitat: self.work.project.clone(),
+            directory: "/".into(),
+            mode: Mode::Open,
+            entries: Vec::new(),
+            places: Vec::new(),
+        });
+        lock.mode = Mode::Open;
+        for source in lock::sources(planned) {
+            if lock.entry(source, &self.work.platform).is_some() {
+                continue;
+            }
+            let pin = match source {
+                Source::Image(_) | Source::OciLayout(_) => {
+                    planned.images.get(source).map(|image| {
+                        Pin::Image(ImagePin {
+                            digest: image.digest,
+                        })
+                    })
+                }
+                Source::Git(_) => self
+                    .answer::<GitAnswer>(&reference(source))?
+                    .map(|known| Pin::Git(GitPin::of(known.answer.resolved))),
+                Source::Http(_) => self
+                    .answer::<http::Remembered>(&reference(source))?
+                    .map(|known| Pin::Http(HttpPin::of(&known.answer))),
+                // What its packages were is a part of what the build was made from.
+                Source::Debian(_) | Source::Local { .. } => None,
+            };
+            if let (Some(pin), Some(name)) = (pin, lock.name(source)) {
+                lock.entries.push(Entry {
+                    source: name,
+                    platform: platform_of(source, &self.work.platform),
+                    pin,
+                });
+            }
+        }
+        Ok(lock)
     }
 
     /// What was downloaded though nothing says what it has to be.

@@ -8,14 +8,15 @@ use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::source::git::{self, Git};
 use crate::engine::ssh::Door;
 use crate::engine::work::{AgentKind, Ssh, Work};
+use crate::event::EventSink;
 use crate::net::{Authorization, Client, Proxies, Settings};
 use crate::registry::Registries;
 use crate::store::TmpDir;
 
 /// What servers are reached with.
-pub struct Reach {
+pub struct Reach<'e> {
     /// The network.
-    pub client: Client,
+    pub client: Client<'e>,
     /// Repositories.
     pub git: Git,
     /// A directory for what lives as long as this: names of the sandbox, unfinished downloads.
@@ -24,18 +25,18 @@ pub struct Reach {
     _door: Option<Door>,
 }
 
-impl std::fmt::Debug for Reach {
+impl std::fmt::Debug for Reach<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reach").finish_non_exhaustive()
     }
 }
 
-impl Reach {
+impl<'e> Reach<'e> {
     /// Sets up what this build's work asks for.
     ///
     /// # Errors
     /// If the store cannot be written, or keys cannot be offered.
-    pub fn open(session: &Session<'_>) -> Result<Self, Failure> {
+    pub fn open(session: &Session<'e>) -> Result<Self, Failure> {
         let work = session.work;
         let scratch = session.store.tmp_dir().map_err(store_failure)?;
         let (client, proxies) = client_of(work);
@@ -50,7 +51,7 @@ impl Reach {
             tokens: git_tokens(work),
         });
         Ok(Self {
-            client,
+            client: client.heard(Some(session.events)),
             git,
             scratch,
             _door: door,
@@ -58,15 +59,15 @@ impl Reach {
     }
 }
 
-/// Registries, as this build's work has them reached.
+/// Registries, as this build's work has them reached; `events` hears when one is waited for.
 #[must_use]
-pub fn registries(work: &Work) -> Registries {
+pub fn registries<'e>(work: &Work, events: &'e dyn EventSink) -> Registries<'e> {
     let settings = Settings {
         proxies: proxies_of(work),
         ca_files: work.ca_file.iter().cloned().collect(),
         ..Settings::default()
     };
-    Registries::new(work.registries.clone(), settings)
+    Registries::new(work.registries.clone(), settings).heard(events)
 }
 
 fn proxies_of(work: &Work) -> Proxies {
@@ -85,7 +86,7 @@ fn proxies_of(work: &Work) -> Proxies {
 }
 
 /// How servers are reached, and by way of which proxies.
-fn client_of(work: &Work) -> (Client, Proxies) {
+fn client_of(work: &Work) -> (Client<'static>, Proxies) {
     let proxies = proxies_of(work);
     let client = Client::new(Settings {
         proxies: proxies.clone(),

@@ -2,15 +2,16 @@
 //! engine child has: a place to make things in.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::inputs::Tree;
 use super::look::{Keys, Listed};
 use super::reach::{self, Reach};
 use crate::digest::{Digest, Fields, Key};
+use crate::engine::cache::Elsewhere;
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::exec::{Cancel, Sandbox};
@@ -21,7 +22,7 @@ use crate::engine::work::Work;
 use crate::event::{BuildEvent, EventSink, StepOrigin, TestReport};
 use crate::graph::{Judge, NodeId, Op};
 use crate::registry::Registries;
-use crate::store::{Index, Lease, OpRecord, Store, StoreError};
+use crate::store::{Index, Lease, OpRecord, Record, Store, StoreError};
 use crate::sys::dir::Time;
 use crate::sys::root::Root;
 
@@ -38,8 +39,13 @@ pub struct Session<'a> {
     /// Who listens.
     pub events: &'a dyn EventSink,
     /// Where images are that are not here.
-    pub registries: Registries,
+    pub registries: Registries<'a>,
+    /// What caches have that were read for it.
+    pub elsewhere: Arc<Elsewhere>,
+    left: HashSet<NodeId>,
+    finds_by_name: AtomicBool,
     noted: Mutex<HashMap<NodeId, Noted>>,
+    told: Mutex<Option<Sender<Vec<Key>>>>,
     /// How many sockets of SSH agents were made.
     pub(super) doors: AtomicUsize,
     used_caches: Mutex<HashSet<String>>,
@@ -58,6 +64,8 @@ struct Noted {
     layers: Vec<Key>,
     /// The files of this machine that it reads.
     listed: Vec<Listed>,
+    /// It was run.
+    is_run: bool,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -69,13 +77,13 @@ impl std::fmt::Debug for Session<'_> {
 }
 
 /// Where things are made.
-pub struct Workshop {
+pub struct Workshop<'e> {
     /// Trees.
     pub snapshots: SnapshotStore,
     /// Processes.
     pub sandbox: Sandbox,
     /// What servers are reached with.
-    pub reach: Reach,
+    pub reach: Reach<'e>,
     /// The wish that it end.
     pub cancel: Cancel,
     /// Leave to use a core.
@@ -95,7 +103,7 @@ pub struct Surroundings {
     pub groups: Option<PathBuf>,
 }
 
-impl std::fmt::Debug for Workshop {
+impl std::fmt::Debug for Workshop<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Workshop").finish_non_exhaustive()
     }
@@ -159,11 +167,107 @@ impl<'a> Session<'a> {
             clock,
             events,
             contexts,
-            registries: reach::registries(work),
+            registries: reach::registries(work, events),
+            elsewhere: Arc::default(),
+            left: HashSet::new(),
+            finds_by_name: AtomicBool::new(false),
             noted: Mutex::default(),
+            told: Mutex::default(),
             doors: AtomicUsize::new(0),
             used_caches: Mutex::default(),
             downloads: Mutex::default(),
+        }
+    }
+
+    /// The same build, for which caches were read.
+    #[must_use]
+    pub fn knowing(mut self, elsewhere: Arc<Elsewhere>) -> Self {
+        self.elsewhere = elsewhere;
+        self
+    }
+
+    /// The same build, of which the results of these steps may stay elsewhere.
+    #[must_use]
+    pub fn leaving(mut self, left: HashSet<NodeId>) -> Self {
+        self.left = left;
+        self
+    }
+
+    /// Whether the result of a step can be used: it is here, or fetched now, or may stay where it is.
+    pub(super) fn brings(&self, workshop: &Workshop, id: NodeId, layers: &[Key]) -> bool {
+        if !self.holds(workshop, layers) {
+            return false;
+        }
+        if self.elsewhere.is_empty() || self.left.contains(&id) {
+            return true;
+        }
+        let fetched = self.elsewhere.fetch(
+            layers.iter().copied(),
+            &workshop.snapshots,
+            self.store,
+            &self.registries,
+        );
+        fetched
+            .inspect_err(|_| self.elsewhere.tell(self.events))
+            .is_ok()
+    }
+
+    /// Makes it enough, or no longer, that a result is known by name: where that of the whole build is here, or elsewhere,
+    /// nobody asks for the files of what came before it.
+    pub fn find_by_name(&self, is_enough: bool) {
+        self.finds_by_name.store(is_enough, Ordering::Relaxed);
+    }
+
+    pub(super) fn finds_by_name(&self) -> bool {
+        self.finds_by_name.load(Ordering::Relaxed)
+    }
+
+    /// Whether snapshots are here, or known to be elsewhere.
+    pub(super) fn has_snapshots(&self, ids: &[Key]) -> bool {
+        self.finds_by_name()
+            || ids
+                .iter()
+                .all(|id| self.store.has_snapshot(id) || self.elsewhere.has(id))
+    }
+
+    /// The same, of which none is deleted as long as the workshop is there.
+    pub(super) fn holds(&self, workshop: &Workshop, ids: &[Key]) -> bool {
+        ids.iter()
+            .all(|id| workshop.snapshots.has(id) || self.elsewhere.has(id))
+    }
+
+    /// What a snapshot says of itself that is here, or known to be elsewhere.
+    #[must_use]
+    pub fn snapshot_record(&self, id: &Key) -> Option<Record> {
+        let here = self.store.snapshot_record(id).ok();
+        here.or_else(|| self.elsewhere.record(id).cloned())
+    }
+
+    /// Digest and length of the uncompressed tar of a snapshot, if that is known here or elsewhere.
+    pub(in crate::engine) fn diff_id(&self, id: &Key) -> Result<Option<(Digest, u64)>, Failure> {
+        let here = self.index()?.diff_id(id).map_err(store_failure)?;
+        Ok(here.or_else(|| self.elsewhere.measured(id)))
+    }
+
+    /// The result that a key stands for, if it is here or known to be elsewhere.
+    /// `is_here` may know of some snapshots that they are.
+    pub(super) fn known_result(
+        &self,
+        key: &Key,
+        is_here: impl Fn(&Key) -> bool,
+    ) -> Result<Option<OpRecord>, Failure> {
+        let here = self.store.result_where(key, is_here);
+        if let Some(record) = here.map_err(store_failure)? {
+            return Ok(Some(record));
+        }
+        if let Some(record) = self.elsewhere.result(key)
+            && self.has_snapshots(&record.layers)
+        {
+            return Ok(Some(record.clone()));
+        }
+        match self.finds_by_name() {
+            true => self.index()?.op(key).map_err(store_failure),
+            false => Ok(None),
         }
     }
 
@@ -212,22 +316,57 @@ impl<'a> Session<'a> {
     }
 
     /// The files of this machine that a step reads, where they were noted.
-    pub(in crate::engine) fn take_listed(&self, id: NodeId) -> Vec<Listed> {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(in crate::engine) fn noted_listed(&self, id: NodeId) -> Vec<Listed> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted
-            .get_mut(&id)
-            .map(|noted| std::mem::take(&mut noted.listed))
+            .get(&id)
+            .map(|noted| noted.listed.clone())
             .unwrap_or_default()
+    }
+
+    /// Notes that a step is run.
+    pub(super) fn note_run(&self, id: NodeId) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.entry(id).or_default().is_run = true;
+    }
+
+    /// Whether a step was run.
+    pub(in crate::engine) fn is_run(&self, id: NodeId) -> bool {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.get(&id).is_some_and(|noted| noted.is_run)
+    }
+
+    /// Tells the snapshots of each result that is noted from now on, bottom first.
+    pub fn tell_layers(&self, to: Option<Sender<Vec<Key>>>) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    }
+
+    fn tell(&self, layers: &[Key]) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(told) = told.as_ref() {
+            // Nobody listens any more: fine.
+            drop(told.send(layers.to_vec()));
+        }
+    }
+
+    /// The key of a step that stands for its result whatever it read, and that result.
+    #[must_use]
+    pub fn definition_of(&self, id: NodeId) -> Option<(Key, OpRecord)> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (keys, record) = noted.get(&id)?.result.as_ref()?;
+        Some((keys.definition.key(), record.clone()))
     }
 
     /// Notes the result of a step.
     pub(super) fn note_result(&self, id: NodeId, keys: Keys, record: OpRecord) {
+        self.tell(&record.layers);
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted.entry(id).or_default().result = Some((keys, record));
     }
 
     /// Notes what a source is.
     pub(super) fn note_layers(&self, id: NodeId, layers: &[Key]) {
+        self.tell(layers);
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         noted.entry(id).or_default().layers = layers.to_vec();
     }
@@ -271,12 +410,11 @@ impl<'a> Session<'a> {
                 seconds: now.as_secs() as i64,
                 nanoseconds: now.subsec_nanos(),
             },
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            jobs: self.work.jobs,
             listing: None,
         })
     }
 
-    /// Milliseconds since 1970.
     /// Now, in milliseconds since 1970.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
@@ -330,13 +468,13 @@ fn test_name(record: &OpRecord) -> String {
     format!("test {}", left.unwrap_or_default())
 }
 
-impl Workshop {
+impl<'e> Workshop<'e> {
     /// Sets up what the engine child makes things with.
     ///
     /// # Errors
     /// If this machine lacks something.
     pub fn open(
-        session: &Session<'_>,
+        session: &Session<'e>,
         surroundings: Surroundings,
         warn: impl Fn(&'static str, String) + Send + Sync + 'static,
     ) -> Result<Self, Failure> {

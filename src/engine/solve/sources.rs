@@ -1,11 +1,9 @@
 //! What sources turn out to be. To *recall* is to take what the store remembers, if that is fresh enough; nothing is
 //! asked. To *obtain* is to ask, fetch and unpack what is not there.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,18 +12,16 @@ use super::inputs::{Made, Tree};
 use super::reach::Reach;
 use super::session::{Session, Workshop, store_failure};
 use crate::digest::{Digest, Fields, Key};
-use crate::engine::base::{BaseImage, Blobs, of_registry};
+use crate::engine::base::BaseImage;
 use crate::engine::contexts::Context;
 use crate::engine::debian_tree::DebianTree;
 use crate::engine::failure::{Failure, FailureKind};
-use crate::engine::layers;
 use crate::engine::plan::Planned;
 use crate::engine::snapshot;
 use crate::engine::source::{Fault, git, http};
 use crate::engine::work::Freshness;
 use crate::event::BuildEvent;
 use crate::graph::{GitSource, HttpSource, NodeId, Source};
-use crate::image::Name;
 use crate::net::{self, Authorization};
 use crate::store::Answer;
 
@@ -85,7 +81,7 @@ impl Session<'_> {
         if let Some(refusal) = self.work.refused(source) {
             return Err(refusal);
         }
-        let whole = |layers: &[Key]| layers.iter().all(|layer| self.store.has_snapshot(layer));
+        let whole = |layers: &[Key]| self.has_snapshots(layers);
         match source {
             Source::Local { name } => Ok(match self.contexts.open(name)? {
                 Context::Directory(tree) => Some(Made::Local(tree)),
@@ -180,9 +176,10 @@ impl Session<'_> {
         image: Option<&BaseImage>,
         note: &dyn Fn(Fields),
     ) -> Result<Made, Failure> {
-        let is_held = |made: &Made| {
-            let layers = made.tree().map_or(&[][..], Tree::layers);
-            workshop.snapshots.have(layers)
+        let is_held = |made: &Made| match made {
+            Made::Tree(tree) => self.holds(workshop, tree.layers()),
+            Made::Download(download) => self.brings_download(&download.digest),
+            Made::Local(_) => true,
         };
         if let Some(made) = self.recall_source(source, image, note)?.filter(is_held) {
             return Ok(made);
@@ -259,133 +256,6 @@ impl Session<'_> {
                 Err(failure)
             }
         }
-    }
-
-    /// Unpacks the layers of an image that are not here yet.
-    fn unpack_image(
-        &self,
-        workshop: &Workshop,
-        image: Option<&BaseImage>,
-        name: &str,
-    ) -> Result<Obtained, Failure> {
-        let Some(image) = image else {
-            return Err(Failure::new(
-                FailureKind::Bug,
-                "solve::image",
-                format!("{name} was not planned"),
-            ));
-        };
-        let below = |place: usize| -> Vec<Key> {
-            let below = image.layers[..place].iter();
-            below.map(|layer| layer.snapshot).collect()
-        };
-        let places = 0..image.layers.len();
-        let missing: Vec<usize> = places
-            .filter(|place| !workshop.snapshots.has(&image.layers[*place].snapshot))
-            .collect();
-        let unpack = |place: usize| {
-            let _core = workshop.cores.take();
-            let below = below(place);
-            let upon = (&workshop.snapshots, below.as_slice());
-            let layer = &image.layers[place];
-            layers::unpack(self.store, upon, image, layer, name, self.clock)
-        };
-        match &image.blobs {
-            Blobs::Store | Blobs::Layout(_) => {
-                missing.iter().try_for_each(|place| unpack(*place))?
-            }
-            Blobs::Registry(registry) => {
-                self.fetch_and_unpack(image, registry, &missing, name, &unpack)?;
-            }
-        }
-        let bytes = missing
-            .iter()
-            .map(|place| image.layers[*place].descriptor.size)
-            .sum();
-        let below = below(image.layers.len());
-        Ok(Obtained {
-            made: Made::Tree(Tree::new(below)),
-            resolved: image.digest.to_string(),
-            bytes,
-            is_new: bytes > 0,
-        })
-    }
-
-    /// Unpacks layers in their order, each as soon as it is here, while the next ones are fetched.
-    fn fetch_and_unpack(
-        &self,
-        image: &BaseImage,
-        registry: &Name,
-        missing: &[usize],
-        name: &str,
-        unpack: &dyn Fn(usize) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let layer = |place: usize| &image.layers[place].descriptor;
-        let here = AtomicU64::new(0);
-        let total = missing.iter().map(|place| layer(*place).size).sum();
-        let shown = Mutex::new(Instant::now());
-        let progress = |bytes| {
-            let here = here.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            if shown.elapsed() >= SHOWN_EVERY {
-                *shown = Instant::now();
-                self.events.emit(BuildEvent::SourceProgress {
-                    source: name.to_owned(),
-                    bytes: here,
-                    total,
-                });
-            }
-        };
-        let fetch = |place: usize| {
-            let blob = layer(place);
-            let is_here = self
-                .store
-                .blob_size(&blob.digest)
-                .is_ok_and(|size| size == blob.size);
-            if !is_here && self.work.freshness == Freshness::Never {
-                let message = format!(
-                    "layers of {name} are not in the store, and --offline forbids to fetch them"
-                );
-                return Err(Failure::new(FailureKind::Source, "solve::offline", message)
-                    .with_help("build once without --offline"));
-            }
-            let fetched = self.registries.fetch(self.store, registry, blob, &progress);
-            fetched.map_err(|error| of_registry(&error))
-        };
-        let (said, fetched) = mpsc::channel();
-        let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let (fetch, is_over) = (&fetch, &is_over);
-            scope.spawn(move || {
-                drop(net::fetch_all(missing, LAYERS_AT_ONCE, |place| {
-                    if is_over.load(Ordering::Relaxed) {
-                        return Err(());
-                    }
-                    let result = fetch(*place);
-                    let is_failed = result.is_err();
-                    // Whoever waits has given up where this cannot be said.
-                    drop(said.send((*place, result)));
-                    if is_failed { Err(()) } else { Ok(()) }
-                }));
-            });
-            let mut waiting = BTreeMap::new();
-            let done = missing.iter().try_for_each(|place| {
-                while !waiting.contains_key(place) {
-                    let (fetched, result) = fetched.recv().map_err(|_| gone(name))?;
-                    waiting.insert(fetched, result?);
-                }
-                unpack(*place).or_else(|failure| {
-                    // A blob that was damaged was put aside: the registry has it whole.
-                    if self.store.has_blob(&layer(*place).digest) {
-                        return Err(failure);
-                    }
-                    fetch(*place)?;
-                    unpack(*place)
-                })
-            });
-            is_over.store(done.is_err(), Ordering::Relaxed);
-            done
-        })
     }
 
     fn obtain_git(
@@ -606,13 +476,31 @@ impl Session<'_> {
         self.store.path().join("http").join(digest.hex())
     }
 
-    /// Whether a download is here. If so, it stays as long as the build goes on.
+    /// Whether a download is here, or known to be elsewhere. One that is here stays as long as the build goes on.
     fn hold_download(&self, digest: &Digest) -> Result<bool, Failure> {
         let lease = self.store.lease_of("http", &digest.hex());
         let lease = lease.map_err(store_failure)?;
-        let is_here = lease.is_some();
+        let is_known =
+            lease.is_some() || self.finds_by_name() || self.elsewhere.has_download(digest);
         self.note_download(*digest, lease);
-        Ok(is_here)
+        Ok(is_known)
+    }
+
+    /// Whether a download that is known is here now, from wherever.
+    fn brings_download(&self, digest: &Digest) -> bool {
+        if self.download_path(digest).is_file() {
+            return true;
+        }
+        let fetched = self
+            .elsewhere
+            .fetch_download(digest, self.store, &self.registries);
+        match fetched {
+            Ok(fetched) => fetched && self.hold_download(digest).unwrap_or(false),
+            Err(_) => {
+                self.elsewhere.tell(self.events);
+                false
+            }
+        }
     }
 
     /// Where downloads are put. What is unfinished lies in the workshop's own directory, which no other process sweeps
@@ -754,21 +642,11 @@ impl Session<'_> {
     }
 }
 
-/// How many layers are fetched at once.
-const LAYERS_AT_ONCE: usize = 4;
-/// How often it is said how much is here.
-const SHOWN_EVERY: Duration = Duration::from_millis(250);
-
-fn gone(name: &str) -> Failure {
-    let message = format!("nobody fetches the layers of {name} any more");
-    Failure::new(FailureKind::Bug, "solve::fetch", message)
-}
-
-struct Obtained {
-    made: Made,
-    resolved: String,
-    bytes: u64,
-    is_new: bool,
+pub(super) struct Obtained {
+    pub(super) made: Made,
+    pub(super) resolved: String,
+    pub(super) bytes: u64,
+    pub(super) is_new: bool,
 }
 
 fn named(name: &str, value: &str) -> Fields {

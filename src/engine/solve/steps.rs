@@ -88,6 +88,13 @@ impl Session<'_> {
         let own = self.own_fields(op, &known, Some(&mut listed))?;
         self.note_own(id, own.clone());
         self.note_listed(id, listed);
+        if !forced && !self.elsewhere.is_empty() {
+            // What is found by its definition need not be here with all that it read.
+            let keys = self.keys(own.clone(), op, &known, None)?;
+            if let Some(made) = self.found(workshop, id, op, origin, &keys)? {
+                return Ok(made);
+            }
+        }
         let keys = self.keys(own, op, &known, Some(workshop))?;
         if !forced && let Some(made) = self.found(workshop, id, op, origin, &keys)? {
             return Ok(made);
@@ -111,6 +118,7 @@ impl Session<'_> {
         if workshop.cancel.is_cancelled() {
             return Err(called_off());
         }
+        self.note_run(id);
         self.events.emit(BuildEvent::StepStarted {
             origin: origin.clone(),
         });
@@ -178,7 +186,7 @@ impl Session<'_> {
     ) -> Result<Option<Made>, Failure> {
         let hit = self.look(keys)?;
         // What is deleted just now was not there.
-        let Some(hit) = hit.filter(|hit| workshop.snapshots.have(&hit.record.layers)) else {
+        let Some(hit) = hit.filter(|hit| self.brings(workshop, id, &hit.record.layers)) else {
             return Ok(None);
         };
         let definition = keys.definition.key();
@@ -219,7 +227,7 @@ impl Session<'_> {
         let created_ms = self.now_ms();
         let made = snapshot::Made {
             id,
-            key: Some(key),
+            key: (!self.work.aside).then_some(key),
             fields: fields.clone(),
             created_ms,
             duration_ms,
@@ -234,7 +242,7 @@ impl Session<'_> {
             duration_ms,
         };
         let definition = keys.definition.key();
-        if definition != key {
+        if definition != key && !self.work.aside {
             self.index()?
                 .put_op(&definition, &record)
                 .map_err(store_failure)?;

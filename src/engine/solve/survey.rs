@@ -1,10 +1,12 @@
 //! A look at every node of a plan, without making anything. Where all results are there, that is the whole build; else it
 //! says which step would run.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 
 use super::inputs::Made;
 use super::session::Session;
+use crate::digest::Key;
 use crate::engine::failure::{Failure, Place};
 use crate::engine::plan::Planned;
 use crate::graph::{NodeId, Op};
@@ -27,6 +29,8 @@ pub struct Survey {
     pub seen: HashMap<NodeId, State>,
     /// The results that are there.
     pub made: HashMap<NodeId, Made>,
+    /// Snapshots that were seen to be here. A step's result has those of all steps below it: each is looked for once.
+    here: RefCell<HashSet<Key>>,
 }
 
 impl Survey {
@@ -44,6 +48,7 @@ impl Survey {
         let mut survey = Self {
             seen: HashMap::new(),
             made: HashMap::new(),
+            here: RefCell::default(),
         };
         let mut failures = Vec::new();
         for id in graph.needed(wanted) {
@@ -127,7 +132,16 @@ impl Survey {
             false => None,
         };
         let hit = match &keys {
-            Some(keys) if !forced => session.look(keys)?,
+            Some(keys) if !forced => session.look_where(keys, |snapshot| {
+                if self.here.borrow().contains(snapshot) {
+                    return true;
+                }
+                let is_here = session.store.has_snapshot(snapshot);
+                if is_here {
+                    self.here.borrow_mut().insert(*snapshot);
+                }
+                is_here
+            })?,
             _ => None,
         };
         let state = match (hit, keys) {

@@ -2,20 +2,34 @@
 
 use super::mounts;
 use super::session::Session;
-use crate::digest::Digest;
+use super::sources::reference;
+use crate::digest::{Digest, Key};
 use crate::engine::plan::Planned;
-use crate::graph::Op;
+use crate::graph::{Op, Source};
 use crate::store::{BuildUse, PartUse};
 
 impl Session<'_> {
     /// What this build has used: what its parts have made, its downloads and cache mounts, and its image.
     #[must_use]
-    pub fn used(&self, planned: &Planned, parts: Vec<PartUse>, image: Digest) -> BuildUse {
+    pub fn used(
+        &self,
+        planned: &Planned,
+        parts: Vec<PartUse>,
+        image: Digest,
+        tree: &[Key],
+    ) -> BuildUse {
         let graph = &planned.lowered.graph;
         let mut caches = Vec::new();
+        let mut sources = Vec::new();
         for id in graph.needed(&[planned.lowered.target]) {
-            let Op::Exec(exec) = &graph.node(id).op else {
-                continue;
+            let exec = match &graph.node(id).op {
+                Op::Exec(exec) => exec,
+                Op::Source(Source::Local { .. }) => continue,
+                Op::Source(source) => {
+                    sources.push(reference(source));
+                    continue;
+                }
+                _ => continue,
             };
             for cache in mounts::caches_of(exec) {
                 if !caches.contains(&cache) {
@@ -29,6 +43,8 @@ impl Session<'_> {
             platform: self.work.platform.clone(),
             parts,
             image: Some(image),
+            tree: tree.to_vec(),
+            sources,
             downloads: self.downloads_used(),
             caches,
         }

@@ -147,7 +147,7 @@ pub fn fetch(
     known: Option<&Remembered>,
     authorization: Option<&Authorization>,
     shelf: &Shelf,
-    client: &Client,
+    client: &Client<'_>,
     progress: &dyn Fn(u64),
 ) -> Result<Answer, Error> {
     let checksum: Option<Digest> = match &source.checksum {

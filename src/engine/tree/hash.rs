@@ -20,6 +20,7 @@ use super::listing::{Listing, kind_letter};
 use super::select::{Entry, Owners, Pick, Tree};
 use super::stat_cache::{Known, Others, Seen, is_safe};
 use crate::digest::Key;
+use crate::engine::work;
 use crate::store::{Index, StatRow};
 use crate::sys::dir::{Kind, Metadata, Time, Xattr};
 use crate::sys::file::{is_content_xattr, xattrs_of};
@@ -31,8 +32,8 @@ pub struct Reading<'a> {
     pub index: Option<&'a Index>,
     /// A time before the reading begins.
     pub now: Time,
-    /// On how many threads, where it is worth it.
-    pub threads: NonZeroUsize,
+    /// On how many threads at most, where it is worth it; `None`: on all cores.
+    pub jobs: Option<NonZeroUsize>,
     /// Where each file is noted as well.
     pub listing: Option<&'a RefCell<Listing>>,
 }
@@ -163,7 +164,7 @@ fn contents(
             }
         }
     }
-    read_all(tree, picks, &unknown, reading.threads, &mut contents)?;
+    read_all(tree, picks, &unknown, reading.jobs, &mut contents)?;
     if let Some((root, index)) = cache {
         let rows = renewed_rows(picks, &contents, &unknown, &known, reading.now);
         if !rows.is_empty() {
@@ -239,7 +240,7 @@ fn read_all(
     tree: &Tree,
     picks: &[Pick],
     unknown: &[(usize, usize)],
-    threads: NonZeroUsize,
+    jobs: Option<NonZeroUsize>,
     contents: &mut [Vec<[u8; 32]>],
 ) -> Result<(), TreeError> {
     let bytes: u64 = unknown
@@ -248,7 +249,10 @@ fn read_all(
         .sum();
     let useful = (unknown.len() / FILES_PER_THREAD)
         .max(usize::try_from(bytes / BYTES_PER_THREAD).unwrap_or(usize::MAX));
-    let threads = threads.get().min(useful);
+    let threads = match useful {
+        0 | 1 => 1,
+        more => work::cores(jobs).min(more),
+    };
     let read_one = |(pick_at, entry_at): (usize, usize), buffer: &mut Vec<u8>| {
         let pick = &picks[pick_at];
         let entry = &pick.entries[entry_at];
@@ -268,7 +272,7 @@ fn read_all(
     }
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(unknown.len()));
-    let work = || -> Result<(), TreeError> {
+    let read_some = || -> Result<(), TreeError> {
         let mut buffer = Vec::new();
         let mut own = Vec::new();
         loop {
@@ -296,8 +300,8 @@ fn read_all(
         }
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut outcome = work();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(read_some)).collect();
+        let mut outcome = read_some();
         for other in others {
             outcome = outcome.and(
                 other

@@ -141,7 +141,7 @@ fn reading(index: Option<&Index>) -> Reading<'_> {
     Reading {
         index,
         now: later(),
-        threads: NonZeroUsize::new(2).unwrap(),
+        jobs: NonZeroUsize::new(2),
         listing: None,
     }
 }

@@ -9,12 +9,14 @@
 //! A layer says what changed. `.wh.NAME` stands for a name that is gone, `.wh..wh..opq` in a directory for "nothing that
 //! was here before" (OCI image-spec, layer.md).
 
+mod compare;
 mod header;
 mod read;
 mod write;
 
 use super::Timestamp;
 
+pub use compare::{LayerDifference, first_difference};
 pub use read::{LayerReader, Limits, Malformed};
 pub use write::LayerWriter;
 

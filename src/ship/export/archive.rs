@@ -43,6 +43,7 @@ pub(super) fn write(
     let exported = Exported {
         manifest: Some(prepared.image.descriptor()),
         config: Some(prepared.image.config_digest()),
+        image: Some(Box::new(prepared.image.clone())),
         names: names.clone(),
         devices_skipped: 0,
     };

@@ -82,7 +82,7 @@ impl Joined<'_> {
     pub fn push(
         &self,
         output: &ImageOutput,
-        registries: &Registries,
+        registries: &Registries<'_>,
         listener: &dyn PushListener,
     ) -> Result<Exported, ExportError> {
         let names = output.names_beside(self.names);
@@ -113,6 +113,7 @@ impl Joined<'_> {
         Ok(Exported {
             manifest: Some(descriptor),
             config: None,
+            image: None,
             names,
             devices_skipped: 0,
         })
@@ -143,6 +144,7 @@ impl Joined<'_> {
         Ok(Exported {
             manifest: Some(one.descriptor),
             config: None,
+            image: None,
             names,
             devices_skipped: 0,
         })

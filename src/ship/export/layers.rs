@@ -43,11 +43,7 @@ pub fn prepare(export: &Export<'_>, output: &ImageOutput) -> Result<Prepared, Ex
             layer: index,
             source,
         };
-        let is_stored = export
-            .source
-            .blob(&layer.descriptor.digest)
-            .map_err(failed)?
-            .is_some();
+        let is_stored = export.source.has_blob(&layer.descriptor.digest);
         let now = layer_compression(&layer.descriptor.media_type);
         // What was made here leaves as it is asked for, whatever the store happens to have of it.
         let is_ours = layer.created.is_some();

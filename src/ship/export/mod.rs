@@ -38,8 +38,11 @@ pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where the layers of one [`Assembled`] image come from. Layers are named by their place in [`Assembled::layers`].
 pub trait LayerSource: Sync {
-    /// Opens a blob that is in the store, or `None` if it is not.
+    /// Opens a blob, or `None` if it is nowhere.
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError>;
+
+    /// Whether a blob is in the store, or can be fetched when its bytes are wanted.
+    fn has_blob(&self, digest: &Digest) -> bool;
 
     /// Writes the uncompressed tar of a layer for whose descriptor there is no blob.
     fn write_tar(
@@ -130,6 +133,8 @@ pub struct Exported {
     pub manifest: Option<Descriptor>,
     /// The configuration that was written.
     pub config: Option<Digest>,
+    /// The image itself, where it is one alone.
+    pub image: Option<Box<Assembled>>,
     /// The image's names.
     pub names: Vec<Name>,
     /// Device nodes that the user may not make and that are missing for that.
@@ -325,6 +330,7 @@ impl Exported {
         Self {
             manifest: None,
             config: None,
+            image: None,
             names: Vec::new(),
             devices_skipped: 0,
         }

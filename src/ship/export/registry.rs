@@ -27,7 +27,7 @@ impl Export<'_> {
     pub fn push(
         &self,
         output: &ImageOutput,
-        registries: &Registries,
+        registries: &Registries<'_>,
         listener: &dyn PushListener,
     ) -> Result<Exported, ExportError> {
         let names = output.names_beside(self.names);
@@ -45,6 +45,7 @@ impl Export<'_> {
         Ok(Exported {
             manifest: Some(prepared.image.descriptor()),
             config: Some(prepared.image.config_digest()),
+            image: Some(Box::new(prepared.image)),
             names,
             devices_skipped: 0,
         })
@@ -76,7 +77,7 @@ impl Export<'_> {
         prepared: &Prepared,
         name: &Name,
         tagging: Tagging,
-        registries: &Registries,
+        registries: &Registries<'_>,
         listener: &dyn PushListener,
     ) -> Result<(), ExportError> {
         let image = &prepared.image;
@@ -116,7 +117,7 @@ pub(super) enum Tagging {
 #[derive(Clone, Copy)]
 pub struct Sent<'a> {
     /// Where registries are.
-    pub registries: &'a Registries,
+    pub registries: &'a Registries<'a>,
     /// Who is told.
     pub listener: &'a dyn PushListener,
     /// Its name there.

@@ -25,6 +25,10 @@ struct Memory {
 }
 
 impl LayerSource for Memory {
+    fn has_blob(&self, digest: &Digest) -> bool {
+        self.blob(digest).is_ok_and(|blob| blob.is_some())
+    }
+
     fn blob(&self, digest: &Digest) -> Result<Option<File>, SourceError> {
         Ok(File::open(self.store.path().join(digest.hex())).ok())
     }

@@ -20,6 +20,8 @@ pub(crate) enum Capability {
     Umoci,
     Podman,
     BuildKit,
+    Buildah,
+    Crane,
     DebianArchive,
     Busybox,
     Git,
@@ -44,6 +46,8 @@ impl Capability {
             Self::Umoci => "umoci",
             Self::Podman => "podman",
             Self::BuildKit => "buildkit",
+            Self::Buildah => "buildah",
+            Self::Crane => "crane",
             Self::DebianArchive => "debian-archive",
             Self::Busybox => "busybox",
             Self::Git => "git",
@@ -254,6 +258,16 @@ pub(crate) fn program(capability: Capability, program: &str) -> Result<String, L
     } else {
         Err(capability.lack(format!("{program} is not installed")))
     }
+}
+
+/// go-containerregistry's tool, which no distribution has.
+pub(crate) fn crane() -> Result<PathBuf, Lack> {
+    let lack = || {
+        Capability::Crane
+            .lack("SHMOCKER_TEST_CRANE does not name it; `tests/run` builds it where there is Go")
+    };
+    let named = std::env::var_os("SHMOCKER_TEST_CRANE").map(PathBuf::from);
+    named.filter(|path| path.is_file()).ok_or_else(lack)
 }
 
 /// Whether what takes minutes is wanted.

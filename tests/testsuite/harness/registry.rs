@@ -2,7 +2,7 @@
 //! do anything else than it should.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -119,10 +119,80 @@ impl DockerRegistry {
         Ok(registry)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `localhost:PORT`.
     pub(crate) fn host(&self) -> String {
         format!("localhost:{}", self.port)
     }
+}
+
+/// A line to a server of this machine that is cut now and then.
+#[derive(Debug, Clone)]
+pub(crate) struct CutLine {
+    port: u16,
+    /// How often it is still cut, and after how many bytes of one connection, in whichever direction.
+    cuts: Arc<Mutex<(u32, u64)>>,
+}
+
+impl CutLine {
+    pub(crate) fn to(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let line = Self {
+            port: listener.local_addr().expect("it is bound").port(),
+            cuts: Arc::default(),
+        };
+        let cuts = Arc::clone(&line.cuts);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(("127.0.0.1", server)).expect("it listens");
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let ends = from
+                        .try_clone()
+                        .and_then(|from| Ok((from, to.try_clone()?)));
+                    let (from, to) = ends.expect("a socket can be shared");
+                    let cuts = Arc::clone(&cuts);
+                    std::thread::spawn(move || carry(&from, &to, &cuts));
+                }
+            }
+        });
+        line
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Cuts it so often, each time when one connection has carried so many bytes one way.
+    pub(crate) fn cut(&self, times: u32, bytes: u64) {
+        *self.cuts.lock().expect("no panic") = (times, bytes);
+    }
+
+    /// How often it is still to be cut.
+    pub(crate) fn left(&self) -> u32 {
+        self.cuts.lock().expect("no panic").0
+    }
+}
+
+fn carry(mut from: &TcpStream, mut to: &TcpStream, cuts: &Mutex<(u32, u64)>) {
+    let mut piece = vec![0; 64 << 10];
+    let mut carried = 0;
+    while let Ok(count @ 1..) = from.read(&mut piece) {
+        carried += count as u64;
+        let mut cuts = cuts.lock().expect("no panic");
+        if cuts.0 > 0 && carried > cuts.1 {
+            cuts.0 -= 1;
+            break;
+        }
+        drop(cuts);
+        if to.write_all(&piece[..count]).is_err() {
+            break;
+        }
+    }
+    drop(from.shutdown(std::net::Shutdown::Both));
+    drop(to.shutdown(std::net::Shutdown::Both));
 }
 
 pub(crate) fn free_port() -> u16 {
@@ -348,6 +418,8 @@ pub(crate) struct Contents {
     /// By repository and tag or digest: media type and bytes.
     pub(crate) manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// Whether it knows the question what refers to an image.
+    pub(crate) lists_referrers: bool,
 }
 
 impl Contents {
@@ -394,13 +466,23 @@ impl Contents {
             if request.method == "PUT" {
                 let kind = request.header("content-type").cloned().unwrap_or_default();
                 let digest = self.put_manifest(repository, reference, &kind, request.body.clone());
-                return Reply::status(201).with("Docker-Content-Digest", digest);
+                let reply = Reply::status(201).with("Docker-Content-Digest", digest);
+                return match subject_of(&request.body) {
+                    Some(subject) if self.lists_referrers => reply.with("OCI-Subject", subject),
+                    _ => reply,
+                };
             }
             return match self.manifests.get(&key) {
                 Some((kind, bytes)) => {
                     Reply::body(kind, bytes.clone()).with("Docker-Content-Digest", digest_of(bytes))
                 }
                 None => Reply::status(404),
+            };
+        }
+        if let Some((repository, digest)) = path.split_once("/referrers/") {
+            return match self.lists_referrers {
+                true => self.referrers(repository, digest),
+                false => Reply::status(404),
             };
         }
         if let Some((repository, upload)) = path.split_once("/blobs/uploads/") {
@@ -413,6 +495,22 @@ impl Contents {
             return Reply::status(404);
         };
         Reply::blob(request, bytes)
+    }
+
+    fn referrers(&self, repository: &str, digest: &str) -> Reply {
+        let its = self.manifests.iter().filter(|((of, name), (_, bytes))| {
+            of == repository
+                && name.starts_with("sha256:")
+                && subject_of(bytes).is_some_and(|subject| subject == digest)
+        });
+        let listed: Vec<Value> = its
+            .map(|((_, name), (kind, bytes))| {
+                json!({"mediaType": kind, "digest": name, "size": bytes.len(), "artifactType": "application/x-test"})
+            })
+            .collect();
+        let kind = "application/vnd.oci.image.index.v1+json";
+        let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": listed});
+        Reply::body(kind, index.to_string())
     }
 
     fn upload(
@@ -477,6 +575,11 @@ impl Contents {
             _ => Reply::status(405),
         }
     }
+}
+
+fn subject_of(manifest: &[u8]) -> Option<String> {
+    let manifest: Value = serde_json::from_slice(manifest).ok()?;
+    manifest["subject"]["digest"].as_str().map(str::to_owned)
 }
 
 /// A registry in memory; serves until the test process ends.

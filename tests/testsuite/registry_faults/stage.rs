@@ -107,7 +107,7 @@ impl Stage {
             .expect("a name")
     }
 
-    fn registries(&self, settings: Settings) -> Registries {
+    fn registries(&self, settings: Settings) -> Registries<'static> {
         let net = Net {
             connect_timeout: Duration::from_secs(2),
             stall_timeout: self.patience,

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use super::diff::{CAPABILITY, plain_capability};
 use super::lower::{Found, Lowers};
@@ -113,6 +114,34 @@ pub fn apply(
     lowers: &Lowers,
     limits: Limits,
 ) -> Result<Applied, ApplyError> {
+    unpack(blob, expected, (upper, lowers), limits, Signs::OfRemoval)
+}
+
+/// Unpacks the tar of a whole tree to an empty directory: nothing lies below, and a file may have any name.
+pub fn apply_whole(
+    blob: impl Read + Send,
+    expected: Digest,
+    to: &Dir,
+    limits: Limits,
+) -> Result<Applied, ApplyError> {
+    let nothing = Lowers::new(Vec::new());
+    unpack(blob, Some(expected), (to, &nothing), limits, Signs::Names)
+}
+
+/// What a name is that begins with `.wh.`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signs {
+    OfRemoval,
+    Names,
+}
+
+fn unpack(
+    blob: impl Read + Send,
+    expected: Option<Digest>,
+    (upper, lowers): (&Dir, &Lowers),
+    limits: Limits,
+    signs: Signs,
+) -> Result<Applied, ApplyError> {
     let (_, content) = compress::decoder(blob).map_err(Malformed::Unreadable)?;
     std::thread::scope(|scope| {
         let content = compress::read_ahead(scope, content).map_err(Malformed::Unreadable)?;
@@ -126,6 +155,7 @@ pub fn apply(
         let mut target = Target {
             root: upper,
             lowers,
+            signs,
             here: None,
             directories: Vec::new(),
             hides_all: false,
@@ -171,7 +201,7 @@ impl<R: Read> Read for Hashed<R> {
 struct Here {
     asked: Vec<u8>,
     real: Vec<u8>,
-    dir: Dir,
+    dir: Rc<Dir>,
 }
 
 /// What a directory is to have when all is in it.
@@ -184,6 +214,7 @@ struct Directory {
 struct Target<'a> {
     root: &'a Dir,
     lowers: &'a Lowers,
+    signs: Signs,
     here: Option<Here>,
     directories: Vec<Directory>,
     hides_all: bool,
@@ -200,11 +231,21 @@ impl Target<'_> {
         }
         let (parent, name) = split(path);
         let (parent_path, dir) = self.directory(parent, path)?;
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        if let (Signs::OfRemoval, Some(hidden)) = (self.signs, name.strip_prefix(WHITEOUT)) {
             return self.remove(&dir, &parent_path, path, name, hidden);
         }
         let name = OsStr::from_bytes(name);
         let real = joined(&parent_path, name.as_bytes());
+        if matches!(entry.kind, Kind::File { .. }) {
+            // Most are new.
+            match dir.create_file(name, 0o600) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    let file = made.map_err(failed("make the file", path))?;
+                    return self.fill(file, entry, content);
+                }
+            }
+        }
         let existing = dir.find(name).map_err(failed("look at", path))?;
         if matches!(entry.kind, Kind::Directory) {
             let made = match existing {
@@ -227,7 +268,12 @@ impl Target<'_> {
             (Kind::HardLink { .. }, Some((from, old))) => dir
                 .hard_link(&from, OsStr::from_bytes(&old), name)
                 .map_err(failed("link", path)),
-            (Kind::File { .. }, _) => self.file(&dir, name, entry, content),
+            (Kind::File { .. }, _) => {
+                let file = dir
+                    .create_file(name, 0o600)
+                    .map_err(failed("make the file", path))?;
+                self.fill(file, entry, content)
+            }
             (Kind::Symlink { target }, _) => {
                 dir.symlink(OsStr::from_bytes(target), name)
                     .map_err(failed("make the link", path))?;
@@ -247,17 +293,13 @@ impl Target<'_> {
         }
     }
 
-    fn file(
+    fn fill(
         &mut self,
-        dir: &Dir,
-        name: &OsStr,
+        mut file: File,
         entry: &Entry,
         content: &mut impl Read,
     ) -> Result<(), ApplyError> {
         let path = &entry.path[..];
-        let mut file = dir
-            .create_file(name, 0o600)
-            .map_err(failed("make the file", path))?;
         loop {
             let got = content
                 .read(&mut self.buffer)
@@ -370,7 +412,7 @@ impl Target<'_> {
         target: &[u8],
         real: &[u8],
         path: &[u8],
-    ) -> Result<(Dir, Vec<u8>), ApplyError> {
+    ) -> Result<(Rc<Dir>, Vec<u8>), ApplyError> {
         let (parent, name) = split(target);
         let (parent_path, dir) = self.directory(parent, path)?;
         let name = OsStr::from_bytes(name);

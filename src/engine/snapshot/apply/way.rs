@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 
 use super::super::lower::Found;
 use super::{ApplyError, Directory, Here, Target, clone_of, failed, refused};
@@ -29,10 +30,10 @@ impl Target<'_> {
         &mut self,
         asked: &[u8],
         path: &[u8],
-    ) -> Result<(Vec<u8>, Dir), ApplyError> {
+    ) -> Result<(Vec<u8>, Rc<Dir>), ApplyError> {
         let (mut real, mut dir, mut left) = match &self.here {
             Some(here) if here.asked == asked => {
-                return Ok((here.real.clone(), clone_of(&here.dir, path)?));
+                return Ok((here.real.clone(), here.dir.clone()));
             }
             Some(here) if here.asked == here.real && is_below(asked, &here.real) => {
                 let rest = asked[here.real.len()..].to_vec();
@@ -125,10 +126,11 @@ impl Target<'_> {
             real.clear();
             dir = clone_of(self.root, path)?;
         }
+        let dir = Rc::new(dir);
         self.here = Some(Here {
             asked: asked.to_vec(),
             real: real.clone(),
-            dir: clone_of(&dir, path)?,
+            dir: dir.clone(),
         });
         Ok((real, dir))
     }
@@ -250,7 +252,7 @@ impl Target<'_> {
         self.here = Some(Here {
             asked: parent.to_vec(),
             real: parent.to_vec(),
-            dir,
+            dir: Rc::new(dir),
         });
         Ok(opened)
     }

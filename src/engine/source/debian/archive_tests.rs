@@ -260,7 +260,7 @@ fn answer(stream: std::net::TcpStream, files: &HashMap<String, Vec<u8>>) {
 struct Served {
     url: String,
     keyring: Keyring,
-    client: Client,
+    client: Client<'static>,
     cache: Cache,
     now_s: u64,
     warnings: Mutex<Vec<String>>,

@@ -35,7 +35,7 @@ impl Cache {
     /// The file with this digest, from here or from `url`. `progress` is told each piece that is there.
     pub(super) fn obtain(
         &self,
-        client: &Client,
+        client: &Client<'_>,
         url: &str,
         digest: Digest,
         size_bytes: u64,

@@ -64,7 +64,7 @@ pub const PUBLIC_SECURITY_ARCHIVE: &str = "http://deb.debian.org/debian-security
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
     /// How servers are reached.
-    pub client: &'a Client,
+    pub client: &'a Client<'a>,
     /// Where downloads are kept.
     pub cache: &'a Cache,
     /// Whose signatures count.
