@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{Gid, SeekFrom, Uid};
+use rustix::fs::{AtFlags, Gid, SeekFrom, Uid};
 use rustix::io::Errno;
 
 use super::dir::{Metadata, Xattr};
@@ -146,14 +146,16 @@ pub fn set_xattr(fd: impl AsFd, xattr: &Xattr) -> io::Result<()> {
     )?)
 }
 
-/// Gives something open to an owner.
+/// Gives something open, or only pinned, to an owner.
 pub fn set_owner(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     if owner::are_recorded() {
         let kind = Metadata::of_open(fd.as_fd())?.kind;
         return owner::record(owner::At::File(fd.as_fd()), kind, uid, gid);
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)
+    // Not `fchown`, which does not take what was only pinned (O_PATH).
+    let flags = AtFlags::EMPTY_PATH;
+    Ok(rustix::fs::chownat(fd, c"", Some(uid), Some(gid), flags)?)
 }
 
 /// The longest list of names and the longest value that the kernel hands out.

@@ -19,12 +19,12 @@ RUN ls -ln /w /home/app | awk '{print $1, $3, $4, $9}' > /seen && stat -c '%u:%g
     mkdir /jail /jail/bin && cp /bin/busybox /jail/bin && chroot /jail /bin/busybox sh -c 'cd /bin; busybox touch made; busybox chown 22:23 made /bin/busybox; \
     busybox stat -c %u:%g made' >> /seen; cd /tmp && echo x > over && chown 5:6 over && echo y > over && chmod 4755 over && chown 7 over
 USER app:extra
-WORKDIR /home/app/work
+WORKDIR /home/app/place
 RUN id > who && touch mine && mkdir -p deep/er && echo x > deep/er/file && (touch /etc/denied 2>/dev/null && exit 1; true)
 COPY --chown=33:34 tree given/
 COPY tree /home/app/of-root
 USER root
-RUN touch /home/app/work/of-root && rm -r /w2 && chown -R app /home/app/of-root
+RUN touch /home/app/place/of-root && rm -r /w2 && chown -R app /home/app/of-root
 "#;
 
 fn project(bench: &Bench) {
@@ -133,13 +133,13 @@ fn a_store_stays_with_the_ids_that_it_was_made_with() {
 
 /// What maintainer scripts, and what programs for users and files of a whole distribution make of it.
 const PACKAGES: &str = r#"FROM base
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends openssh-client man-db sudo postgresql-client     nginx-light rsync libcap2-bin acl cron dbus at git tmux screen python3-minimal && rm -rf /var/lib/apt/lists /var/cache /var/log/*.log /var/log/apt
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends openssh-client man-db sudo postgresql-client     nginx-light rsync libcap2-bin acl cron dbus at git tmux screen python3 && rm -rf /var/lib/apt/lists /var/cache /var/log/*.log /var/log/apt
 RUN useradd -m -s /bin/bash app && groupadd -g 5000 extra && usermod -aG extra app && adduser --system --group --home /var/lib/svc svc
 RUN setpriv --reuid=1000 --regid=5000 --clear-groups sh -c 'id; touch /tmp/by-setpriv; mkdir -p /tmp/s/a; touch /etc/no 2>/dev/null || echo no > /tmp/s/no'
 RUN mkdir /w && cd /w && touch a b && mkfifo p && ln -s a l && ln a hard && chown 7:8 a && chown -h 9:10 l && chown 11:12 p && chmod 6755 b &&     cp -a . /w2 && install -o app -g extra -m 2750 -d /w3 && install -o 3 -g 4 a /w3/installed && tar cf /t.tar . && mkdir /w4 && tar xpf /t.tar -C /w4 &&     rsync -aH /w/ /w5/ && touch -h -d @1000000000 l && mv l moved && rm /t.tar && cp /bin/sleep /w/capable && setcap cap_net_raw+ep /w/capable &&     perl -e 'mkdir "/w/perl"; chown 5, 6, "/w/perl"; $) = 33; $> = 33; open F, ">/tmp/by-perl"; $> = 0; open F, ">/w/perl/root"' &&     python3 -c 'import os, shutil; os.chown("/w/b", 40, 41); shutil.copytree("/w", "/w6", symlinks=True, ignore=lambda d, n: ["p"]); os.setegid(7); os.seteuid(8); open("/tmp/by-python", "w")'
 RUN echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app && chmod 440 /etc/sudoers.d/app
 USER app
-WORKDIR /home/app/work
+WORKDIR /home/app/place
 RUN sudo -u svc sh -c 'id; touch /tmp/by-svc' && sudo install -o svc -m 640 /dev/null /tmp/by-sudo && git init -q repo && touch mine &&     (touch /etc/denied 2>/dev/null && exit 1; true)
 USER root
 RUN rm -rf /run/sudo /var/lib/sudo /var/log/* && mv /w2 /w7 && mv /w/moved /w/again
