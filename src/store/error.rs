@@ -172,7 +172,7 @@ impl StoreError {
     /// gone.
     pub(super) fn unless_unwritable<T: Default>(written: Result<T, Self>) -> Result<T, Self> {
         match written {
-            Err(Self::Index { source, .. }) if super::index::is_unwritable(&source) => {
+            Err(Self::Index { source, .. }) if super::opening::is_unwritable(&source) => {
                 Ok(T::default())
             }
             written => written,

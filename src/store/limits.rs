@@ -17,6 +17,9 @@ const MEASURE_EVERY_MS: u64 = 3_600_000;
 const DAMAGED_KEPT_MS: u64 = 7 * DAY_MS;
 /// What part of everything may have come since it was counted.
 const UNCOUNTED: u64 = 50;
+/// From what part of the budget on it matters what was not measured yet, and below how many bytes it always does.
+const UNMEASURED: u64 = 4;
+const MEASURED_BELOW: u64 = 1 << 30;
 /// What part of the budget is made free when it is used up.
 const ROOM: u64 = 16;
 /// How much more there has to be, after not enough could be deleted, until it is tried again.
@@ -73,14 +76,19 @@ impl Store {
         if written > 0 {
             index.put_number(Number::FileBytes, files.unwrap_or(0) + written)?;
         }
-        let total = index.tree_bytes()? + files.unwrap_or(0) + written + self.sqlite_bytes()?;
+        let others = files.unwrap_or(0) + written + self.sqlite_bytes()?;
+        let mut total = index.tree_bytes()? + others;
+        let disk = self.disk()?;
+        let may_be_much = (total * UNMEASURED).max(MEASURED_BELOW);
+        if limits.keep_bytes(may_be_much, disk).is_some() {
+            self.measure_new()?;
+            total = index.tree_bytes()? + others;
+        }
         let looked_ms = index.number(Number::LookedThroughMs)?.unwrap_or(0);
         let is_due = looked_ms.saturating_add(LOOK_EVERY_MS) < now_ms || files.is_none();
         let stuck = index.number(Number::StuckAtBytes)?.unwrap_or(0);
         // Names and the like are counted only when everything is looked through.
-        let is_much = limits
-            .keep_bytes(total + total / UNCOUNTED, self.disk()?)
-            .is_some();
+        let is_much = limits.keep_bytes(total + total / UNCOUNTED, disk).is_some();
         let is_more = total as f64 > stuck as f64 * MORE;
         if !(is_due || is_much && is_more) {
             return Ok(None);

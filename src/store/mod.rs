@@ -42,6 +42,7 @@ mod limits;
 mod lock;
 mod measure;
 mod name;
+mod opening;
 mod owners;
 mod prune;
 mod record;

@@ -385,6 +385,12 @@ impl Store {
 
     /// Measures all trees that were not, and again what changes and was not measured for so long.
     pub(super) fn measure(&self, now_ms: u64, age_ms: u64) -> Result<(), StoreError> {
+        self.measure_new()?;
+        self.measure_changing(now_ms, age_ms)
+    }
+
+    /// Measures the snapshots that were not.
+    pub(super) fn measure_new(&self) -> Result<(), StoreError> {
         let index = self.index()?;
         let mut sizes = Vec::new();
         for known in index.known()? {
@@ -400,7 +406,7 @@ impl Store {
         if !sizes.is_empty() {
             StoreError::unless_unwritable(index.put_sizes(&sizes))?;
         }
-        self.measure_changing(now_ms, age_ms)
+        Ok(())
     }
 
     /// Measures what changes, where that was not done for so long.
