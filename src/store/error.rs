@@ -90,10 +90,10 @@ pub enum StoreError {
         known: &'static str,
     },
     /// Its trees were made with other ids.
-    #[error("the store {} keeps the owners of files as {kept}, which cannot be mixed with what `--ids` asks for", path.display())]
+    #[error("the store {} keeps the owners of files as {kept}, which cannot be mixed with another way", path.display())]
     #[diagnostic(
         code(store::other_owners),
-        help("leave `--ids` out, or give it a store of its own: `--store DIR`")
+        help("leave `--ids` out, or name another store: `--store DIR`")
     )]
     OtherOwners {
         /// The store.

@@ -89,13 +89,19 @@ impl Store {
         };
         match kept == wanted {
             true => Ok(()),
-            false => Err(StoreError::OtherOwners {
-                path: self.inner.path.clone(),
-                kept: match kept {
-                    Owners::Mapped => "ids of subordinate ranges",
-                    Owners::Recorded => "records, with a single id",
-                },
-            }),
+            false => Err(self.other_owners(kept)),
+        }
+    }
+
+    /// That owners are kept in this way, and another one is wanted or all that there is.
+    #[must_use]
+    pub fn other_owners(&self, kept: Owners) -> StoreError {
+        StoreError::OtherOwners {
+            path: self.inner.path.clone(),
+            kept: match kept {
+                Owners::Mapped => "ids of subordinate ranges",
+                Owners::Recorded => "records, with a single id",
+            },
         }
     }
 }

@@ -585,6 +585,8 @@ fn ids_for(order: &Order) -> Result<Ids, Vec<Failure>> {
     }
     let caller = Caller::current();
     let all_or_one = || match Ids::of(&caller) {
+        // Root, too, may have one only, in a container.
+        Ok(ids) if ids.count() == 1 => Ok((ids, Owners::Recorded)),
         Ok(ids) => Ok((ids, Owners::Mapped)),
         Err(error) if error.is_lack() => Ok((Ids::single(&caller), Owners::Recorded)),
         Err(error) => Err(machine(&error)),
@@ -600,7 +602,13 @@ fn ids_for(order: &Order) -> Result<Ids, Vec<Failure>> {
     };
     match store.owners().map_err(|error| machine(&error))? {
         Some(Owners::Recorded) => Ok(Ids::single(&caller)),
-        Some(Owners::Mapped) => Ids::of(&caller).map_err(|error| machine(&error)),
+        Some(Owners::Mapped) => {
+            let ids = Ids::of(&caller).map_err(|error| machine(&error))?;
+            match ids.count() {
+                1 => Err(machine(&store.other_owners(Owners::Mapped))),
+                _ => Ok(ids),
+            }
+        }
         None => {
             let (ids, owners) = all_or_one()?;
             store
