@@ -551,6 +551,8 @@ pub(super) fn digest_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Res
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::store::Store;
     use crate::sys::file::tempdir::TempDir;
