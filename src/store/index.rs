@@ -551,7 +551,7 @@ pub(super) fn digest_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Res
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::store::Store;
