@@ -7,6 +7,9 @@ use std::mem::MaybeUninit;
 
 use rustix::io::Errno;
 
+use super::dir::Time;
+use super::owner;
+
 /// A thread of another process, as this process's pid namespace numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Task(pub i32);
@@ -113,6 +116,10 @@ impl Task {
         // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
         let mut stat = unsafe { stat.assume_init() };
         (stat.st_uid, stat.st_gid) = owner;
+        if is_record(stat.st_mode, stat.st_atime) {
+            // Programs that copy times would copy it.
+            (stat.st_atime, stat.st_atime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
+        }
         self.write(to, bytes_of(&stat))
     }
 
@@ -145,6 +152,9 @@ impl Task {
         // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
         let mut stat = unsafe { stat.assume_init() };
         (stat.stx_uid, stat.stx_gid) = owner;
+        if is_record(stat.stx_mode.into(), stat.stx_atime.tv_sec) {
+            stat.stx_atime = stat.stx_mtime;
+        }
         self.write(to, bytes_of(&stat))
     }
 
@@ -189,6 +199,16 @@ impl Task {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Whether the time at which something of this mode was last read is a recorded owner.
+fn is_record(mode: u32, accessed: i64) -> bool {
+    let kind = mode & libc::S_IFMT;
+    let accessed = Time {
+        seconds: accessed,
+        nanoseconds: 0,
+    };
+    kind != libc::S_IFREG && kind != libc::S_IFDIR && owner::in_time(accessed).is_some()
 }
 
 fn bytes_of<T: Copy>(value: &T) -> &[u8] {

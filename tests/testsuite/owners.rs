@@ -15,7 +15,7 @@ RUN cd /w && mv l moved && mv p pipe && ln moved linked && rm hard && cp -a a co
     chown -h 15 /w2/l && chown 16 /w2/p && mkdir -p /w2/deep/er && chown -R 17:18 /w2/deep
 RUN su app -c 'id > /tmp/who; umask 027; cd; touch f; mkdir dir dir/in; ln -s f link; mkfifo pipe; ln f second; cp -a dir copied; mv f moved; chgrp extra dir; \
     touch /etc/denied 2>/dev/null || echo refused > verdict; chown root moved 2>/dev/null || echo kept >> verdict; exit 0'
-RUN ls -ln /w /home/app | awk '{print $1, $3, $4, $9}' > /seen && stat -c '%u:%g %a %n' /w/* /home/app/* >> /seen; find / -xdev -user 9 >> /seen; \
+RUN ls -ln /w /home/app | awk '{print $1, $3, $4, $9}' > /seen && stat -c '%u:%g %a %n' /w/* /home/app/* >> /seen; find / -xdev -user 9 >> /seen; stat -c %x /w/moved | grep -c ^2286 >> /seen; \
     mkdir /jail /jail/bin && cp /bin/busybox /jail/bin && chroot /jail /bin/busybox sh -c 'cd /bin; busybox touch made; busybox chown 22:23 made /bin/busybox; \
     busybox stat -c %u:%g made' >> /seen; cd /tmp && echo x > over && chown 5:6 over && echo y > over && chmod 4755 over && chown 7 over
 USER app:extra
