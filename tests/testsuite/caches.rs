@@ -64,7 +64,7 @@ fn a_registry_takes_results_to_another_machine() {
     let cache = format!("{}/team/cache", registry.host());
     let (bench, build) = need!(machine_of(&user, "cache-registry"));
     let first = bench.built(&format!(
-        "{build} --cache-to type=registry,ref={cache}:max --cache-to type=registry,ref={cache}:min,mode=min,compression=zstd"
+        "{build} --cache-to type=registry,ref={cache}:max,mode=max --cache-to type=registry,ref={cache}:min,mode=min,compression=zstd"
     ));
     assert_eq!((steps(&first), warnings(&first).as_str()), ((3, 0), ""));
 
@@ -100,7 +100,7 @@ fn a_registry_takes_results_to_another_machine() {
     let (other, _) = need!(machine_of(&user, "cache-registry-mount"));
     let changed = DOCKERFILE.replace("head -c", "cat /c/x /c/.wh.y && head -c");
     other.file("Dockerfile", changed);
-    let to = format!("--cache-to type=registry,ref={cache}:max");
+    let to = format!("--cache-to type=registry,ref={cache}:max,mode=max");
     let found = other.built(&format!("{build} --cache-from {cache}:max {to}"));
     assert_eq!(steps(&found), (1, 2), "what is copied is the same");
     assert!(found.log().starts_with("x\ny\n"), "{}", found.log());
@@ -123,7 +123,7 @@ fn what_nobody_needs_is_not_fetched() {
     let registry = MemoryRegistry::start();
     let cache = format!("{}/cache:1", registry.host());
     let (bench, build) = need!(machine_of(&user, "cache-lazy"));
-    let to = format!("--cache-to type=registry,ref={cache}");
+    let to = format!("--cache-to type=registry,ref={cache},mode=max");
     let first = bench.built(&format!("{build} {to} -t {}/app:1 --push", registry.host()));
     let records = manifest(&registry, "cache", "1")["config"]["digest"].clone();
     let fetched = |registry: &MemoryRegistry| -> Vec<String> {
@@ -199,7 +199,10 @@ fn what_is_ready_is_sent_while_later_steps_run() {
         "Dockerfile",
         "FROM base\nRUN echo early > /early\nRUN test -e /stop || sleep 60\n",
     );
-    let to = format!("--cache-to type=registry,ref={}/cache:1", registry.host());
+    let to = format!(
+        "--cache-to type=registry,ref={}/cache:1,mode=max",
+        registry.host()
+    );
     let mut child = bench.start(&format!("{build} {to}"), "log");
     let blobs = || registry.contents.lock().expect("no panic").blobs.len();
     // The base and the first step.
@@ -287,7 +290,7 @@ fn a_directory_takes_results_to_another_machine() {
     bench.ok(&format!("build {base} other"));
     let cache = bench.path("cache");
     let to = format!(
-        "--cache-to type=local,dest={},compression=uncompressed",
+        "--cache-to type=local,dest={},mode=max,compression=uncompressed",
         cache.display()
     );
     let first = bench.built(&format!("{build} {to}"));
@@ -390,11 +393,11 @@ fn several_platforms_share_a_cache() {
     let image = format!("{}/app:1", registry.host());
     let places = [
         (
-            format!("type=registry,ref={}/cache:1", registry.host()),
+            format!("type=registry,ref={}/cache:1,mode=max", registry.host()),
             format!("{}/cache:1", registry.host()),
         ),
         (
-            format!("type=local,dest={}", bench.path("cache").display()),
+            format!("type=local,dest={},mode=max", bench.path("cache").display()),
             format!("type=local,src={}", bench.path("cache").display()),
         ),
         (format!("type=inline --push -t {image}"), image.clone()),
@@ -424,7 +427,9 @@ fn a_broken_cache_ends_no_build() {
     let registry = MemoryRegistry::start();
     let cache = format!("{}/cache:1", registry.host());
     let (bench, build) = need!(machine_of(&user, "cache-good"));
-    bench.ok(&format!("{build} --cache-to type=registry,ref={cache}"));
+    bench.ok(&format!(
+        "{build} --cache-to type=registry,ref={cache},mode=max"
+    ));
     let good = manifest(&registry, "cache", "1");
     let records = good["config"]["digest"]
         .as_str()
@@ -640,7 +645,7 @@ fn a_habitat_is_found_elsewhere_phase_by_phase() {
         bench
     };
     let first = machine_with("cache-habitat", "one").built(&format!(
-        "habitat build config.yaml --cache-to type=registry,ref={cache}"
+        "habitat build config.yaml --cache-to type=registry,ref={cache},mode=max"
     ));
     assert!(first.steps_run() > 2);
     let other = machine_with("cache-habitat-other", "one");

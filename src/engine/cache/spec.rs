@@ -202,8 +202,8 @@ impl CacheTo {
             kind => return Err(values.no_type(kind)),
         };
         let mode = match values.take("mode").as_deref() {
-            None | Some("max") => Mode::Max,
-            Some("min") => Mode::Min,
+            Some("max") => Mode::Max,
+            None | Some("min") => Mode::Min,
             Some(other) => {
                 return Err(values.wrong(format!("there is no mode `{other}`: it is min or max")));
             }
