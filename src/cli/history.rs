@@ -202,7 +202,7 @@ fn find<'a>(all: &'a [BuildRecord], given: Option<&str>) -> Result<&'a BuildReco
 
 fn forget(arguments: &ForgetArguments, history: &History, all: &[BuildRecord]) -> Result<(), Stop> {
     let mut gone = Vec::new();
-    for given in &arguments.ids {
+    for given in &arguments.builds {
         gone.push(find(all, Some(given))?.id.clone());
     }
     let is_kept = |record: &BuildRecord| !arguments.all && !gone.contains(&record.id);

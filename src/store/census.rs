@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::StoreError;
-use super::index::{Index, bytes, bytes_of, digest_at, key_at, keys};
+use super::index::{FORGET_CONTENTS, Index, bytes, bytes_of, digest_at, key_at, keys};
 use super::record::Record;
 use crate::digest::{Digest, Key};
 
@@ -343,6 +343,7 @@ impl Index {
                     .prepare_cached("DELETE FROM ops WHERE key = ?")?
                     .execute(params![key])?;
             }
+            together.execute(FORGET_CONTENTS, [])?;
             for delete in [
                 "DELETE FROM snapshots WHERE id = ?",
                 "DELETE FROM diff_ids WHERE snapshot = ?",

@@ -89,6 +89,9 @@ impl Drop for Moment<'_> {
     }
 }
 
+/// Digests of parts of trees. A tree is named by its snapshots; which of them it has the name does not tell.
+pub(super) const FORGET_CONTENTS: &str = "DELETE FROM contents";
+
 impl Index {
     pub(super) fn open(store: &Path, snapshots: &Dir) -> Result<Self, StoreError> {
         let path = store.join("index.sqlite");
@@ -157,6 +160,23 @@ impl Index {
             let together = connection.unchecked_transaction()?;
             for record in records {
                 insert_record(&together, record)?;
+                // What is made again under its name has other times. A deletion that was killed may have left what was
+                // known of the one before.
+                if record.key.is_none() {
+                    continue;
+                }
+                let mut known = 0;
+                for forget in [
+                    "DELETE FROM diff_ids WHERE snapshot = ?",
+                    "DELETE FROM layer_blobs WHERE snapshot = ?",
+                ] {
+                    known += together
+                        .prepare_cached(forget)?
+                        .execute(params![bytes(&record.id)])?;
+                }
+                if known > 0 {
+                    together.execute(FORGET_CONTENTS, [])?;
+                }
             }
             together.commit()
         })
@@ -609,6 +629,21 @@ mod tests {
         assert_eq!(index.layer_blob(&key, "gzip", "6").unwrap(), Some(blob));
         assert_eq!(index.layer_blob(&key, "gzip", "9").unwrap(), None);
         assert_eq!(index.diff_id(&key).unwrap(), Some((Digest::of(b"y"), 9)));
+        // Another one under the same name.
+        let record = Record {
+            id: key,
+            below: Vec::new(),
+            key: Some(key),
+            fields: Fields::new(),
+            created_ms: 1,
+            duration_ms: 1,
+            what: "RUN date".to_owned(),
+        };
+        index.put_content(&key, "/a", &key).unwrap();
+        index.put_records(&[record]).unwrap();
+        assert_eq!(index.layer_blob(&key, "gzip", "6").unwrap(), None);
+        assert_eq!(index.diff_id(&key).unwrap(), None);
+        assert_eq!(index.content(&key, "/a").unwrap(), None);
         index.put_content(&key, "/a/*", &Key::of(b"z")).unwrap();
         assert_eq!(index.content(&key, "/a/*").unwrap(), Some(Key::of(b"z")));
         let answer = Answer {

@@ -47,8 +47,8 @@ pub(in crate::cli) struct BuildLogArguments {
 pub(in crate::cli) struct ForgetArguments {
     /// Their ids, or the beginnings of them
     #[arg(value_name = "ID", required_unless_present = "all")]
-    pub(in crate::cli) ids: Vec<String>,
+    pub(in crate::cli) builds: Vec<String>,
     /// All builds
-    #[arg(short, long, conflicts_with = "ids")]
+    #[arg(short, long, conflicts_with = "builds")]
     pub(in crate::cli) all: bool,
 }

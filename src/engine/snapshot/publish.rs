@@ -216,12 +216,19 @@ fn publish(
     let mut records = Vec::with_capacity(batch.len());
     for (record, scratch) in batch {
         match store.publish_snapshot(&record.id, scratch)? {
-            Ok(lease) => leases.push(lease),
-            Err(double) => doubles.push(double),
+            Ok(lease) => {
+                leases.push(lease);
+                // From here on it is found under its name.
+                lock(&shared.uppers).remove(&record.id);
+                records.push(record);
+            }
+            Err(double) => {
+                doubles.push(double);
+                lock(&shared.uppers).remove(&record.id);
+                // Whoever was quicker may have ended before the index knew.
+                records.extend(store.snapshot_record(&record.id).ok());
+            }
         }
-        // From here on it is found under its name.
-        lock(&shared.uppers).remove(&record.id);
-        records.push(record);
     }
     store.sync_snapshots()?;
     store.index()?.put_records(&records)
