@@ -160,24 +160,35 @@ impl Index {
             let together = connection.unchecked_transaction()?;
             for record in records {
                 insert_record(&together, record)?;
-                // What is made again under its name has other times. A deletion that was killed may have left what was
-                // known of the one before.
-                if record.key.is_none() {
-                    continue;
-                }
-                let mut known = 0;
-                for forget in [
-                    "DELETE FROM diff_ids WHERE snapshot = ?",
-                    "DELETE FROM layer_blobs WHERE snapshot = ?",
-                ] {
-                    known += together
-                        .prepare_cached(forget)?
-                        .execute(params![bytes(&record.id)])?;
-                }
-                if known > 0 {
-                    together.execute(FORGET_CONTENTS, [])?;
-                }
             }
+            together.commit()
+        })
+    }
+
+    /// Forgets what is known of a snapshot that is just being made again under its name: it has other times, and may have
+    /// other files. A deletion that was killed leaves such.
+    pub(crate) fn forget_former(&self, snapshot: &Key) -> Result<(), StoreError> {
+        let is_known = self.with("look up a layer", |connection| {
+            let mut known = connection.prepare_cached(
+                "SELECT 1 FROM diff_ids WHERE snapshot = ?1
+                 UNION SELECT 1 FROM layer_blobs WHERE snapshot = ?1",
+            )?;
+            known.exists(params![bytes(snapshot)])
+        })?;
+        if !is_known {
+            return Ok(());
+        }
+        self.tell("forget a layer", |connection| {
+            let together = connection.unchecked_transaction()?;
+            for forget in [
+                "DELETE FROM diff_ids WHERE snapshot = ?",
+                "DELETE FROM layer_blobs WHERE snapshot = ?",
+            ] {
+                together
+                    .prepare_cached(forget)?
+                    .execute(params![bytes(snapshot)])?;
+            }
+            together.execute(FORGET_CONTENTS, [])?;
             together.commit()
         })
     }
@@ -630,17 +641,10 @@ mod tests {
         assert_eq!(index.layer_blob(&key, "gzip", "9").unwrap(), None);
         assert_eq!(index.diff_id(&key).unwrap(), Some((Digest::of(b"y"), 9)));
         // Another one under the same name.
-        let record = Record {
-            id: key,
-            below: Vec::new(),
-            key: Some(key),
-            fields: Fields::new(),
-            created_ms: 1,
-            duration_ms: 1,
-            what: "RUN date".to_owned(),
-        };
         index.put_content(&key, "/a", &key).unwrap();
-        index.put_records(&[record]).unwrap();
+        index.forget_former(&Key::of(b"another")).unwrap();
+        assert_eq!(index.diff_id(&key).unwrap(), Some((Digest::of(b"y"), 9)));
+        index.forget_former(&key).unwrap();
         assert_eq!(index.layer_blob(&key, "gzip", "6").unwrap(), None);
         assert_eq!(index.diff_id(&key).unwrap(), None);
         assert_eq!(index.content(&key, "/a").unwrap(), None);

@@ -514,10 +514,11 @@ fn unpack(
         }
         Ok(())
     };
-    if alone.is_some() {
+    let is_alone = alone.is_some();
+    snapshots.commit_holding(settled, made, alone)?;
+    if is_alone {
         remember().map_err(of_store)?;
     }
-    snapshots.commit_holding(settled, made, alone)?;
     Ok(())
 }
 

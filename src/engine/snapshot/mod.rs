@@ -424,6 +424,9 @@ impl SnapshotStore {
         held: Option<Lease>,
     ) -> Result<SnapshotId, SnapshotError> {
         let id = made.id;
+        if made.key.is_some() {
+            self.store.index()?.forget_former(&id)?;
+        }
         let record = Record {
             id,
             below: settled.below,
