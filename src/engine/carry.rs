@@ -443,14 +443,7 @@ impl Unpacker<'_> {
             .top
             .dress(settled.upper())
             .map_err(CarryError::Read)?;
-        let made = snapshot::Made {
-            id: record.id,
-            key: record.key,
-            fields: record.fields.clone(),
-            created_ms: record.created_ms,
-            duration_ms: record.duration_ms,
-            what: record.what.clone(),
-        };
+        let made = snapshot::Made::of(record);
         self.snapshots.commit(settled, made)?;
         Ok(())
     }

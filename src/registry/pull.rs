@@ -242,10 +242,7 @@ impl At<'_> {
             limit_bytes: Content::BYTES_MAX,
             ..Call::new(Method::Get, &path, self.repository, &scopes, &what)
         };
-        let answer = self.host.ask(&call)?;
-        if answer.status != 200 {
-            return Err(self.host.odd(&what, &answer));
-        }
+        let answer = self.got(&call)?;
         let found = Digest::of(&answer.body);
         let said = answer
             .header("docker-content-digest")
@@ -420,6 +417,15 @@ impl At<'_> {
         }
     }
 
+    /// What is asked for; any other answer is an error.
+    fn got(&self, call: &Call<'_>) -> Result<net::Answer> {
+        let answer = self.host.ask(call)?;
+        match answer.status {
+            200 => Ok(answer),
+            _ => Err(self.host.odd(call.what, &answer)),
+        }
+    }
+
     fn small_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let what = format!("blob `{}@{}`", self.repository, descriptor.digest);
         let path = format!("{}/blobs/{}", self.repository, descriptor.digest);
@@ -428,10 +434,7 @@ impl At<'_> {
             limit_bytes: Content::BYTES_MAX,
             ..Call::new(Method::Get, &path, self.repository, &scopes, &what)
         };
-        let answer = self.host.ask(&call)?;
-        if answer.status != 200 {
-            return Err(self.host.odd(&what, &answer));
-        }
+        let answer = self.got(&call)?;
         let found = Digest::of(&answer.body);
         match found == descriptor.digest {
             true => Ok(answer.body),

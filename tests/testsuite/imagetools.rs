@@ -1,13 +1,12 @@
 //! Images of registries as one, what a registry has under a name, and what refers to that.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use crate::harness::bench::{Bench, Run};
 use crate::harness::layout::digest_of;
 use crate::harness::machine::{self, Capability, need};
 use crate::harness::registry::{Contents, DockerRegistry, Door, MemoryRegistry, Transport};
+use crate::peers::containers::RootsPodman;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -110,23 +109,15 @@ fn images_for_two_platforms_become_one() {
             "skopeo copy --all --src-tls-verify=false docker://{host}/app:1 oci:theirs:1"
         ));
     }
-    if machine::process_uid() == 0 && machine::on_path("podman") {
-        let root = bench.path("podman");
-        let pull = |platform: &str| {
-            let mut command = Command::new("podman");
-            command
-                .args([
-                    "--root",
-                    &root.display().to_string(),
-                    "--storage-driver=vfs",
-                ])
-                .args(["pull", "-q", "--tls-verify=false", "--platform", platform])
-                .arg(format!("{host}/app:1"));
-            bench.finish(&mut command).expect(0, &[]);
-        };
-        pull("linux/amd64");
-        pull("linux/arm64");
-        drop(std::fs::remove_dir_all(root));
+    match RootsPodman::of(&bench) {
+        Ok(podman) => {
+            for platform in ["linux/amd64", "linux/arm64"] {
+                podman.ok(&format!(
+                    "pull -q --tls-verify=false --platform {platform} {host}/app:1"
+                ));
+            }
+        }
+        Err(lack) => lack.skip(),
     }
     // Its entries, in both forms in which buildx and people print them.
     shows(

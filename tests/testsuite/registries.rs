@@ -1,8 +1,6 @@
 //! Images of registries: what is pushed is pulled by others, what others push is built upon; who is let in and who is not;
 //! mirrors; what is asked and what is not.
 
-use std::process::Command;
-
 use crate::harness::bench::{Bench, Run};
 use crate::harness::busybox;
 use crate::harness::layout::{Layout, digest_of};
@@ -10,6 +8,7 @@ use crate::harness::machine::{self, Capability, need};
 use crate::harness::registry::{
     Contents, DockerRegistry, Door, MemoryRegistry, PASSWORD, Reply, Transport, USER, certificates,
 };
+use crate::peers::containers::RootsPodman;
 
 /// Puts the busybox base into a registry in memory, under a name.
 fn base_in(registry: &MemoryRegistry, repository: &str, tag: &str) -> Result<(), machine::Lack> {
@@ -78,30 +77,19 @@ fn what_is_pushed_is_pulled_by_others_and_what_they_push_is_built_upon() {
             bench.ok("build -o type=cacheonly .");
         }
     }
-    if machine::process_uid() == 0 && machine::on_path("podman") {
-        let root = bench.path("podman");
-        let podman = |arguments: &str| {
-            let mut command = Command::new("podman");
-            command
-                .args([
-                    "--root",
-                    &root.display().to_string(),
-                    "--storage-driver=vfs",
-                ])
-                .args(arguments.split(' '));
-            bench.finish(&mut command)
-        };
-        podman(&format!("pull -q --tls-verify=false {name}")).expect(0, &[]);
-        podman(&format!(
-            "push -q --tls-verify=false {name} {host}/podman/app:2"
-        ))
-        .expect(0, &[]);
-        bench.file(
-            "Dockerfile",
-            format!("FROM {host}/podman/app:2\nRUN grep 'made here' /made\n"),
-        );
-        bench.ok("build -o type=cacheonly .");
-        drop(std::fs::remove_dir_all(root));
+    match RootsPodman::of(&bench) {
+        Ok(podman) => {
+            podman.ok(&format!("pull -q --tls-verify=false {name}"));
+            podman.ok(&format!(
+                "push -q --tls-verify=false {name} {host}/podman/app:2"
+            ));
+            bench.file(
+                "Dockerfile",
+                format!("FROM {host}/podman/app:2\nRUN grep 'made here' /made\n"),
+            );
+            bench.ok("build -o type=cacheonly .");
+        }
+        Err(lack) => lack.skip(),
     }
     // In all forms that are written.
     for form in [

@@ -44,6 +44,12 @@ pub(super) fn seconds(ms: u64) -> String {
     }
 }
 
+/// That a server is asked again, and when.
+fn pause(host: &str, reason: &str, (attempt, attempts): (u32, u32), wait_ms: u64) -> String {
+    let wait = seconds(wait_ms);
+    format!("{host}: {reason}; attempt {attempt} of {attempts} follows in {wait}")
+}
+
 /// `512 B`, `1.5 MB`: decimal units, as registries count.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];

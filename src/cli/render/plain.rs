@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Mutex;
 
-use super::{age, place, seconds, size, title};
+use super::{age, pause, place, seconds, size, title};
 use crate::event::{BuildEvent, EventSink, Status, StepOrigin};
 
 /// Writes events as plain lines.
@@ -136,10 +136,7 @@ impl<W: Write> State<W> {
                 attempts,
                 wait_ms,
             } => {
-                let wait = seconds(*wait_ms);
-                self.say(format!(
-                    "{host}: {reason}; attempt {attempt} of {attempts} follows in {wait}"
-                ));
+                self.say(pause(host, reason, (*attempt, *attempts), *wait_ms));
             }
             BuildEvent::Warning {
                 code,

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::{age, place, seconds, size, title};
+use super::{age, pause, place, seconds, size, title};
 use crate::event::{BuildEvent, EventSink, Status};
 
 const LOG_LINES: usize = 4;
@@ -202,9 +202,7 @@ impl<W: Write> State<W> {
                 wait_ms,
             } => {
                 self.take(host);
-                let wait = seconds(*wait_ms);
-                let title =
-                    format!("{host}: {reason}; attempt {attempt} of {attempts} follows in {wait}");
+                let title = pause(host, reason, (*attempt, *attempts), *wait_ms);
                 let title = title.chars().take(self.width.saturating_sub(12)).collect();
                 self.start(host, title);
                 if let Some(running) = self.running(host) {

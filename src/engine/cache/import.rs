@@ -489,14 +489,7 @@ fn unpack(
         let message = "the topmost directory of a layer cannot be made what it was";
         Failure::caused(FailureKind::Machine, "cache::top", message, &error)
     })?;
-    let made = snapshot::Made {
-        id: record.id,
-        key: record.key,
-        fields: record.fields.clone(),
-        created_ms: record.created_ms,
-        duration_ms: record.duration_ms,
-        what: record.what.clone(),
-    };
+    let made = snapshot::Made::of(record);
     let row = |digest, size| LayerBlob {
         digest,
         size,

@@ -301,6 +301,21 @@ pub struct Made {
     pub what: String,
 }
 
+impl Made {
+    /// What was made elsewhere, and is the same here.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        Self {
+            id: record.id,
+            key: record.key,
+            fields: record.fields.clone(),
+            created_ms: record.created_ms,
+            duration_ms: record.duration_ms,
+            what: record.what.clone(),
+        }
+    }
+}
+
 /// The snapshots of a store, for one engine.
 #[derive(Debug)]
 pub struct SnapshotStore {

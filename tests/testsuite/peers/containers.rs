@@ -1,6 +1,7 @@
 //! skopeo, umoci and podman: three programs that read images, each in its own way.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::harness::machine::{self, Capability, program};
 use crate::harness::{Bench, Lack, Run};
@@ -26,6 +27,33 @@ pub(crate) fn umoci(bench: &Bench, archive: &str) -> Result<(), Lack> {
          umoci unpack --rootless --image \"layout:$tag\" bundle"
     ));
     Ok(())
+}
+
+/// podman with a store of its own in the project, for what it pulls and pushes; only root can do without its user namespace.
+pub(crate) struct RootsPodman<'a>(&'a Bench);
+
+impl<'a> RootsPodman<'a> {
+    pub(crate) fn of(bench: &'a Bench) -> Result<Self, Lack> {
+        program(Capability::Podman, "podman")?;
+        machine::root()?;
+        Ok(Self(bench))
+    }
+
+    pub(crate) fn ok(&self, arguments: &str) {
+        let mut command = Command::new("podman");
+        command
+            .arg("--root")
+            .arg(self.0.path("podman"))
+            .arg("--storage-driver=vfs")
+            .args(arguments.split(' '));
+        self.0.finish(&mut command).expect(0, &[]);
+    }
+}
+
+impl Drop for RootsPodman<'_> {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(self.0.path("podman")));
+    }
 }
 
 /// Loads an OCI archive into podman and runs a command in it.
