@@ -659,6 +659,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_at_one_moment_stays_until_something_is_told() {
+        let dir = TempDir::new();
+        let (one, other) = (
+            Store::open(dir.path()).unwrap(),
+            Store::open(dir.path()).unwrap(),
+        );
+        let (index, others) = (one.index().unwrap(), other.index().unwrap());
+        let [first, second, third] = [b"1", b"2", b"3"].map(|name| Key::of(name));
+        let moment = index.at_one_moment();
+        assert_eq!(index.op(&first).unwrap(), None);
+        others.put_op(&first, &op(1)).unwrap();
+        assert_eq!(index.op(&first).unwrap(), None);
+        index.put_op(&second, &op(2)).unwrap();
+        assert_eq!(index.op(&first).unwrap(), Some(op(1)));
+        assert_eq!(others.op(&second).unwrap(), Some(op(2)));
+        drop(moment);
+        drop(index.at_one_moment());
+        others.put_op(&third, &op(3)).unwrap();
+        assert_eq!(index.op(&third).unwrap(), Some(op(3)));
+    }
+
+    #[test]
     fn rows_of_a_directory_come_with_those_below_it() {
         let dir = TempDir::new();
         let store = Store::open(dir.path()).unwrap();
