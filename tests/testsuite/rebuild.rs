@@ -108,7 +108,8 @@ fn what_differs_is_told_by_layer_and_path() {
     ] {
         assert!(text.contains(&part), "{part}\n{text}");
     }
-    // As the store has it: times are a part of it.
+    // As the store has it: times, in whole seconds, are a part of it.
+    std::thread::sleep(Duration::from_secs(1));
     bench.ok(&format!("build {base} -t app ."));
     let found = bench.shmocker("rebuild --check --format json app");
     assert_eq!(found.status, 3, "{}", found.both());

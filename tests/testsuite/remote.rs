@@ -1,51 +1,14 @@
 //! ADD of what is elsewhere: downloads and repositories, by way of real servers; secrets that open them, and who never gets
 //! to see those.
 
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
 use crate::conformance::same_image;
 use crate::harness::bench::Bench;
 use crate::harness::layout::Layout;
-use crate::harness::machine::{self, Capability, Lack, need};
-use crate::harness::processes::wait_until;
+use crate::harness::machine::{self, Capability, need};
+use crate::harness::processes::{Server, free_port};
 use crate::harness::site::{self, DATED_S, KEY, Site};
+use crate::harness::ssh::Ssh;
 use crate::peers::buildkit::{Request, buildkit};
-
-/// A server that ends with its test.
-pub(crate) struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to end.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port is free")
-        .port()
-}
-
-/// Starts a server and waits until it answers at a port.
-fn start(command: &mut Command, port: u16) -> Server {
-    let child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let server = Server(child);
-    let answers = wait_until(Duration::from_secs(10), || {
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
-    assert!(answers.is_some(), "nobody answers: {command:?}");
-    server
-}
 
 /// An exported tree, one line a file: mode, owner, time in seconds, path.
 fn tree(bench: &Bench, options: &str) -> String {
@@ -462,7 +425,7 @@ fn a_git_daemon_is_asked_in_its_own_protocol() {
     site::repository(&bench, "one", "");
     let port = free_port();
     let site = bench.path("site");
-    let _daemon = start(
+    let _daemon = Server::start(
         bench.command("git").args([
             "daemon",
             "--reuseaddr",
@@ -478,60 +441,6 @@ fn a_git_daemon_is_asked_in_its_own_protocol() {
         format!("FROM scratch\nADD git://127.0.0.1:{port}/one/.git#feature /\n"),
     );
     assert!(tree(&bench, "").contains(" file"));
-}
-
-/// An ssh server for a bench's user, with a key of its own, and an agent that may log in.
-pub(crate) struct Ssh<'a> {
-    bench: &'a Bench,
-    pub(crate) port: u16,
-    _agent: Server,
-}
-
-impl<'a> Ssh<'a> {
-    pub(crate) fn new(bench: &'a Bench) -> Result<Self, Lack> {
-        for program in ["sshd", "ssh-agent", "ssh-keygen"] {
-            machine::program(Capability::Ssh, program)?;
-        }
-        bench.sh("ssh-keygen -q -t ed25519 -N '' -f mine");
-        let mut agent = bench.command("ssh-agent");
-        let socket = bench.path("agent");
-        agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
-        let agent = Server(agent.spawn().expect("an agent can be started"));
-        wait_until(Duration::from_secs(10), || Path::new(&socket).exists());
-        bench.sh("SSH_AUTH_SOCK=$PWD/agent ssh-add -q mine");
-        let port = free_port();
-        Ok(Self {
-            bench,
-            port,
-            _agent: agent,
-        })
-    }
-
-    /// Starts the server with a host key of that name.
-    pub(crate) fn server(&self, host_key: &str) -> Server {
-        let directory = self.bench.project();
-        self.bench.sh(&format!(
-            "[ -e {host_key} ] || ssh-keygen -q -t ed25519 -N '' -f {host_key}"
-        ));
-        self.bench.file(
-            "sshd_config",
-            format!(
-                "Port {}\nListenAddress 127.0.0.1\nHostKey {dir}/{host_key}\nAuthorizedKeysFile {dir}/mine.pub\n\
-                 PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n",
-                self.port,
-                dir = directory.display()
-            ),
-        );
-        let config = self.bench.path("sshd_config");
-        start(
-            self.bench
-                .command("/usr/sbin/sshd")
-                .arg("-D")
-                .arg("-f")
-                .arg(config),
-            self.port,
-        )
-    }
 }
 
 #[test]

@@ -1,25 +1,12 @@
 //! RUN --mount=type=ssh: agents and keys of the user's, and nothing else of theirs.
 
-use std::process::{Child, Stdio};
-use std::time::Duration;
-
 use crate::harness::Lack;
 use crate::harness::bench::Bench;
 use crate::harness::busybox;
 use crate::harness::machine::{self, Capability, need};
-use crate::harness::processes::wait_until;
+use crate::harness::processes::Server;
 use crate::harness::site;
-use crate::remote::Ssh;
-
-/// A real agent, with one key that it made.
-struct Agent(Child);
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
+use crate::harness::ssh::{self, Ssh};
 
 /// A bench with this machine's OpenSSH programs in `tools`, which a Dockerfile copies to `/`.
 fn bench(name: &str) -> Result<Bench, Lack> {
@@ -34,18 +21,12 @@ fn bench(name: &str) -> Result<Bench, Lack> {
     Ok(bench)
 }
 
-impl Agent {
-    fn start(bench: &Bench) -> Self {
-        let mut agent = bench.command("ssh-agent");
-        let agent = agent.args(["-D", "-a", "agent"]).stdout(Stdio::null());
-        let agent = Self(agent.spawn().expect("ssh-agent can be started"));
-        let come = wait_until(Duration::from_secs(10), || {
-            bench.path("agent").exists().then_some(()).is_some()
-        });
-        assert!(come.is_some(), "ssh-agent makes no socket");
-        bench.sh("ssh-keygen -q -t ed25519 -N '' -C of-the-agent -f key; SSH_AUTH_SOCK=$PWD/agent ssh-add -q key; rm key");
-        agent
-    }
+/// A real agent, with one key that nobody else has.
+fn own_agent(bench: &Bench) -> Server {
+    bench.sh("ssh-keygen -q -t ed25519 -N '' -C of-the-agent -f key");
+    let agent = ssh::agent(bench, "key");
+    bench.sh("rm key");
+    agent
 }
 
 /// Signs with the agent, in a step, and checks that outside.
@@ -62,7 +43,7 @@ fn check_signature(bench: &Bench, public: &str) {
 fn a_step_lists_the_keys_of_the_users_agent_and_signs_with_them() {
     let bench = need!(bench("ssh-agent"));
     let base = need!(busybox::context());
-    let _agent = Agent::start(&bench);
+    let _agent = own_agent(&bench);
     let socket = bench.path("agent").display().to_string();
     let bench = bench.env("SSH_AUTH_SOCK", &socket);
     bench.file(
@@ -177,7 +158,7 @@ fn what_cannot_serve_as_an_agent_is_refused_with_a_reason() {
 fn a_raw_socket_passes_every_byte_on() {
     let bench = need!(bench("ssh-raw"));
     let base = need!(busybox::context());
-    let _agent = Agent::start(&bench);
+    let _agent = own_agent(&bench);
     bench.file(
         "Dockerfile",
         "FROM base\nCOPY tools /\nRUN --mount=type=ssh,id=raw ssh-add -D && ! ssh-add -l > /listed\n",
@@ -225,7 +206,17 @@ fn a_repository_is_fetched_over_ssh_with_what_is_offered() {
             "rm -r out/cloned/.git; diff -r out/cloned out/added; ls out/added | grep .; rm -r out",
         );
     }
-    bench
-        .shmocker(&format!("build {base} --no-cache --pull --network host ."))
-        .expect(5, &["Permission denied"]);
+    // Neither has an agent: the step fails as a step, and the repository as a source.
+    let denied = |status| {
+        bench
+            .shmocker(&format!("build {base} --no-cache --pull --network host ."))
+            .expect(status, &["Permission denied"]);
+    };
+    bench.sh("sed -i '/^ADD /d' Dockerfile");
+    denied(3);
+    bench.file(
+        "Dockerfile",
+        format!("FROM base\nADD {address}#feature /added\n"),
+    );
+    denied(5);
 }

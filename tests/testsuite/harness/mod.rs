@@ -12,6 +12,7 @@ pub(crate) mod mask;
 pub(crate) mod processes;
 pub(crate) mod registry;
 pub(crate) mod site;
+pub(crate) mod ssh;
 
 pub(crate) use bench::{Bench, Run};
 pub(crate) use machine::{Lack, User};

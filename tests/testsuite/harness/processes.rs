@@ -1,7 +1,10 @@
-//! Who is running, and which mounts they see: what must be gone after a build was killed.
+//! Who is running, and which mounts they see: what must be gone after a build was killed. Servers that run as long as a test.
 
 use std::collections::BTreeSet;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// One process, told from a later one with the same id by its start time.
@@ -118,5 +121,48 @@ pub(crate) fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) -> Op
             return None;
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port that nobody listens at.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port is free")
+        .port()
+}
+
+/// A server that ends with its test.
+pub(crate) struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to end.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Server {
+    /// Starts one and waits until it answers at a port.
+    pub(crate) fn start(command: &mut Command, port: u16) -> Self {
+        Self::until(command, || TcpStream::connect(("127.0.0.1", port)).is_ok())
+    }
+
+    /// Starts one and waits until it answers at a socket. That the file is there does not mean yet that anybody listens.
+    pub(crate) fn start_at_socket(command: &mut Command, socket: &Path) -> Self {
+        Self::until(command, || UnixStream::connect(socket).is_ok())
+    }
+
+    fn until(command: &mut Command, answers: impl FnMut() -> bool) -> Self {
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let server = Self(child);
+        let answers = wait_until(Duration::from_secs(10), answers);
+        assert!(answers.is_some(), "nobody answers: {command:?}");
+        server
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::http::Request;
 use super::layout::{Layout, digest_of};
 use super::machine::{self, Capability, Lack};
-use super::processes::wait_until;
+use super::processes::{free_port, wait_until};
 
 /// The name and password that registries with a door let in.
 pub(crate) const USER: &str = "gatekeeper";
@@ -193,13 +193,6 @@ fn carry(mut from: &TcpStream, mut to: &TcpStream, cuts: &Mutex<(u32, u64)>) {
     }
     drop(from.shutdown(std::net::Shutdown::Both));
     drop(to.shutdown(std::net::Shutdown::Both));
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port is free")
-        .port()
 }
 
 /// A directory with `ca.crt`, what it signed, and what signs tokens.
