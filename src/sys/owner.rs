@@ -26,6 +26,8 @@ use super::dir::{Kind, Time, path_of_fd};
 pub const ATTRIBUTE: &str = "user.shmocker.owner";
 /// Which times of links are records: this one, and those of all ids after it.
 const LINKS_FROM_S: i64 = 10_000_000_000;
+/// The number that nobody has: to calls it means "as it is".
+const NOBODY: u32 = u32::MAX;
 /// What fits into a second.
 const NANOSECONDS: u32 = 1_000_000_000;
 
@@ -122,14 +124,19 @@ pub fn record(at: At<'_>, kind: Kind, uid: u32, gid: u32) -> io::Result<()> {
 
 fn parsed(value: &[u8]) -> Option<(u32, u32)> {
     let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
-    Some((uid.parse().ok()?, gid.parse().ok()?))
+    let id = |text: &str| {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|id| is_number && *id != NOBODY)
+    };
+    Some((id(uid)?, id(gid)?))
 }
 
 /// The record that a time is, if it is one.
 #[must_use]
 pub fn in_time(accessed: Time) -> Option<(u32, u32)> {
     let uid = accessed.seconds.checked_sub(LINKS_FROM_S)?;
-    Some((u32::try_from(uid).ok()?, accessed.nanoseconds))
+    let uid = u32::try_from(uid).ok().filter(|uid| *uid != NOBODY)?;
+    Some((uid, accessed.nanoseconds))
 }
 
 fn record_in_time(at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
@@ -223,6 +230,82 @@ mod tests {
             std::fs::rename(path("renamed"), path(name)).unwrap();
             write(0, 0);
             assert_eq!(read(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        for (text, owner) in [("0:0", (0, 0)), ("4294967294:7", (4_294_967_294, 7))] {
+            assert_eq!(parsed(text.as_bytes()), Some(owner));
+        }
+        for text in [
+            "",
+            ":",
+            "1",
+            "1:",
+            ":1",
+            "1:2:3",
+            "+1:2",
+            " 1:2",
+            "1:2\n",
+            "-1:0",
+            "4294967295:0",
+            "0:4294967295",
+            "4294967296:0",
+            "0x1:0",
+            "1:2\0",
+            "\u{663}:1",
+        ] {
+            assert_eq!(parsed(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(parsed(b"\xff:1"), None);
+        // And it does not matter what else anybody writes there.
+        let mut state = 1_u64;
+        for _ in 0..100_000 {
+            let bytes: Vec<u8> = (0..state % 24)
+                .map(|_| {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    b"0123456789:+- \0\xff"[(state >> 33) as usize % 16]
+                })
+                .collect();
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1)
+                >> 1;
+            if let Some((uid, gid)) = parsed(&bytes) {
+                let told: Vec<&[u8]> = bytes.split(|byte| *byte == b':').collect();
+                let [first, second] = told.as_slice() else {
+                    panic!("{bytes:?}")
+                };
+                let number = |digits: &[u8]| {
+                    digits
+                        .iter()
+                        .fold(0_u64, |n, d| n * 10 + u64::from(d - b'0'))
+                };
+                assert_eq!((number(first), number(second)), (uid.into(), gid.into()));
+            }
+        }
+        let time = |seconds| {
+            in_time(Time {
+                seconds,
+                nanoseconds: 5,
+            })
+        };
+        assert_eq!(time(LINKS_FROM_S), Some((0, 5)));
+        assert_eq!(
+            time(LINKS_FROM_S + i64::from(NOBODY) - 1),
+            Some((NOBODY - 1, 5))
+        );
+        for seconds in [
+            0,
+            LINKS_FROM_S - 1,
+            LINKS_FROM_S + i64::from(NOBODY),
+            i64::MAX,
+            i64::MIN,
+        ] {
+            assert_eq!(time(seconds), None, "{seconds}");
         }
     }
 

@@ -204,7 +204,7 @@ impl Listener {
     #[must_use]
     pub fn is_waiting(&self, call: &Notification) -> bool {
         let id = call.id;
-        self.control(IS_VALID, std::ptr::from_ref(&id).cast_mut())
+        self.insist(IS_VALID, std::ptr::from_ref(&id).cast_mut())
             .is_ok()
     }
 
@@ -220,7 +220,7 @@ impl Listener {
                 error,
                 flags,
             };
-            match self.control(SEND, std::ptr::from_mut(&mut response)) {
+            match self.insist(SEND, std::ptr::from_mut(&mut response)) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
                 sent => sent.map(drop),
             }
@@ -240,14 +240,14 @@ impl Listener {
                         CloseOnExec::No => 0,
                     },
                 };
-                match self.control(ADD_FILE, std::ptr::from_mut(&mut added)) {
+                match self.insist(ADD_FILE, std::ptr::from_mut(&mut added)) {
                     Ok(_) => Ok(()),
                     Err(error) => match error.raw_os_error() {
                         Some(libc::ENOENT) => Ok(()),
                         // Before Linux 5.14 that is two calls.
                         Some(libc::EINVAL) => {
                             added.flags = 0;
-                            match self.control(ADD_FILE, std::ptr::from_mut(&mut added)) {
+                            match self.insist(ADD_FILE, std::ptr::from_mut(&mut added)) {
                                 Ok(fd) => respond(fd.into(), 0, 0),
                                 Err(_) => respond(0, -libc::EMFILE, 0),
                             }
@@ -256,6 +256,16 @@ impl Listener {
                         None => Err(error),
                     },
                 }
+            }
+        }
+    }
+
+    /// The same until no signal interrupts it.
+    fn insist<T>(&self, request: libc::c_ulong, argument: *mut T) -> io::Result<i32> {
+        loop {
+            match self.control(request, argument) {
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                done => return done,
             }
         }
     }

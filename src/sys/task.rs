@@ -1,10 +1,12 @@
 //! Other processes, by the number of one of their threads: their memory, and a mark that they hand on to what they start.
 #![expect(unsafe_code, reason = "the memory and the limits of other processes")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::dir::Time;
@@ -71,91 +73,15 @@ impl Task {
         Err(Errno::NAMETOOLONG.into())
     }
 
-    /// Copies into its memory.
-    ///
-    /// # Errors
-    /// EFAULT if less can be written; what the kernel says.
-    pub fn write(self, to: u64, bytes: &[u8]) -> io::Result<()> {
-        let local = libc::iovec {
-            iov_base: bytes.as_ptr().cast_mut().cast(),
-            iov_len: bytes.len(),
-        };
-        let remote = libc::iovec {
-            iov_base: std::ptr::with_exposed_provenance_mut(to as usize),
-            iov_len: bytes.len(),
-        };
-        // SAFETY: the local part describes `bytes`, which is only read; the other one is checked by the kernel, in the other
-        // process, and only where that may write itself.
-        let written = unsafe { libc::process_vm_writev(self.0, &local, 1, &remote, 1, 0) };
-        match usize::try_from(written) {
-            Ok(written) if written == bytes.len() => Ok(()),
-            Ok(_) => Err(Errno::FAULT.into()),
-            Err(_) => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// Writes what `stat` says of a path of this process into its memory, with another owner.
+    /// Its memory, to be written to, in the /proc that is the current directory. It stays this memory, whoever has the number
+    /// later.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn write_stat(self, to: u64, path: &CString, owner: (u32, u32)) -> io::Result<()> {
-        let mut stat = MaybeUninit::<libc::stat>::zeroed();
-        // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
-        let failed = unsafe {
-            libc::syscall(
-                libc::SYS_newfstatat,
-                libc::AT_FDCWD,
-                path.as_ptr(),
-                stat.as_mut_ptr(),
-                0,
-            )
-        };
-        if failed < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
-        let mut stat = unsafe { stat.assume_init() };
-        (stat.st_uid, stat.st_gid) = owner;
-        if is_record(stat.st_mode, stat.st_atime) {
-            // Programs that copy times would copy it.
-            (stat.st_atime, stat.st_atime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
-        }
-        self.write(to, bytes_of(&stat))
-    }
-
-    /// The same for `statx`.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn write_statx(
-        self,
-        to: u64,
-        path: &CString,
-        mask: u32,
-        owner: (u32, u32),
-    ) -> io::Result<()> {
-        let mut stat = MaybeUninit::<libc::statx>::zeroed();
-        // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
-        let failed = unsafe {
-            libc::syscall(
-                libc::SYS_statx,
-                libc::AT_FDCWD,
-                path.as_ptr(),
-                0,
-                mask,
-                stat.as_mut_ptr(),
-            )
-        };
-        if failed < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
-        let mut stat = unsafe { stat.assume_init() };
-        (stat.stx_uid, stat.stx_gid) = owner;
-        if is_record(stat.stx_mode.into(), stat.stx_atime.tv_sec) {
-            stat.stx_atime = stat.stx_mtime;
-        }
-        self.write(to, bytes_of(&stat))
+    pub fn memory(self) -> io::Result<Memory> {
+        let path = format!("{}/mem", self.0);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        Ok(Memory(rustix::fs::open(path, flags, Mode::empty())?))
     }
 
     /// The mark that its process has; `None` as long as neither it nor those it comes from were given one. It is kept in a
@@ -201,6 +127,81 @@ impl Task {
     }
 }
 
+/// The memory of another process.
+#[derive(Debug)]
+pub struct Memory(OwnedFd);
+
+impl Memory {
+    /// Copies into it.
+    ///
+    /// # Errors
+    /// EFAULT if less can be written.
+    pub fn write(&self, to: u64, bytes: &[u8]) -> io::Result<()> {
+        match rustix::io::pwrite(&self.0, bytes, to) {
+            Ok(written) if written == bytes.len() => Ok(()),
+            _ => Err(Errno::FAULT.into()),
+        }
+    }
+}
+
+/// What `stat` says of a path of this process, with another owner.
+///
+/// # Errors
+/// What the kernel says.
+pub fn stat(path: &CStr, owner: (u32, u32)) -> io::Result<libc::stat> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
+    let failed = unsafe {
+        libc::syscall(
+            libc::SYS_newfstatat,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            stat.as_mut_ptr(),
+            0,
+        )
+    };
+    if failed < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
+    let mut stat = unsafe { stat.assume_init() };
+    (stat.st_uid, stat.st_gid) = owner;
+    if is_record(stat.st_mode, stat.st_atime) {
+        // Programs that copy times would copy it.
+        (stat.st_atime, stat.st_atime_nsec) = (stat.st_mtime, stat.st_mtime_nsec);
+    }
+    Ok(stat)
+}
+
+/// The same for `statx`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn statx(path: &CStr, mask: u32, owner: (u32, u32)) -> io::Result<libc::statx> {
+    let mut stat = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
+    let failed = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            0,
+            mask,
+            stat.as_mut_ptr(),
+        )
+    };
+    if failed < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all zeroes is a valid structure, and the kernel has filled it.
+    let mut stat = unsafe { stat.assume_init() };
+    (stat.stx_uid, stat.stx_gid) = owner;
+    if is_record(stat.stx_mode.into(), stat.stx_atime.tv_sec) {
+        stat.stx_atime = stat.stx_mtime;
+    }
+    Ok(stat)
+}
+
 /// Whether the time at which something of this mode was last read is a recorded owner.
 fn is_record(mode: u32, accessed: i64) -> bool {
     let kind = mode & libc::S_IFMT;
@@ -211,7 +212,9 @@ fn is_record(mode: u32, accessed: i64) -> bool {
     kind != libc::S_IFREG && kind != libc::S_IFDIR && owner::in_time(accessed).is_some()
 }
 
-fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+/// A value as it lies in memory.
+#[must_use]
+pub fn bytes_of<T: Copy>(value: &T) -> &[u8] {
     // SAFETY: any initialised value can be read as bytes; those that the kernel does not fill were zeroes.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
@@ -239,7 +242,19 @@ mod tests {
         assert_eq!(this.text(at(text.as_bytes())).unwrap(), text);
         this.read(at(text.as_bytes()), &mut seen).unwrap();
         assert_eq!(&seen, b"some");
-        this.write(at(&seen), b"else").unwrap();
+        let memory = Memory(
+            rustix::fs::open(
+                "/proc/self/mem",
+                OFlags::WRONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .unwrap(),
+        );
+        memory.write(at(&seen), b"else").unwrap();
+        assert_eq!(
+            memory.write(8, b"else").unwrap_err().raw_os_error(),
+            Some(Errno::FAULT.raw_os_error())
+        );
         assert_eq!(&std::hint::black_box(seen), b"else");
         assert_eq!(
             this.text(8).unwrap_err().raw_os_error(),

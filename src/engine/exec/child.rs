@@ -606,6 +606,10 @@ fn limit_processes(setup: &mut Setup<'_>) -> Result<(), Fault> {
     };
     rustix::process::setrlimit(Resource::Nofile, limit)?;
     for ulimit in &setup.spec.ulimits {
+        // Linux has had no use for it since 2.4; where owners are records, it tells who a process is.
+        if owner::are_recorded() && ulimit.name == "locks" {
+            continue;
+        }
         rlimit::set(ulimit).map_err(at(&ulimit.name))?;
     }
     Ok(())

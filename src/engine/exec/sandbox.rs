@@ -388,6 +388,7 @@ impl Sandbox {
             identity: spec.identity,
             mounted_are_of: run.mounted_are_of,
             deputy: None,
+            unanswered: None,
         };
         let ended = watch.until_end(deadline, cancel);
         watch.stubs.remove();
@@ -416,6 +417,7 @@ impl<'a> Watch<'a> {
             mounted_are_of: (identity.uid != 0).then_some((identity.uid, identity.gid)),
             identity,
             deputy: None,
+            unanswered: None,
         }
     }
 
@@ -679,6 +681,8 @@ pub(super) struct Watch<'a> {
     mounted_are_of: Option<(u32, u32)>,
     /// Who answers its calls about owners.
     deputy: Option<Deputy>,
+    /// Why nobody does any more.
+    unanswered: Option<io::Error>,
 }
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
@@ -698,6 +702,9 @@ impl Watch<'_> {
             if ready.socket {
                 self.hear()?;
             }
+            if ready.deputy {
+                self.dismiss_deputy();
+            }
             why = if ready.ended {
                 let ended = self.child.wait().map_err(doing("wait for the container"))?;
                 Some(match grace {
@@ -716,6 +723,8 @@ impl Watch<'_> {
                 } else {
                     Some(Why::Cancelled)
                 }
+            } else if self.unanswered.is_some() {
+                Some(Why::Cancelled)
             } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 Some(Why::TimedOut)
             } else {
@@ -738,7 +747,18 @@ impl Watch<'_> {
                 reader.finish(&mut |line| sink(stream, line));
             }
         }
-        why.ok_or(ExecError::NoGreeting)
+        self.dismiss_deputy();
+        match self.unanswered.take() {
+            Some(error) => Err(doing("answer what the step calls")(error)),
+            None => why.ok_or(ExecError::NoGreeting),
+        }
+    }
+
+    /// Where it could not go on, what the step has done since is not what it was meant to do.
+    fn dismiss_deputy(&mut self) {
+        if let Some(Err(error)) = self.deputy.take().map(Deputy::end) {
+            self.unanswered = Some(error);
+        }
     }
 
     fn wait(
@@ -757,6 +777,10 @@ impl Watch<'_> {
         ];
         let socket = self.socket.as_ref().map(|socket| {
             polls.push(PollFd::new(socket, PollFlags::IN));
+            polls.len() - 1
+        });
+        let deputy = self.deputy.as_ref().map(|deputy| {
+            polls.push(PollFd::new(deputy, PollFlags::IN));
             polls.len() - 1
         });
         let readers = self.readers.each_ref().map(|reader| {
@@ -785,6 +809,7 @@ impl Watch<'_> {
             ended: is_ready(0),
             cancelled: is_ready(1),
             socket: socket.is_some_and(is_ready),
+            deputy: deputy.is_some_and(is_ready),
             readers: readers.map(|index| index.is_some_and(is_ready)),
         })
     }
@@ -851,6 +876,7 @@ struct Ready {
     ended: bool,
     cancelled: bool,
     socket: bool,
+    deputy: bool,
     readers: [bool; 2],
 }
 

@@ -193,12 +193,13 @@ pub(super) fn asking() -> Vec<Instruction> {
 
 fn filter(asked: &[(&str, Rule)]) -> Vec<Instruction> {
     let [native, compat] = ABIS.map(|abi| {
-        let asked = if abi.column == ABIS[0].column {
-            asked
-        } else {
-            &[]
-        };
-        (abi.audit, search(&runs(abi.column, asked)))
+        let is_native = abi.column == ABIS[0].column;
+        // Nobody answers calls of the other interface. It must not change who a process is, either.
+        let asked = asked.iter().copied();
+        let asked: Vec<_> = asked
+            .filter(|(_, rule)| is_native || matches!(rule, KeepsMarks { .. }))
+            .collect();
+        (abi.audit, search(&runs(abi.column, &asked)))
     });
     let native_body = if cfg!(target_arch = "x86_64") {
         with_x32(native.1)
@@ -487,6 +488,12 @@ mod tests {
             );
             let answers = [&usual, &asking].map(|filter| answer(filter, compat, number, 0));
             assert_eq!(answers[0], answers[1], "{number}");
+        }
+        for Abi { audit, column } in ABIS {
+            let number = |name: &str| CALLS.iter().find(|row| row.0 == name).unwrap().1[column];
+            let set = |resource| answer(&asking, audit, number("setrlimit"), resource);
+            assert_eq!(set(RLIMIT_LOCKS.into()), ERRNO, "{audit:#x}");
+            assert_eq!(set(7), ALLOW, "{audit:#x}");
         }
         // The argument of the question is the first; those of these calls are others.
         let depends = ["open", "openat", "setrlimit", "prlimit64", "prctl"];

@@ -74,12 +74,19 @@ impl Ids {
         }
         let or = |new: u32, old: u32| if new == AS_IS { old } else { new };
         let effective = or(ids[1], self.effective);
-        Ok(Self {
+        let new = Self {
             real: or(ids[0], self.real),
             effective,
             saved: or(ids[2], self.saved),
             file: effective,
-        })
+        };
+        // What changes nothing leaves the one for files as it is, too, unless the effective one is given.
+        let changes = Self {
+            file: self.file,
+            ..new
+        } != self
+            || (ids[1] != AS_IS && new != self);
+        Ok(if changes { new } else { self })
     }
 
     /// `setfsuid`, `setfsgid`, which never fail.
@@ -150,9 +157,14 @@ impl Credentials {
         }
     }
 
-    /// Whether it may become anybody, and give files to anybody.
+    /// Whether it may become anybody.
     pub(super) fn is_powerful(&self) -> bool {
         self.users.effective == 0 || self.kept
+    }
+
+    /// Whether it may do everything with files.
+    pub(super) fn is_powerful_over_files(&self) -> bool {
+        self.users.file == 0 || self.kept
     }
 
     /// Whether files that it makes need no record.
@@ -168,7 +180,7 @@ impl Credentials {
     pub(super) fn given(&self, now: (u32, u32), uid: u32, gid: u32) -> Result<(u32, u32), Errno> {
         let or = |new: u32, old: u32| if new == AS_IS { old } else { new };
         let new = (or(uid, now.0), or(gid, now.1));
-        if !self.is_powerful() {
+        if !self.is_powerful_over_files() {
             let is_own = now.0 == self.users.file;
             let keeps_user = uid == AS_IS || (is_own && uid == now.0);
             let may_group = gid == AS_IS || (is_own && (gid == now.1 || self.is_in(gid)));
@@ -188,7 +200,7 @@ impl Credentials {
         } else {
             mode
         };
-        self.is_powerful() || bits & 0o3 == 0o3
+        self.is_powerful_over_files() || bits & 0o3 == 0o3
     }
 }
 

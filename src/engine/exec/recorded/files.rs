@@ -4,27 +4,28 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::credentials::Credentials;
+use super::making::New;
 use super::{Answered, errno, number};
 use crate::sys::dir::{Kind, Metadata};
 use crate::sys::mount::Tree;
 use crate::sys::owner::{self, At};
-use crate::sys::seccomp::{Answer, CloseOnExec, Listener, Notification};
-use crate::sys::task::Task;
+use crate::sys::seccomp::{Answer, Listener, Notification};
+use crate::sys::task::{self, Task};
 
 const SET_USER_ID: u32 = 0o4000;
-const SET_GROUP_ID: u32 = 0o2000;
+pub(super) const SET_GROUP_ID: u32 = 0o2000;
 const EXECUTABLE_BY_GROUP: u32 = 0o010;
 /// The caller's own directory (`AT_FDCWD`).
 const HERE: u64 = -100_i64 as u64;
 const NO_FOLLOW: u64 = 0x100;
-const NO_FLAGS: u64 = 0;
+pub(super) const NO_FLAGS: u64 = 0;
 const EMPTY_PATH: u64 = 0x1000;
+/// What `stat` takes beside them: `AT_NO_AUTOMOUNT`, `AT_STATX_SYNC_TYPE`.
+const STAT_FLAGS: u64 = 0x800 | 0x6000;
 /// `struct open_how` as it has always been.
 const OPEN_HOW_BYTES: usize = 24;
 
@@ -36,24 +37,41 @@ pub(super) struct Request<'a> {
     pub(super) listener: &'a Listener,
 }
 
+impl Request<'_> {
+    /// Says no if the call waits no more. Then what was found under the number of its caller may be somebody else's.
+    pub(super) fn still_waits(&self) -> Result<(), Errno> {
+        match self.listener.is_waiting(self.call) {
+            true => Ok(()),
+            false => Err(Errno::SRCH),
+        }
+    }
+
+    /// Writes into the caller's memory.
+    pub(super) fn put(&self, to: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let memory = self.task.memory().map_err(errno)?;
+        self.still_waits()?;
+        memory.write(to, bytes).map_err(errno)
+    }
+}
+
 /// What a call is about: a directory of the caller's, and a path from there.
 #[derive(Debug)]
-struct Named {
-    directory: i32,
-    path: CString,
+pub(super) struct Named {
+    pub(super) directory: i32,
+    pub(super) path: CString,
 }
 
 /// Something that is there: where it is in this thread's /proc, and what holds it.
-struct Subject {
+pub(super) struct Subject {
     path: CString,
-    metadata: Metadata,
-    held: OwnedFd,
+    pub(super) metadata: Metadata,
+    pub(super) held: OwnedFd,
     /// Whether it belongs to whom what is mounted belongs to, without a record.
-    is_mounted: bool,
+    pub(super) is_mounted: bool,
 }
 
 impl Subject {
-    fn of(held: OwnedFd) -> Result<Self, Errno> {
+    pub(super) fn of(held: OwnedFd) -> Result<Self, Errno> {
         let path = format!("self/fd/{}", held.as_raw_fd());
         let path = CString::new(path).map_err(|_| Errno::INVAL)?;
         let stat = rustix::fs::fstat(&held)?;
@@ -72,7 +90,7 @@ impl Subject {
         })
     }
 
-    fn owner(&self) -> (u32, u32) {
+    pub(super) fn owner(&self) -> (u32, u32) {
         (self.metadata.uid, self.metadata.gid)
     }
 
@@ -93,7 +111,8 @@ impl Subject {
         let read = rustix::fs::openat(
             CWD,
             &*self.path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
+            // Somebody's lease on it would be waited for otherwise.
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
             Mode::empty(),
         )
         .and_then(|file| rustix::io::read(&file, &mut head));
@@ -110,7 +129,7 @@ impl Subject {
         self.owner() == (0, 0)
     }
 
-    fn record(&self, owner: (u32, u32)) -> Result<(), Errno> {
+    pub(super) fn record(&self, owner: (u32, u32)) -> Result<(), Errno> {
         owner::record(at(&self.path), self.metadata.kind, owner.0, owner.1).map_err(errno)
     }
 }
@@ -151,7 +170,7 @@ fn mount_of(directory: BorrowedFd<'_>, path: &CStr, flags: AtFlags) -> Result<u6
 /// calls with; its root is the container's.
 #[derive(Debug)]
 pub(super) struct Files {
-    proc: Tree,
+    proc: OwnedFd,
     root: OwnedFd,
     mounted: Option<Mounted>,
     /// Whether a process may have another root.
@@ -161,15 +180,16 @@ pub(super) struct Files {
 impl Files {
     /// For the container of a process. From now on this thread's paths lead to nothing outside of it.
     pub(super) fn of(
-        proc: Tree,
+        proc: &Tree,
         listener: &Listener,
         call: &Notification,
         mounted_are_of: Option<(u32, u32)>,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, Errno> {
+        let proc = rustix::io::fcntl_dupfd_cloexec(proc, 0)?;
         rustix::process::fchdir(&proc)?;
         let root = open_path(&format!("{}/root", call.pid))?;
         if !listener.is_waiting(call) {
-            return Err(Errno::SRCH.into());
+            return Err(Errno::SRCH);
         }
         let mounted = match mounted_are_of {
             None => None,
@@ -217,9 +237,15 @@ impl Files {
         };
         self.within(request, |files| {
             let (directory, path, flags) = what;
-            let program = files
-                .named(request, (directory, path))
-                .and_then(|named| files.find(request, &named, flags).ok());
+            // What only asks, or is asked for in a way that is not known, executes nothing.
+            let program = match flags & !(NO_FOLLOW | EMPTY_PATH) {
+                0 => files.named(request, (directory, path))?,
+                _ => None,
+            };
+            let program = match program {
+                Some(named) => callers(files.find(request, &named, flags))?,
+                None => None,
+            };
             let (user, group) = match program {
                 Some(program) => program.set_ids(),
                 None => (None, None),
@@ -238,9 +264,7 @@ impl Files {
             return work(self);
         }
         let root = open_path(&format!("{}/root", request.task.0))?;
-        if !request.listener.is_waiting(request.call) {
-            return Err(Errno::SRCH);
-        }
+        request.still_waits()?;
         self.enter(&root)?;
         let answer = work(self);
         // A thread that does not come back is of no more use.
@@ -259,7 +283,7 @@ impl Files {
             "chown" => self.chown(request, (HERE, a, NO_FLAGS), b, c),
             "lchown" => self.chown(request, (HERE, a, NO_FOLLOW), b, c),
             "fchownat" => self.chown(request, (a, b, e), c, d),
-            "fchown" => self.chown(request, (a, 0, EMPTY_PATH), b, c),
+            "fchown" => self.chown_open(request, a, b, c),
             "open" => self.open(request, (HERE, a), b, c),
             "openat" => self.open(request, (a, b), c, d),
             "creat" => {
@@ -286,8 +310,9 @@ impl Files {
             "mknodat" => self.make(request, (a, b), &New::Node(number(c))),
             "symlink" => self.make(request, (HERE, b), &New::Link(a)),
             "symlinkat" => self.make(request, (b, c), &New::Link(a)),
-            // Of something open, which is a file.
-            "utimensat" if b == 0 => Ok(Answer::Go),
+            "utimensat" if b == 0 => {
+                self.set_times(request, (a, 0, EMPTY_PATH), Times::Nanoseconds(c))
+            }
             "utimensat" => self.set_times(request, (a, b, d), Times::Nanoseconds(c)),
             "futimesat" => self.set_times(request, (a, b, NO_FLAGS), Times::Microseconds(c)),
             "utimes" => self.set_times(request, (HERE, a, NO_FLAGS), Times::Microseconds(b)),
@@ -300,14 +325,19 @@ impl Files {
     }
 
     /// What a call names. `None`: the kernel may say what is wrong with it.
-    fn named(&self, request: &Request<'_>, (directory, path): (u64, u64)) -> Option<Named> {
-        Some(Named {
+    pub(super) fn named(
+        &self,
+        request: &Request<'_>,
+        (directory, path): (u64, u64),
+    ) -> Result<Option<Named>, Errno> {
+        let path = match path {
+            0 => Some(CString::default()),
+            path => callers(request.task.text(path).map_err(errno))?,
+        };
+        Ok(path.map(|path| Named {
             directory: number(directory).cast_signed(),
-            path: match path {
-                0 => CString::default(),
-                path => request.task.text(path).ok()?,
-            },
-        })
+            path,
+        }))
     }
 
     /// The directory that a path begins in, held.
@@ -323,7 +353,7 @@ impl Files {
 
     /// What is known of something without holding it: enough to see that there is nothing to do. Nothing is done on the
     /// strength of it but leaving the call to the kernel.
-    fn glance(&self, task: Task, named: &Named, flags: u64) -> Result<Metadata, Errno> {
+    pub(super) fn glance(&self, task: Task, named: &Named, flags: u64) -> Result<Metadata, Errno> {
         let flags = AtFlags::from_bits_retain(number(flags)) & AtFlags::SYMLINK_NOFOLLOW;
         let path = named.path.to_bytes();
         let start = match named.directory {
@@ -367,11 +397,14 @@ impl Files {
         Ok(subject)
     }
 
-    fn find(&self, request: &Request<'_>, named: &Named, flags: u64) -> Result<Subject, Errno> {
+    pub(super) fn find(
+        &self,
+        request: &Request<'_>,
+        named: &Named,
+        flags: u64,
+    ) -> Result<Subject, Errno> {
         let beginning = self.beginning(request.task, named)?;
-        if !request.listener.is_waiting(request.call) {
-            return Err(Errno::SRCH);
-        }
+        request.still_waits()?;
         if named.path.is_empty() {
             return self.subject(beginning);
         }
@@ -385,26 +418,27 @@ impl Files {
     fn find_open(&self, request: &Request<'_>, fd: u64) -> Result<Subject, Errno> {
         let fd = number(fd).cast_signed();
         let held = open_path(&format!("{}/fd/{fd}", request.task.0))?;
-        match request.listener.is_waiting(request.call) {
-            true => self.subject(held),
-            false => Err(Errno::SRCH),
-        }
+        request.still_waits()?;
+        self.subject(held)
     }
 
     fn stat(&self, request: &Request<'_>, what: (u64, u64, u64), to: To) -> Answered {
         let (directory, path, flags) = what;
-        let Some(named) = self.named(request, (directory, path)) else {
+        if flags & !(NO_FOLLOW | EMPTY_PATH | STAT_FLAGS) != 0 {
+            return Ok(Answer::Go);
+        }
+        let Some(named) = self.named(request, (directory, path))? else {
             return Ok(Answer::Go);
         };
         if named.path.is_empty() && !may_be_empty(flags) {
             return Ok(Answer::Go);
         }
-        match self.glance(request.task, &named, flags) {
-            Ok(seen) if (seen.uid, seen.gid) != (0, 0) => {}
+        match callers(self.glance(request.task, &named, flags))? {
+            Some(seen) if (seen.uid, seen.gid) != (0, 0) => {}
             _ => return Ok(Answer::Go),
         }
-        match self.find(request, &named, flags) {
-            Ok(subject) if !subject.is_of_root() => to.put(request, &subject),
+        match callers(self.find(request, &named, flags))? {
+            Some(subject) if !subject.is_of_root() => to.put(request, &subject),
             _ => Ok(Answer::Go),
         }
     }
@@ -414,26 +448,40 @@ impl Files {
             directory: number(fd).cast_signed(),
             path: CString::default(),
         };
-        match self.glance(request.task, &open, NO_FLAGS) {
-            Ok(seen) if open.directory >= 0 && (seen.uid, seen.gid) != (0, 0) => {}
+        match callers(self.glance(request.task, &open, NO_FLAGS))? {
+            Some(seen) if open.directory >= 0 && (seen.uid, seen.gid) != (0, 0) => {}
             _ => return Ok(Answer::Go),
         }
-        match self.find_open(request, fd) {
-            Ok(subject) if !subject.is_of_root() => to.put(request, &subject),
+        match callers(self.find_open(request, fd))? {
+            Some(subject) if !subject.is_of_root() => to.put(request, &subject),
+            _ => Ok(Answer::Go),
+        }
+    }
+
+    /// Of what is open for more than to be named (`O_PATH`): /proc shows that as the rights of a link.
+    fn chown_open(&self, request: &Request<'_>, fd: u64, uid: u64, gid: u64) -> Answered {
+        let link = format!("{}/fd/{}", request.task.0, number(fd).cast_signed());
+        match rustix::fs::statat(CWD, link, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(link) if link.st_mode & 0o600 != 0 => {
+                self.chown(request, (fd, 0, EMPTY_PATH), uid, gid)
+            }
             _ => Ok(Answer::Go),
         }
     }
 
     fn chown(&self, request: &Request<'_>, what: (u64, u64, u64), uid: u64, gid: u64) -> Answered {
         let (directory, path, flags) = what;
-        let Some(named) = self.named(request, (directory, path)) else {
+        if flags & !(NO_FOLLOW | EMPTY_PATH) != 0 {
+            return Ok(Answer::Go);
+        }
+        let Some(named) = self.named(request, (directory, path))? else {
             return Ok(Answer::Go);
         };
         if named.path.is_empty() && !may_be_empty(flags) {
             return Ok(Answer::Go);
         }
         // From root to root: that the kernel can do.
-        if request.credentials.is_powerful()
+        if request.credentials.is_powerful_over_files()
             && [uid, gid]
                 .map(number)
                 .iter()
@@ -443,170 +491,29 @@ impl Files {
         {
             return Ok(Answer::Go);
         }
-        chown(request, self.find(request, &named, flags), uid, gid)
-    }
-
-    /// What is to be made, if it is for the deputy to make: where, its last name, and who is to have it.
-    fn place(&self, request: &Request<'_>, what: (u64, u64)) -> Result<Option<Place>, Errno> {
-        let Some(named) = self.named(request, what) else {
-            return Ok(None);
-        };
-        let Some((parent, name)) = split(&named.path) else {
-            return Ok(None);
-        };
-        let parent = Named {
-            directory: named.directory,
-            path: parent,
-        };
-        if request.credentials.makes_files_of_root() {
-            match self.glance(request.task, &parent, NO_FLAGS) {
-                Ok(seen) if seen.mode & SET_GROUP_ID != 0 && seen.gid != 0 => {}
-                _ => return Ok(None),
-            }
+        match callers(self.find(request, &named, flags))? {
+            Some(subject) => chown(request, &subject, uid, gid),
+            None => Ok(Answer::Go),
         }
-        let Ok(parent) = self.find(request, &parent, 0) else {
-            return Ok(None);
-        };
-        let hands_on = parent.metadata.mode & SET_GROUP_ID != 0;
-        let credentials = request.credentials;
-        let owner = (
-            credentials.users.file,
-            match hands_on {
-                true => parent.metadata.gid,
-                false => credentials.groups.file,
-            },
-        );
-        if owner == (0, 0) && credentials.makes_files_of_root() {
-            return Ok(None);
-        }
-        if parent.is_mounted && owner == parent.owner() {
-            return Ok(None);
-        }
-        if rustix::fs::statat(&parent.held, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            // It is there: nothing is made, or that is what is wrong.
-            return Ok(None);
-        }
-        if !credentials.may_add_to(parent.owner(), parent.metadata.mode) {
-            return Err(Errno::ACCESS);
-        }
-        Ok(Some(Place {
-            parent,
-            name,
-            owner,
-        }))
-    }
-
-    fn open(&self, request: &Request<'_>, what: (u64, u64), flags: u64, mode: u64) -> Answered {
-        let flags = OFlags::from_bits_retain(number(flags));
-        if flags.contains(OFlags::PATH) {
-            return Ok(Answer::Go);
-        }
-        let on_exec = match flags.contains(OFlags::CLOEXEC) {
-            true => CloseOnExec::Yes,
-            false => CloseOnExec::No,
-        };
-        if flags.contains(OFlags::TMPFILE) {
-            return self.open_nameless(request, what, flags, mode, on_exec);
-        }
-        if !flags.contains(OFlags::CREATE) || flags.contains(OFlags::DIRECTORY) {
-            return Ok(Answer::Go);
-        }
-        let Some(place) = self.place(request, what)? else {
-            return Ok(Answer::Go);
-        };
-        let flags = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = unmasked(request.task, number(mode) & 0o7777)?;
-        match rustix::fs::openat(&place.parent.held, &*place.name, flags, mode) {
-            Ok(file) => {
-                let made = Subject::of(file)?;
-                made.record(place.owner)?;
-                Ok(Answer::File(made.held, on_exec))
-            }
-            Err(Errno::EXIST) => Ok(Answer::Go),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn open_nameless(
-        &self,
-        request: &Request<'_>,
-        what: (u64, u64),
-        flags: OFlags,
-        mode: u64,
-        on_exec: CloseOnExec,
-    ) -> Answered {
-        let credentials = request.credentials;
-        if credentials.makes_files_of_root() {
-            return Ok(Answer::Go);
-        }
-        let Some(named) = self.named(request, what) else {
-            return Ok(Answer::Go);
-        };
-        let Ok(directory) = self.find(request, &named, 0) else {
-            return Ok(Answer::Go);
-        };
-        if !credentials.may_add_to(directory.owner(), directory.metadata.mode) {
-            return Err(Errno::ACCESS);
-        }
-        let mode = unmasked(request.task, number(mode) & 0o7777)?;
-        let file = rustix::fs::openat(&directory.held, c".", flags | OFlags::CLOEXEC, mode)?;
-        let made = Subject::of(file)?;
-        made.record((credentials.users.file, credentials.groups.file))?;
-        Ok(Answer::File(made.held, on_exec))
-    }
-
-    fn make(&self, request: &Request<'_>, what: (u64, u64), new: &New) -> Answered {
-        let node = match new {
-            New::Node(mode) => match FileType::from_raw_mode(*mode) {
-                // Zero stands for a file.
-                _ if mode & 0o170_000 == 0 => Some(FileType::RegularFile),
-                kind @ (FileType::RegularFile | FileType::Fifo | FileType::Socket) => Some(kind),
-                _ => return Ok(Answer::Go),
-            },
-            _ => None,
-        };
-        let Some(place) = self.place(request, what)? else {
-            return Ok(Answer::Go);
-        };
-        let (parent, name) = (&place.parent.held, &*place.name);
-        let made = match new {
-            New::Directory(mode) => {
-                let mode = unmasked(request.task, mode & 0o1777)?;
-                rustix::fs::mkdirat(parent, name, mode)
-            }
-            New::Node(mode) => {
-                let mode = unmasked(request.task, mode & 0o7777)?;
-                let kind = node.unwrap_or(FileType::RegularFile);
-                rustix::fs::mknodat(parent, name, kind, mode, 0)
-            }
-            New::Link(target) => {
-                let Ok(target) = request.task.text(*target) else {
-                    return Ok(Answer::Go);
-                };
-                rustix::fs::symlinkat(&*target, parent, name)
-            }
-        };
-        made?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = Subject::of(rustix::fs::openat(parent, name, flags, Mode::empty())?)?;
-        made.record(place.owner)?;
-        Ok(Answer::Value(0))
     }
 
     /// The times of a link or pipe, one of which is a record.
     fn set_times(&self, request: &Request<'_>, what: (u64, u64, u64), times: Times) -> Answered {
         let (directory, path, flags) = what;
-        let Some(named) = self.named(request, (directory, path)) else {
+        if flags & !(NO_FOLLOW | EMPTY_PATH) != 0 {
+            return Ok(Answer::Go);
+        }
+        let Some(named) = self.named(request, (directory, path))? else {
             return Ok(Answer::Go);
         };
         let is_record = |seen: &Metadata| {
             !matches!(seen.kind, Kind::File | Kind::Dir) && owner::in_time(seen.accessed).is_some()
         };
-        match self.glance(request.task, &named, flags) {
-            Ok(seen) if is_record(&seen) => {}
+        match callers(self.glance(request.task, &named, flags))? {
+            Some(seen) if is_record(&seen) => {}
             _ => return Ok(Answer::Go),
         }
-        let Ok(subject) = self.find(request, &named, flags) else {
+        let Some(subject) = callers(self.find(request, &named, flags))? else {
             return Ok(Answer::Go);
         };
         if !is_record(&subject.metadata) {
@@ -619,6 +526,7 @@ impl Files {
             },
             last_modification: times.modified(request.task)?,
         };
+        request.still_waits()?;
         rustix::fs::utimensat(CWD, &*subject.path, &times, AtFlags::empty())?;
         Ok(Answer::Value(0))
     }
@@ -662,38 +570,22 @@ enum To {
 
 impl To {
     fn put(self, request: &Request<'_>, subject: &Subject) -> Answered {
-        let (task, owner) = (request.task, subject.owner());
+        let owner = subject.owner();
         match self {
-            Self::Stat(to) => task.write_stat(to, &subject.path, owner),
-            Self::Statx(to, mask) => task.write_statx(to, &subject.path, mask, owner),
+            Self::Stat(to) => {
+                let stat = task::stat(&subject.path, owner).map_err(errno)?;
+                request.put(to, task::bytes_of(&stat))?;
+            }
+            Self::Statx(to, mask) => {
+                let stat = task::statx(&subject.path, mask, owner).map_err(errno)?;
+                request.put(to, task::bytes_of(&stat))?;
+            }
         }
-        .map_err(errno)?;
         Ok(Answer::Value(0))
     }
 }
 
-/// What is made, beside files.
-#[derive(Debug)]
-enum New {
-    /// With this mode.
-    Directory(u32),
-    /// With this mode and kind.
-    Node(u32),
-    /// To the text at this place of the caller's memory.
-    Link(u64),
-}
-
-/// Where something is made.
-struct Place {
-    parent: Subject,
-    name: CString,
-    owner: (u32, u32),
-}
-
-fn chown(request: &Request<'_>, subject: Result<Subject, Errno>, uid: u64, gid: u64) -> Answered {
-    let Ok(subject) = subject else {
-        return Ok(Answer::Go);
-    };
+fn chown(request: &Request<'_>, subject: &Subject, uid: u64, gid: u64) -> Answered {
     match subject.metadata.kind {
         // A terminal, or another device of the machine's: it is given back anyway when the step ends.
         Kind::CharDevice | Kind::BlockDevice => return Ok(Answer::Value(0)),
@@ -731,6 +623,24 @@ fn may_be_empty(flags: u64) -> bool {
     AtFlags::from_bits_retain(number(flags)).contains(AtFlags::EMPTY_PATH)
 }
 
+/// What is not found because of what the caller asks for, the kernel will not find either, and says so. What is not found
+/// because of something else, such as too many open files, must not seem to be nobody's.
+pub(super) fn callers<T>(found: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(
+            own @ (Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOMEM
+            | Errno::NOBUFS
+            | Errno::IO
+            | Errno::INTR
+            | Errno::NOSYS),
+        ) => Err(own),
+        Err(_) => Ok(None),
+    }
+}
+
 /// By a path of this thread's.
 fn open_path(path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -739,52 +649,4 @@ fn open_path(path: &str) -> Result<OwnedFd, Errno> {
 fn resolve(beginning: &OwnedFd, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(beginning.as_fd(), path, flags, Mode::empty(), resolve)
-}
-
-/// The directory and the last name of a path; `None` if it ends in no name.
-fn split(path: &CStr) -> Option<(CString, CString)> {
-    let bytes = path.to_bytes();
-    let end = bytes.iter().rposition(|byte| *byte != b'/')? + 1;
-    let bytes = &bytes[..end];
-    let start = bytes.iter().rposition(|byte| *byte == b'/');
-    let (parent, name) = match start {
-        None => (&b"."[..], bytes),
-        Some(slash) => (&bytes[..=slash], &bytes[slash + 1..]),
-    };
-    if name == b"." || name == b".." {
-        return None;
-    }
-    Some((CString::new(parent).ok()?, CString::new(name).ok()?))
-}
-
-/// A mode without what the caller's umask takes away.
-fn unmasked(task: Task, mode: u32) -> Result<Mode, Errno> {
-    let status = std::fs::read_to_string(format!("{}/status", task.0)).map_err(errno)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    let mask = line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok());
-    Ok(Mode::from_raw_mode(mode & !mask.ok_or(Errno::IO)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_has_a_last_name_or_none() {
-        let check = |path: &str, expected: Option<(&str, &str)>| {
-            let path = CString::new(path).unwrap();
-            let found = split(&path);
-            let found = found
-                .as_ref()
-                .map(|(parent, name)| (parent.to_str().unwrap(), name.to_str().unwrap()));
-            assert_eq!(found, expected, "{path:?}");
-        };
-        check("file", Some((".", "file")));
-        check("/file", Some(("/", "file")));
-        check("a/b//c//", Some(("a/b//", "c")));
-        check("..", None);
-        check("a/.", None);
-        check("/", None);
-        check("", None);
-    }
 }

@@ -21,12 +21,14 @@
 
 mod credentials;
 mod files;
+mod making;
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 
 use super::seccomp::native_calls;
 use super::stub::open_host;
@@ -42,11 +44,22 @@ const IDENTITIES_MAX: usize = 1 << 16;
 /// The most groups that a process can have (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// Answers the calls of a step until none of its processes is left, or this is dropped: then they fail.
+/// The most groups that the identities of one step can have together.
+const GROUPS_TOGETHER_MAX: usize = 1 << 20;
+
+/// Answers the calls of a step until none of its processes is left, or this is dropped: then they fail. Something is to be
+/// read from it when it has ended.
 #[derive(Debug)]
 pub(super) struct Deputy {
     stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    ended: OwnedFd,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl AsFd for Deputy {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
 }
 
 impl Deputy {
@@ -66,10 +79,13 @@ impl Deputy {
             Err(_) => open_host("/proc")?.into(),
         };
         let first = Credentials::of(identity);
-        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (stopped, stop) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (ended, ending) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let thread = std::thread::Builder::new()
             .name("deputy".to_owned())
             .spawn(move || {
+                // Closed when all else is done, whatever ends it.
+                let _ending = ending;
                 let work = Work {
                     listener: Listener::from(listener),
                     calls: Calls::native(),
@@ -77,14 +93,29 @@ impl Deputy {
                     files: None,
                     mounted_are_of,
                     stopped,
+                    proc,
                 };
-                // Without it, what the step calls is answered with ENOSYS, and the step fails.
-                drop(split_off_paths().and_then(|()| work.run(proc)));
+                // Without it, what the step calls is answered with ENOSYS.
+                split_off_paths().and_then(|()| work.run())
             })?;
         Ok(Self {
             stop: Some(stop),
+            ended,
             thread: Some(thread),
         })
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Why it had ended before it should have: calls were not answered.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        drop(self.stop.take());
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(ended)) => ended,
+            Some(Err(_)) => Err(io::Error::other("a defect: it has panicked")),
+        }
     }
 }
 
@@ -107,6 +138,8 @@ struct Work {
     mounted_are_of: Option<(u32, u32)>,
     /// Its other end is closed when it is enough.
     stopped: OwnedFd,
+    /// A /proc in which callers have the numbers that they call with.
+    proc: Tree,
 }
 
 struct Calls {
@@ -145,12 +178,15 @@ fn number(argument: u64) -> u32 {
 }
 
 impl Work {
-    fn run(mut self, proc: Tree) -> io::Result<()> {
-        let mut proc = Some(proc);
+    fn run(mut self) -> io::Result<()> {
         while let Some(call) = self.listener.next(self.stopped.as_fd())? {
-            if let Some(proc) = proc.take() {
-                // Whoever calls first is in the container already.
-                self.files = Some(Files::of(proc, &self.listener, &call, self.mounted_are_of)?);
+            if self.files.is_none() {
+                // Whoever calls first is in the container already, and alone.
+                match Files::of(&self.proc, &self.listener, &call, self.mounted_are_of) {
+                    Ok(files) => self.files = Some(files),
+                    Err(_) if !self.listener.is_waiting(&call) => continue,
+                    Err(error) => return Err(error.into()),
+                }
             }
             let answer = match self.answer(&call) {
                 Ok(answer) => answer,
@@ -163,6 +199,10 @@ impl Work {
 
     fn answer(&mut self, call: &Notification) -> Answered {
         let task = Task(call.pid);
+        if call.pid <= 0 {
+            // Of no namespace below this one. Zero would be this process.
+            return Err(Errno::SRCH);
+        }
         let Some(name) = self.calls.name(call) else {
             return Err(Errno::NOSYS);
         };
@@ -176,6 +216,12 @@ impl Work {
         };
         let Credentials { users, groups, .. } = credentials;
         let value = |id: u32| Ok(Answer::Value(id.into()));
+        let request = Request {
+            call,
+            task,
+            credentials,
+            listener: &self.listener,
+        };
         let [one, two, three, ..] = call.arguments.map(number);
         let powerful = credentials.is_powerful();
         let users_become = |users| credentials.with_users(users);
@@ -188,9 +234,9 @@ impl Work {
             "geteuid" => return value(users.effective),
             "getgid" => return value(groups.real),
             "getegid" => return value(groups.effective),
-            "getresuid" => return put_three(task, call, *users),
-            "getresgid" => return put_three(task, call, *groups),
-            "getgroups" => return put_groups(task, call, &credentials.supplementary),
+            "getresuid" => return put_three(&request, *users),
+            "getresgid" => return put_three(&request, *groups),
+            "getgroups" => return put_groups(&request),
             "setuid" => users_become(users.set(one, powerful)?),
             "setgid" => groups_become(groups.set(one, powerful)?),
             "setreuid" => users_become(users.set_two(one, two, powerful)?),
@@ -212,12 +258,6 @@ impl Work {
             _ => {
                 let Some(files) = &mut self.files else {
                     return Err(Errno::NOSYS);
-                };
-                let request = Request {
-                    call,
-                    task,
-                    credentials,
-                    listener: &self.listener,
                 };
                 match name {
                     // Should it fail, the caller is none the more powerful, unless it is a set-id program.
@@ -259,8 +299,14 @@ impl Work {
         let known = self.identities.iter().position(|known| *known == new);
         let index = match known {
             Some(index) => index,
-            None if self.identities.len() >= IDENTITIES_MAX => return Err(Errno::AGAIN),
             None => {
+                let groups = |identity: &Credentials| identity.supplementary.len();
+                let together: usize = self.identities.iter().map(groups).sum();
+                if self.identities.len() >= IDENTITIES_MAX
+                    || together + groups(&new) > GROUPS_TOGETHER_MAX
+                {
+                    return Err(Errno::AGAIN);
+                }
                 self.identities.push(new);
                 self.identities.len() - 1
             }
@@ -273,19 +319,17 @@ impl Work {
     }
 }
 
-fn put_three(task: Task, call: &Notification, ids: credentials::Ids) -> Answered {
-    for (to, id) in call
-        .arguments
-        .into_iter()
-        .zip([ids.real, ids.effective, ids.saved])
-    {
-        task.write(to, &id.to_ne_bytes()).map_err(errno)?;
+fn put_three(request: &Request<'_>, ids: credentials::Ids) -> Answered {
+    let ids = [ids.real, ids.effective, ids.saved];
+    for (to, id) in request.call.arguments.into_iter().zip(ids) {
+        request.put(to, &id.to_ne_bytes())?;
     }
     Ok(Answer::Value(0))
 }
 
-fn put_groups(task: Task, call: &Notification, groups: &[u32]) -> Answered {
-    let [room, to, ..] = call.arguments;
+fn put_groups(request: &Request<'_>) -> Answered {
+    let groups = &request.credentials.supplementary;
+    let [room, to, ..] = request.call.arguments;
     let room = number(room).cast_signed();
     if room != 0 {
         if usize::try_from(room).map_err(|_| Errno::INVAL)? < groups.len() {
@@ -296,7 +340,7 @@ fn put_groups(task: Task, call: &Notification, groups: &[u32]) -> Answered {
             .flat_map(|group| group.to_ne_bytes())
             .collect();
         if !bytes.is_empty() {
-            task.write(to, &bytes).map_err(errno)?;
+            request.put(to, &bytes)?;
         }
     }
     Ok(Answer::Value(
