@@ -31,6 +31,7 @@ mod keys;
 mod layers;
 mod locks;
 mod mistakes;
+mod modes;
 mod mounts;
 mod network;
 mod old_bugs;

@@ -131,46 +131,6 @@ fn a_store_stays_with_the_ids_that_it_was_made_with() {
         .tells(4, &["with a single id"]);
 }
 
-/// What maintainer scripts, and what programs for users and files of a whole distribution make of it.
-const PACKAGES: &str = r#"FROM base
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends openssh-client man-db sudo postgresql-client     nginx-light rsync libcap2-bin acl cron dbus at git tmux screen python3 && rm -rf /var/lib/apt/lists /var/cache /var/log/*.log /var/log/apt
-RUN useradd -m -s /bin/bash app && groupadd -g 5000 extra && usermod -aG extra app && adduser --system --group --home /var/lib/svc svc
-RUN setpriv --reuid=1000 --regid=5000 --clear-groups sh -c 'id; touch /tmp/by-setpriv; mkdir -p /tmp/s/a; touch /etc/no 2>/dev/null || echo no > /tmp/s/no'
-RUN mkdir /w && cd /w && touch a b && mkfifo p && ln -s a l && ln a hard && chown 7:8 a && chown -h 9:10 l && chown 11:12 p && chmod 6755 b &&     cp -a . /w2 && install -o app -g extra -m 2750 -d /w3 && install -o 3 -g 4 a /w3/installed && tar cf /t.tar . && mkdir /w4 && tar xpf /t.tar -C /w4 &&     rsync -aH /w/ /w5/ && touch -h -d @1000000000 l && mv l moved && rm /t.tar && cp /bin/sleep /w/capable && setcap cap_net_raw+ep /w/capable &&     perl -e 'mkdir "/w/perl"; chown 5, 6, "/w/perl"; $) = 33; $> = 33; open F, ">/tmp/by-perl"; $> = 0; open F, ">/w/perl/root"' &&     python3 -c 'import os, shutil; os.chown("/w/b", 40, 41); shutil.copytree("/w", "/w6", symlinks=True, ignore=lambda d, n: ["p"]); os.setegid(7); os.seteuid(8); open("/tmp/by-python", "w")'
-RUN echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app && chmod 440 /etc/sudoers.d/app
-USER app
-WORKDIR /home/app/place
-RUN sudo -u svc sh -c 'id; touch /tmp/by-svc' && sudo install -o svc -m 640 /dev/null /tmp/by-sudo && git init -q repo && touch mine &&     (touch /etc/denied 2>/dev/null && exit 1; true)
-USER root
-RUN rm -rf /run/sudo /var/lib/sudo /var/log/* && mv /w2 /w7 && mv /w/moved /w/again
-"#;
-
-#[test]
-fn packages_are_installed_the_same_with_a_single_id() {
-    need!(machine::patience(
-        "packages are installed with ranges and without"
-    ));
-    need!(machine::debian_archive());
-    let user = need!(machine::plain_user());
-    let layers = |ids: &str| {
-        let bench = Bench::new(&user, "owners-packages");
-        bench.file("Dockerfile", PACKAGES);
-        let debian = "--build-context base=debian://bookworm";
-        bench.built(&format!(
-            "build --ids={ids} {debian} -o type=oci,dest=out.tar ."
-        ));
-        listing::layers(&Layout::read(&bench.path("out.tar")))
-    };
-    let (ranges, single) = (layers("ranges"), layers("single"));
-    // Drawn by lot when it is installed.
-    let moving = ["var/lib/dbus/machine-id"];
-    for (one, other) in ranges.iter().zip(&single) {
-        let left = listing::without(one, &moving);
-        let right = listing::without(other, &moving);
-        listing::assert_same("ranges", &left, "single", &right);
-    }
-}
-
 /// Who a process is, in all the ways to ask and to change it: what programs see is what they see where all ids are there.
 #[test]
 fn who_a_process_is_goes_through_forks_executions_and_set_id_programs() {

@@ -147,18 +147,22 @@ const fn jump(code: u16, k: u32, if_true: u8, if_false: u8) -> Instruction {
 }
 
 const USER_NOTIF: u32 = 0x7FC0_0000;
-/// What makes `open` make a file: `O_CREAT`, and what is special in `O_TMPFILE`.
-const CREATES: u32 = 0o100 | 0o20_000_000;
+/// What makes `open` make a file, or open one to change it: `O_CREAT`, what is special in `O_TMPFILE`, `O_WRONLY`, `O_RDWR`,
+/// `O_TRUNC`.
+const CHANGES: u32 = 0o100 | 0o20_000_000 | 0o1 | 0o2 | 0o1000;
 const RLIMIT_LOCKS: u32 = 10;
 const PR_SET_KEEPCAPS: u32 = 8;
 
 /// The calls that are answered by [`super::recorded`], where owners are records.
 #[rustfmt::skip]
 const ASKED: &[(&str, Rule)] = &[
-    ("open", AskFor { argument: 1, bits: CREATES }), ("openat", AskFor { argument: 2, bits: CREATES }), ("openat2", Ask), ("creat", Ask),
+    ("open", AskFor { argument: 1, bits: CHANGES }), ("openat", AskFor { argument: 2, bits: CHANGES }), ("openat2", Ask), ("creat", Ask),
     ("mkdir", Ask), ("mkdirat", Ask), ("mknod", Ask), ("mknodat", Ask), ("symlink", Ask), ("symlinkat", Ask),
     ("chown", Ask), ("lchown", Ask), ("fchown", Ask), ("fchownat", Ask), ("chroot", Ask),
     ("stat", Ask), ("lstat", Ask), ("fstat", Ask), ("newfstatat", Ask), ("statx", Ask),
+    ("access", Ask), ("faccessat", Ask), ("faccessat2", Ask), ("truncate", Ask),
+    ("chmod", Ask), ("fchmodat", Ask), ("fchmodat2", Ask), ("link", Ask), ("linkat", Ask),
+    ("rename", Ask), ("renameat", Ask), ("renameat2", Ask), ("unlink", Ask), ("unlinkat", Ask), ("rmdir", Ask),
     ("utimensat", Ask), ("utimes", Ask), ("utime", Ask), ("futimesat", Ask),
     ("setxattr", Ask), ("lsetxattr", Ask), ("fsetxattr", Ask), ("setxattrat", Ask),
     ("removexattr", Ask), ("lremovexattr", Ask), ("fremovexattr", Ask), ("removexattrat", Ask),

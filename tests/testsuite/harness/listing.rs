@@ -240,6 +240,37 @@ pub(crate) fn without(listing: &Listing, paths: &[&str]) -> Listing {
         .collect()
 }
 
+/// The listing with nothing of what is in the files at these paths; `*` stands for anything.
+pub(crate) fn without_content(listing: &Listing, paths: &[&str]) -> Listing {
+    let mut left = listing.clone();
+    for (path, entry) in &mut left {
+        if paths.iter().any(|pattern| is_like(pattern, path)) {
+            entry.content.clear();
+        }
+    }
+    left
+}
+
+/// The paths at which two listings differ.
+pub(crate) fn differing<'a>(left: &'a Listing, right: &'a Listing) -> Vec<&'a str> {
+    let paths: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+    let differs = |path: &&String| left.get(*path) != right.get(*path);
+    paths
+        .into_iter()
+        .filter(differs)
+        .map(String::as_str)
+        .collect()
+}
+
+fn is_like(pattern: &str, path: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == path,
+        Some((start, end)) => {
+            path.len() >= start.len() + end.len() && path.starts_with(start) && path.ends_with(end)
+        }
+    }
+}
+
 /// The listing with every hard link told by the content it shares, since which name is the first is a matter of order.
 pub(crate) fn with_links_resolved(listing: &Listing) -> Listing {
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -191,16 +191,21 @@ impl Credentials {
         Ok(new)
     }
 
-    /// Whether it may make something in a directory of this owner and mode.
-    pub(super) fn may_add_to(&self, owner: (u32, u32), mode: u32) -> bool {
-        let bits = if self.users.file == owner.0 {
+    /// The bits of a mode that are about it, for something of this owner and group.
+    pub(super) fn share_of(&self, uid: u32, gid: u32, mode: u32) -> u32 {
+        let bits = if self.users.file == uid {
             mode >> 6
-        } else if self.is_in(owner.1) {
+        } else if self.is_in(gid) {
             mode >> 3
         } else {
             mode
         };
-        self.is_powerful_over_files() || bits & 0o3 == 0o3
+        bits & 0o7
+    }
+
+    /// Whether it may make something in a directory of this owner and mode.
+    pub(super) fn may_add_to(&self, owner: (u32, u32), mode: u32) -> bool {
+        self.is_powerful_over_files() || self.share_of(owner.0, owner.1, mode) & 0o3 == 0o3
     }
 }
 

@@ -16,12 +16,12 @@ use crate::sys::owner::{self, At};
 use crate::sys::seccomp::{Answer, Listener, Notification};
 use crate::sys::task::{self, Task};
 
-const SET_USER_ID: u32 = 0o4000;
+pub(super) const SET_USER_ID: u32 = 0o4000;
 pub(super) const SET_GROUP_ID: u32 = 0o2000;
 const EXECUTABLE_BY_GROUP: u32 = 0o010;
 /// The caller's own directory (`AT_FDCWD`).
-const HERE: u64 = -100_i64 as u64;
-const NO_FOLLOW: u64 = 0x100;
+pub(super) const HERE: u64 = -100_i64 as u64;
+pub(super) const NO_FOLLOW: u64 = 0x100;
 pub(super) const NO_FLAGS: u64 = 0;
 const EMPTY_PATH: u64 = 0x1000;
 /// What `stat` takes beside them: `AT_NO_AUTOMOUNT`, `AT_STATX_SYNC_TYPE`.
@@ -134,6 +134,18 @@ impl Subject {
     }
 }
 
+/// The path from this thread's /proc to what the caller names.
+fn seen_from_here(task: Task, named: &Named) -> Result<CString, Errno> {
+    let path = named.path.to_bytes();
+    let start = match named.directory {
+        _ if path.starts_with(b"/") => String::new(),
+        -100 => format!("{}/cwd/", task.0),
+        fd if path.is_empty() => format!("{}/fd/{fd}", task.0),
+        fd => format!("{}/fd/{fd}/", task.0),
+    };
+    CString::new([start.as_bytes(), path].concat()).map_err(|_| Errno::INVAL)
+}
+
 fn as_path(path: &CStr) -> &Path {
     use std::os::unix::ffi::OsStrExt as _;
     Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
@@ -236,6 +248,7 @@ impl Files {
             _ => (a, b, e),
         };
         self.within(request, |files| {
+            files.refuse(name, request)?;
             let (directory, path, flags) = what;
             // What only asks, or is asked for in a way that is not known, executes nothing.
             let program = match flags & !(NO_FOLLOW | EMPTY_PATH) {
@@ -273,6 +286,7 @@ impl Files {
     }
 
     fn dispatch(&self, name: &'static str, request: &Request<'_>) -> Answered {
+        self.refuse(name, request)?;
         let [a, b, c, d, e, _] = request.call.arguments;
         match name {
             "stat" => self.stat(request, (HERE, a, NO_FLAGS), To::Stat(b)),
@@ -300,7 +314,10 @@ impl Files {
                     u64::from_ne_bytes(bytes)
                 };
                 match field(2) {
-                    0 => self.open(request, (a, b), field(0), field(1)),
+                    0 => {
+                        self.opens(request, (a, b), field(0))?;
+                        self.open(request, (a, b), field(0), field(1))
+                    }
                     _ => Ok(Answer::Go),
                 }
             }
@@ -352,17 +369,10 @@ impl Files {
     }
 
     /// What is known of something without holding it: enough to see that there is nothing to do. Nothing is done on the
-    /// strength of it but leaving the call to the kernel.
+    /// strength of it but leaving the call to the kernel, or refusing it.
     pub(super) fn glance(&self, task: Task, named: &Named, flags: u64) -> Result<Metadata, Errno> {
         let flags = AtFlags::from_bits_retain(number(flags)) & AtFlags::SYMLINK_NOFOLLOW;
-        let path = named.path.to_bytes();
-        let start = match named.directory {
-            _ if path.starts_with(b"/") => String::new(),
-            -100 => format!("{}/cwd/", task.0),
-            fd if path.is_empty() => format!("{}/fd/{fd}", task.0),
-            fd => format!("{}/fd/{fd}/", task.0),
-        };
-        let path = CString::new([start.as_bytes(), path].concat()).map_err(|_| Errno::INVAL)?;
+        let path = seen_from_here(task, named)?;
         let follows = named.path.is_empty() || flags.is_empty();
         let flags = if follows { AtFlags::empty() } else { flags };
         let stat = rustix::fs::statat(CWD, &*path, flags)?;
@@ -381,6 +391,11 @@ impl Files {
             (seen.uid, seen.gid) = owner;
         }
         Ok(seen)
+    }
+
+    /// The kind of file system that something is in.
+    pub(super) fn filesystem(&self, task: Task, named: &Named) -> Result<i64, Errno> {
+        Ok(rustix::fs::statfs(seen_from_here(task, named)?)?.f_type)
     }
 
     fn subject(&self, held: OwnedFd) -> Result<Subject, Errno> {

@@ -216,7 +216,7 @@ fn new_owner(credentials: &Credentials, directory: &Subject) -> (u32, u32) {
 }
 
 /// The directory and the last name of a path; `None` if it ends in no name.
-fn split(path: &CStr) -> Option<(CString, CString)> {
+pub(super) fn split(path: &CStr) -> Option<(CString, CString)> {
     let bytes = path.to_bytes();
     let end = bytes.iter().rposition(|byte| *byte != b'/')? + 1;
     let bytes = &bytes[..end];

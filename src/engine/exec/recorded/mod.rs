@@ -8,6 +8,7 @@
 //! open to create, mkdir …    made by the deputy where it belongs to somebody else than root
 //! stat …                     answered by the deputy where there is a record
 //! exec                       whose rights a set-id program has
+//! access, rename, chmod …    refused for who is not root and may not
 //! ```
 //! What needs no answer the kernel does by itself, as without a filter.
 //!
@@ -16,9 +17,10 @@
 //! The deputy makes new files only, and opens none that are there. So whatever a step makes of the memory, it reaches
 //! nothing that it could not reach itself.
 //!
-//! Leaves out, and lets the kernel say what it says: calls of the 32-bit interface, and who may read, overwrite or delete
+//! Leaves out, and lets the kernel say what it says: calls of the 32-bit interface, and who may read
 //! what is there (everybody: it is all the caller's).
 
+mod access;
 mod credentials;
 mod files;
 mod making;

@@ -1,0 +1,2 @@
+module example.com/greet-go
+go 1.19
