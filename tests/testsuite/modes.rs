@@ -43,14 +43,10 @@ const DEVIATIONS_OF_FILES: &[(&str, &str)] = &[
         "home/app/processes",
         "/proc shows who a process really is, which is root for all of them",
     ),
-    (
-        "home/app/set-id",
-        "who has become a user without a new program keeps root's rights in the kernel, and with them the bits of what is written to",
-    ),
 ];
 const DEVIATIONS_OF_PACKAGES: &[(&str, &str)] = &[(
     "w/acl",
-    "access control lists can name only ids that the kernel knows",
+    "an access control list can name only ids that the kernel knows, so that there is none, and no rights from it",
 )];
 
 /// Users with what they say about ids; the first has ranges.

@@ -31,7 +31,7 @@ RUN cargo install --offline --path /src/cargo --root ~/.cargo-root && ~/.cargo-r
     cd /src/gem && gem build -q greet-rb.gemspec && gem install --local --user-install greet-rb-1.0.gem && sudo gem install --local greet-rb-1.0.gem && greet-rb
 RUN sudo -u postgres /usr/lib/postgresql/*/bin/pg_ctl -D /tmp/pg initdb -o --no-sync >/dev/null && echo '* * * * * true' | crontab - && \
     ssh-keygen -q -t ed25519 -N '' -f ~/key && sudo -u postgres /usr/lib/postgresql/*/bin/pg_ctl -w -D /tmp/pg -o '-k /tmp/pg -h ""' start >/dev/null && \
-    psql -h /tmp/pg -U postgres -Atc 'select 42' > ~/answer && sudo -u postgres /usr/lib/postgresql/*/bin/pg_ctl -w -D /tmp/pg stop && ping -c1 127.0.0.1
+    sudo -u postgres psql -h /tmp/pg -Atc 'select 42' > ~/answer && sudo -u postgres /usr/lib/postgresql/*/bin/pg_ctl -w -D /tmp/pg stop >/dev/null
 # From their registries, where they are reached.
 ENV SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secrets/ca NODE_EXTRA_CA_CERTS=/run/secrets/ca GOSUMDB=off
 RUN --mount=type=secret,id=ca,mode=0444 pip install --break-system-packages --no-cache-dir --no-compile click==8.1.7 && \
