@@ -13,6 +13,7 @@ use crate::tidy::repository;
 
 /// Drawn by lot, or with the time in it, whoever builds: there is no content to compare. `*` stands for anything.
 const DRAWN: &[&str] = &[
+    "etc/machine-id",
     "etc/ssh/ssh_host_*",
     "etc/ssl/certs/ssl-cert-snakeoil.pem",
     "etc/ssl/private/ssl-cert-snakeoil.key",
@@ -31,6 +32,11 @@ const DRAWN: &[&str] = &[
     "*/greet-rb-1.0.gem",
     "var/cache/ldconfig/aux-cache",
     "var/log/*",
+    // Times of installation.
+    "made/usr/lib/sysimage/rpm/*",
+    "copied/usr/lib/sysimage/rpm/*",
+    "made/var/lib/rpm/*",
+    "copied/var/lib/rpm/*",
 ];
 
 /// What is not the same with a single id, and why; docs/no-setup.md has it, too.
@@ -73,7 +79,9 @@ fn built(dockerfile: &str, flags: &str) -> Result<Vec<(&'static str, Vec<Listing
         let bench = Bench::new(&user, &format!("modes-{mode}"));
         let text = std::fs::read(directory().join(dockerfile)).expect("it is there");
         bench.file("Dockerfile", text);
-        bench.tree(&directory().join("lang"), "lang");
+        for tree in ["lang", "rpm"] {
+            bench.tree(&directory().join(tree), tree);
+        }
         let started = std::time::Instant::now();
         bench.built(&format!("build {ids} {flags} -o type=oci,dest=out.tar ."));
         println!("{dockerfile}, {mode}: built in {:?}", started.elapsed());
@@ -135,4 +143,14 @@ fn packages_are_the_same_in_every_mode() {
         &need!(built("packages.dockerfile", &flags)),
         DEVIATIONS_OF_PACKAGES,
     );
+}
+
+#[test]
+fn other_families_are_the_same_in_every_mode() {
+    need!(machine::patience(
+        "another Debian, and a system of RPM packages in it, three times"
+    ));
+    need!(machine::debian_archive());
+    let flags = "--build-context base=debian://trixie";
+    assert_same(&need!(built("families.dockerfile", flags)), &[]);
 }
