@@ -20,6 +20,7 @@ mod conformance;
 mod contexts;
 mod crash;
 mod debian;
+mod deputy;
 mod exchanges;
 mod exports;
 mod failures;

@@ -23,6 +23,8 @@
 
 static uint64_t state;
 static unsigned depth;
+// Whether it has always been root.
+static int is_pure = 1;
 
 static unsigned below(unsigned n) {
     state ^= state << 13;
@@ -159,7 +161,7 @@ static void give(void) {
     }
 }
 
-static void make(int is_root) {
+static void make(void) {
     char at[600], told[700];
     int dir = path(at);
     unsigned bits = mode();
@@ -197,7 +199,7 @@ static void make(int is_root) {
     default: {
         // What is there may be overwritten by everybody, so others than root ask for new files.
         static const int more[] = {0, O_TRUNC, O_NOFOLLOW, O_DIRECTORY, O_APPEND};
-        int flag = O_CREAT | O_NONBLOCK | O_CLOEXEC | PICK(more) | (is_root && below(2) ? 0 : O_EXCL) | (below(2) ? O_WRONLY : O_RDWR);
+        int flag = O_CREAT | O_NONBLOCK | O_CLOEXEC | PICK(more) | (is_pure && below(2) ? 0 : O_EXCL) | (below(2) ? O_WRONLY : O_RDWR);
         int slot = below(4);
         sprintf(told, "%s %04o %x", at, bits, flag);
         struct { uint64_t flags, mode, resolve; } how = {flag, bits & 0777, 0};
@@ -216,7 +218,7 @@ static void hold(void) {
     char at[600];
     int dir = path(at), slot = below(4);
     static const int ways[] = {O_PATH, O_PATH | O_NOFOLLOW, O_RDONLY | O_NONBLOCK, O_RDONLY | O_DIRECTORY};
-    int way = PICK(ways);
+    int way = is_pure ? PICK(ways) : ways[below(2)];
     int fd = openat(dir, at, way | O_CLOEXEC);
     said(way & O_PATH ? "hold" : "read", at, fd < 0 ? -1 : 0);
     if (fd >= 0) {
@@ -289,6 +291,7 @@ static void become(void) {
     char told[100];
     unsigned a = id(), b = id(), c = id();
     sprintf(told, "%d %d %d", (int)a, (int)b, (int)c);
+    is_pure = 0;
     switch (below(11)) {
     case 0: said("setuid", told, syscall(SYS_setuid, a)); break;
     case 1: said("setgid", told, syscall(SYS_setgid, a)); break;
@@ -325,7 +328,6 @@ static void steps(unsigned count) {
 }
 
 static void step(unsigned left) {
-    int is_root = geteuid() == 0 && setfsuid(-1) == 0 && getuid() == 0;
     switch (below(24)) {
     case 0: case 1: case 2: case 3: case 4:
         look();
@@ -334,16 +336,16 @@ static void step(unsigned left) {
         give();
         return;
     case 9: case 10: case 11: case 12: case 13:
-        make(is_root);
+        make();
         return;
     case 14:
         hold();
         return;
     case 15: case 16: case 17:
-        if (is_root) move();
+        if (is_pure) move();
         return;
     case 18:
-        if (is_root) attribute();
+        if (is_pure) attribute();
         return;
     case 19: case 20:
         // Who has been somebody else has other access; so that is done aside, and root goes on.
@@ -382,7 +384,7 @@ static void step(unsigned left) {
         for (int i = 0; i < 4; i++) held[i] = -1;
         printf("%*sexecutes %s\n", (int)depth * 2, "", strrchr(file, '/') + 1);
         fflush(stdout);
-        execl(file, file, "on", seed, rest, deep, top, self, NULL);
+        execl(file, file, is_pure ? "pure" : "on", seed, rest, deep, top, self, NULL);
         said("execl", file, -1);
     }
     }
@@ -404,7 +406,8 @@ static void list(const char *at, int levels) {
 int main(int argc, char **argv) {
     static char out[1 << 16];
     setvbuf(stdout, out, _IOFBF, sizeof out);
-    if (argc == 7 && !strcmp(argv[1], "on")) {
+    if (argc == 7) {
+        is_pure = !strcmp(argv[1], "pure");
         state = strtoull(argv[2], 0, 10);
         depth = atoi(argv[4]);
         strcpy(top, argv[5]);

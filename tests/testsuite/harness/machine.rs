@@ -31,6 +31,8 @@ pub(crate) enum Capability {
     Tun,
     Cgroup,
     Emulator,
+    /// `cc`, and a libc for static programs.
+    Compiler,
     /// Minutes for what says little more than its neighbours: SHMOCKER_TEST_LONG is set.
     Patience,
 }
@@ -57,6 +59,7 @@ impl Capability {
             Self::Tun => "tun",
             Self::Cgroup => "cgroup",
             Self::Emulator => "emulator",
+            Self::Compiler => "compiler",
             Self::Patience => "patience",
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod layout;
 pub(crate) mod listing;
 pub(crate) mod machine;
 pub(crate) mod mask;
+pub(crate) mod native;
 pub(crate) mod processes;
 pub(crate) mod registry;
 pub(crate) mod site;

@@ -14,7 +14,7 @@ use super::credentials::Credentials;
 use super::files::{
     Files, HERE, NO_FLAGS, NO_FOLLOW, Named, Request, SET_GROUP_ID, SET_USER_ID, callers,
 };
-use super::making::split;
+use super::making::{Ending, split};
 use super::number;
 use crate::sys::dir::{Kind, Metadata};
 use crate::sys::task::Task;
@@ -43,7 +43,7 @@ impl Credentials {
     }
 
     fn owns(&self, seen: &Metadata) -> bool {
-        self.is_powerful_over_files() || self.users.file == seen.uid
+        self.may_change((seen.uid, seen.gid))
     }
 
     /// As who started the program, whatever it has become since.
@@ -182,7 +182,7 @@ impl Files {
         request: &Request<'_>,
         named: &Named,
     ) -> Result<Option<(Metadata, Option<Metadata>)>, Errno> {
-        let Some((parent, _)) = split(&named.path) else {
+        let Some((parent, _)) = split(&named.path, Ending::NameOrSlash) else {
             return Ok(None);
         };
         let parent = Named {

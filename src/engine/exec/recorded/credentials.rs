@@ -109,6 +109,12 @@ pub(super) struct Credentials {
     pub(super) keeps: bool,
     /// Whether it has.
     pub(super) kept: bool,
+    /// Whether it can get its power back.
+    pub(super) permitted: bool,
+    /// Whether it has it.
+    pub(super) effective: bool,
+    /// The part of it that is about files, which follows the user for files.
+    pub(super) over_files: bool,
 }
 
 impl Credentials {
@@ -118,21 +124,45 @@ impl Credentials {
         supplementary.extend(&identity.groups);
         supplementary.sort_unstable();
         supplementary.dedup();
+        let is_root = identity.uid == 0;
         Self {
             users: Ids::all(identity.uid),
             groups: Ids::all(identity.gid),
             supplementary,
             keeps: false,
             kept: false,
+            permitted: is_root,
+            effective: is_root,
+            over_files: is_root,
         }
     }
 
     /// As other users.
     pub(super) fn with_users(&self, users: Ids) -> Self {
-        let stops = self.users.has(0) && !users.has(0);
+        let mut new = Self {
+            users,
+            ..self.clone()
+        };
+        if self.users.has(0) && !users.has(0) {
+            new.kept = self.keeps;
+            new.permitted = false;
+        }
+        if (self.users.effective == 0) != (users.effective == 0) || !new.permitted {
+            new.effective = new.permitted && users.effective == 0;
+            new.over_files = new.effective;
+        }
+        new
+    }
+
+    /// As another user for files.
+    pub(super) fn with_user_for_files(&self, users: Ids) -> Self {
+        let over_files = match (self.users.file, users.file) {
+            (before, after) if (before == 0) == (after == 0) => self.over_files,
+            (_, after) => after == 0 && self.permitted,
+        };
         Self {
             users,
-            kept: if stops { self.keeps } else { self.kept },
+            over_files,
             ..self.clone()
         }
     }
@@ -148,28 +178,38 @@ impl Credentials {
                 ..ids
             }
         };
+        let users = settled(self.users, user);
+        let is_root = users.effective == 0;
         Self {
-            users: settled(self.users, user),
+            users,
             groups: settled(self.groups, group),
             supplementary: self.supplementary.clone(),
             keeps: false,
             kept: false,
+            permitted: is_root || users.real == 0,
+            effective: is_root,
+            over_files: is_root,
         }
     }
 
     /// Whether it may become anybody.
     pub(super) fn is_powerful(&self) -> bool {
-        self.users.effective == 0 || self.kept
+        self.effective || self.kept
     }
 
     /// Whether it may do everything with files.
     pub(super) fn is_powerful_over_files(&self) -> bool {
-        self.users.file == 0 || self.kept
+        self.over_files || self.kept
     }
 
-    /// Whether files that it makes need no record.
+    /// Whether files that it makes need no record, and it may make them everywhere.
     pub(super) fn makes_files_of_root(&self) -> bool {
-        self.users.file == 0 && self.groups.file == 0
+        self.users.file == 0 && self.groups.file == 0 && self.is_powerful_over_files()
+    }
+
+    /// Whether a program of a group that it makes may have that group's rights.
+    pub(super) fn may_lend(&self, gid: u32) -> bool {
+        self.is_powerful_over_files() || self.is_in(gid)
     }
 
     fn is_in(&self, gid: u32) -> bool {
@@ -189,6 +229,11 @@ impl Credentials {
             }
         }
         Ok(new)
+    }
+
+    /// Whether it may change what a file of this owner is, as its mode.
+    pub(super) fn may_change(&self, owner: (u32, u32)) -> bool {
+        self.is_powerful_over_files() || self.users.file == owner.0
     }
 
     /// The bits of a mode that are about it, for something of this owner and group.
@@ -260,6 +305,33 @@ mod tests {
         assert!(sudo.is_powerful());
         let aside = root.with_users(root.users.set_three([AS_IS, 33, AS_IS], true).unwrap());
         assert_eq!(aside.executing(None, None).users.saved, 33);
+    }
+
+    #[test]
+    fn power_over_files_goes_with_the_user_for_files_and_comes_back_with_it() {
+        let root = user(0, 0, &[]);
+        let for_files = |from: &Credentials, uid| {
+            let powerful = from.is_powerful();
+            from.with_user_for_files(from.users.set_file(uid, powerful))
+        };
+        let aside = for_files(&root, 33);
+        assert!(aside.is_powerful() && !aside.is_powerful_over_files());
+        assert!(for_files(&aside, 0).is_powerful_over_files());
+        // The user for files is root's again, the power is not.
+        let all = aside.with_users(aside.users.set(0, true).unwrap());
+        assert_eq!(all.users.file, 0);
+        assert!(!all.is_powerful_over_files() && !all.makes_files_of_root());
+        // What changes nothing changes nothing.
+        let none = [AS_IS; 3];
+        assert_eq!(aside.users.set_three(none, true).unwrap().file, 33);
+        assert_eq!(
+            aside.users.set_three([AS_IS, 0, AS_IS], true).unwrap().file,
+            0
+        );
+        let dropped = root.with_users(root.users.set_three([AS_IS, 33, AS_IS], true).unwrap());
+        assert!(!dropped.is_powerful() && for_files(&dropped, 0).is_powerful_over_files());
+        let back = dropped.with_users(dropped.users.set_three([AS_IS, 0, AS_IS], false).unwrap());
+        assert!(back.is_powerful() && back.is_powerful_over_files());
     }
 
     #[test]

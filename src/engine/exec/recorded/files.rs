@@ -18,7 +18,7 @@ use crate::sys::task::{self, Task};
 
 pub(super) const SET_USER_ID: u32 = 0o4000;
 pub(super) const SET_GROUP_ID: u32 = 0o2000;
-const EXECUTABLE_BY_GROUP: u32 = 0o010;
+pub(super) const EXECUTABLE_BY_GROUP: u32 = 0o010;
 /// The caller's own directory (`AT_FDCWD`).
 pub(super) const HERE: u64 = -100_i64 as u64;
 pub(super) const NO_FOLLOW: u64 = 0x100;
@@ -123,6 +123,13 @@ impl Subject {
             has(SET_USER_ID).then_some(uid),
             has(SET_GROUP_ID | EXECUTABLE_BY_GROUP).then_some(gid),
         )
+    }
+
+    /// Whether it has set-id bits that a change of its owner takes away.
+    fn lends(&self) -> bool {
+        const GROUP: u32 = SET_GROUP_ID | EXECUTABLE_BY_GROUP;
+        let mode = self.metadata.mode;
+        self.metadata.kind == Kind::File && (mode & SET_USER_ID != 0 || mode & GROUP == GROUP)
     }
 
     fn is_of_root(&self) -> bool {
@@ -430,6 +437,12 @@ impl Files {
         self.subject(resolve(&beginning, &named.path, open)?)
     }
 
+    /// What a path leads to from a directory.
+    pub(super) fn below(&self, directory: &Subject, path: &CStr) -> Result<Subject, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        self.subject(resolve(&directory.held, path, flags)?)
+    }
+
     fn find_open(&self, request: &Request<'_>, fd: u64) -> Result<Subject, Errno> {
         let fd = number(fd).cast_signed();
         let held = open_path(&format!("{}/fd/{fd}", request.task.0))?;
@@ -609,6 +622,9 @@ fn chown(request: &Request<'_>, subject: &Subject, uid: u64, gid: u64) -> Answer
     let new = request
         .credentials
         .given(subject.owner(), number(uid), number(gid))?;
+    if subject.lends() && !request.credentials.may_change(subject.owner()) {
+        return Err(Errno::PERM);
+    }
     if subject.is_mounted {
         // It is the caller's own file, and stays so.
         return match new == subject.owner() {

@@ -6,7 +6,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::credentials::Credentials;
-use super::files::{Files, NO_FLAGS, Named, Request, SET_GROUP_ID, Subject, callers};
+use super::files::{
+    EXECUTABLE_BY_GROUP, Files, NO_FLAGS, Named, Request, SET_GROUP_ID, Subject, callers,
+};
 use super::{Answered, errno, number};
 use crate::sys::dir::Kind;
 use crate::sys::seccomp::{Answer, CloseOnExec};
@@ -25,10 +27,16 @@ pub(super) enum New {
 
 /// What the path of something new may end in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
+pub(super) enum Ending {
     Name,
+    /// With a slash after it.
     NameOrSlash,
+    /// Or one of a link that leads to nothing yet.
+    NameOrTarget,
 }
+
+/// As many links follow one another at most.
+const LINKS_MAX: usize = 40;
 
 /// Where something is made.
 struct Place {
@@ -48,10 +56,7 @@ impl Files {
         let Some(named) = self.named(request, what)? else {
             return Ok(None);
         };
-        if ending == Ending::Name && named.path.to_bytes().ends_with(b"/") {
-            return Ok(None);
-        }
-        let Some((parent, name)) = split(&named.path) else {
+        let Some((parent, mut name)) = split(&named.path, ending) else {
             return Ok(None);
         };
         let parent = Named {
@@ -62,18 +67,50 @@ impl Files {
         if credentials.makes_files_of_root() && !self.hands_its_group_on(request.task, &parent)? {
             return Ok(None);
         }
-        let Some(parent) = callers(self.find(request, &parent, NO_FLAGS))? else {
+        let Some(mut parent) = callers(self.find(request, &parent, NO_FLAGS))? else {
             return Ok(None);
         };
+        for _ in 0..LINKS_MAX {
+            let Ok(there) = rustix::fs::statat(&parent.held, &*name, AtFlags::SYMLINK_NOFOLLOW)
+            else {
+                return self.place_in(request, parent, name);
+            };
+            let is_link = FileType::from_raw_mode(there.st_mode) == FileType::Symlink;
+            let leads_nowhere = || {
+                let led = rustix::fs::statat(&parent.held, &*name, AtFlags::empty());
+                matches!(led, Err(Errno::NOENT))
+            };
+            if ending != Ending::NameOrTarget || !is_link || !leads_nowhere() {
+                // It is there: nothing is made, or that is what is wrong.
+                return Ok(None);
+            }
+            // What the link leads to is made.
+            let target = rustix::fs::readlinkat(&parent.held, &*name, Vec::new());
+            let Some((above, last)) =
+                callers(target)?.and_then(|target| split(&target, Ending::Name))
+            else {
+                return Ok(None);
+            };
+            let Some(next) = callers(self.below(&parent, &above))? else {
+                return Ok(None);
+            };
+            (parent, name) = (next, last);
+        }
+        Ok(None)
+    }
+
+    fn place_in(
+        &self,
+        request: &Request<'_>,
+        parent: Subject,
+        name: CString,
+    ) -> Result<Option<Place>, Errno> {
+        let credentials = request.credentials;
         let owner = new_owner(credentials, &parent);
         if owner == (0, 0) && credentials.makes_files_of_root() {
             return Ok(None);
         }
         if parent.is_mounted && owner == parent.owner() {
-            return Ok(None);
-        }
-        if rustix::fs::statat(&parent.held, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            // It is there: nothing is made, or that is what is wrong.
             return Ok(None);
         }
         if !credentials.may_add_to(parent.owner(), parent.metadata.mode) {
@@ -113,11 +150,15 @@ impl Files {
         if !flags.contains(OFlags::CREATE) || flags.contains(OFlags::DIRECTORY) {
             return Ok(Answer::Go);
         }
-        let Some(place) = self.place(request, what, Ending::Name)? else {
+        let ending = match flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW) {
+            true => Ending::Name,
+            false => Ending::NameOrTarget,
+        };
+        let Some(place) = self.place(request, what, ending)? else {
             return Ok(Answer::Go);
         };
         let flags = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = unmasked(request.task, number(mode) & 0o7777)?;
+        let mode = mode_of_file(request, &place.parent, mode)?;
         match rustix::fs::openat(&place.parent.held, &*place.name, flags, mode) {
             Ok(file) => {
                 let made = Subject::of(file)?;
@@ -141,6 +182,9 @@ impl Files {
         let Some(named) = self.named(request, what)? else {
             return Ok(Answer::Go);
         };
+        if named.path.is_empty() {
+            return Ok(Answer::Go);
+        }
         if credentials.makes_files_of_root() && !self.hands_its_group_on(request.task, &named)? {
             return Ok(Answer::Go);
         }
@@ -151,7 +195,7 @@ impl Files {
         if !credentials.may_add_to(directory.owner(), directory.metadata.mode) {
             return Err(Errno::ACCESS);
         }
-        let mode = unmasked(request.task, number(mode) & 0o7777)?;
+        let mode = mode_of_file(request, &directory, mode)?;
         let file = rustix::fs::openat(&directory.held, c".", flags | OFlags::CLOEXEC, mode)?;
         let made = Subject::of(file)?;
         made.record(new_owner(credentials, &directory))?;
@@ -187,7 +231,7 @@ impl Files {
                 let Some(kind) = node else {
                     return Ok(Answer::Go);
                 };
-                let mode = unmasked(request.task, mode & 0o7777)?;
+                let mode = mode_of_file(request, &place.parent, (*mode).into())?;
                 rustix::fs::mknodat(parent, name, kind, mode, 0)
             }
             New::Link(target) => {
@@ -215,8 +259,11 @@ fn new_owner(credentials: &Credentials, directory: &Subject) -> (u32, u32) {
     (credentials.users.file, group)
 }
 
-/// The directory and the last name of a path; `None` if it ends in no name.
-pub(super) fn split(path: &CStr) -> Option<(CString, CString)> {
+/// The directory and the last name of a path; `None` if it ends in something else.
+pub(super) fn split(path: &CStr, ending: Ending) -> Option<(CString, CString)> {
+    if ending != Ending::NameOrSlash && path.to_bytes().ends_with(b"/") {
+        return None;
+    }
     let bytes = path.to_bytes();
     let end = bytes.iter().rposition(|byte| *byte != b'/')? + 1;
     let bytes = &bytes[..end];
@@ -229,6 +276,17 @@ pub(super) fn split(path: &CStr) -> Option<(CString, CString)> {
         return None;
     }
     Some((CString::new(parent).ok()?, CString::new(name).ok()?))
+}
+
+/// The mode of a new file: who is not in the group that a directory hands on lends nobody that group's rights.
+fn mode_of_file(request: &Request<'_>, directory: &Subject, mode: u64) -> Result<Mode, Errno> {
+    const LENDS: u32 = SET_GROUP_ID | EXECUTABLE_BY_GROUP;
+    let mut mode = number(mode) & 0o7777;
+    let hands_on = directory.metadata.mode & SET_GROUP_ID != 0;
+    if hands_on && mode & LENDS == LENDS && !request.credentials.may_lend(directory.metadata.gid) {
+        mode &= !SET_GROUP_ID;
+    }
+    unmasked(request.task, mode)
 }
 
 /// A mode without what the caller's umask takes away.
@@ -247,7 +305,7 @@ mod tests {
     fn a_path_has_a_last_name_or_none() {
         let check = |path: &str, expected: Option<(&str, &str)>| {
             let path = CString::new(path).unwrap();
-            let found = split(&path);
+            let found = split(&path, Ending::NameOrSlash);
             let found = found
                 .as_ref()
                 .map(|(parent, name)| (parent.to_str().unwrap(), name.to_str().unwrap()));
@@ -256,6 +314,7 @@ mod tests {
         check("file", Some((".", "file")));
         check("/file", Some(("/", "file")));
         check("a/b//c//", Some(("a/b//", "c")));
+        assert_eq!(split(c"a/", Ending::Name), None);
         check("..", None);
         check("a/.", None);
         check("/", None);

@@ -245,7 +245,7 @@ impl Work {
             "setregid" => groups_become(groups.set_two(one, two, powerful)?),
             "setresuid" => users_become(users.set_three([one, two, three], powerful)?),
             "setresgid" => groups_become(groups.set_three([one, two, three], powerful)?),
-            "setfsuid" => users_become(users.set_file(one, powerful)),
+            "setfsuid" => credentials.with_user_for_files(users.set_file(one, powerful)),
             "setfsgid" => groups_become(groups.set_file(one, powerful)),
             "setgroups" if !powerful => return Err(Errno::PERM),
             "setgroups" => Credentials {
