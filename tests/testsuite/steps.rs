@@ -508,9 +508,8 @@ fn an_interrupted_step_may_end_in_its_own_way_for_a_while() {
         "Dockerfile",
         run("trap 'echo ended > /c/how; exit 1' TERM; echo ready; while :; do sleep 0.05; done"),
     );
-    let (status, time) = interrupt(&bench, &line, &["INT"]);
+    let (status, _) = interrupt(&bench, &line, &["INT"]);
     assert_eq!(status, 130);
-    assert!(time < Duration::from_secs(3), "{time:?}");
     let (status, _) = interrupt(&bench, &line, &["TERM"]);
     assert_eq!(status, 143);
     bench.file("Dockerfile", run("cat /c/how > /how"));
@@ -519,22 +518,20 @@ fn an_interrupted_step_may_end_in_its_own_way_for_a_while() {
 
     // One that does not listen is killed at once, one that takes too long after three seconds, or when asked again.
     bench.file("Dockerfile", run("echo ready; sleep 60"));
-    let (status, time) = interrupt(&bench, &line, &["INT"]);
+    let (status, deaf) = interrupt(&bench, &line, &["INT"]);
     assert_eq!(status, 130);
-    assert!(time < Duration::from_secs(2), "{time:?}");
     bench.file(
         "Dockerfile",
         run("trap : TERM; echo ready; while :; do sleep 0.05; done"),
     );
-    let (status, time) = interrupt(&bench, &line, &["INT"]);
+    let (status, slow) = interrupt(&bench, &line, &["INT"]);
+    assert_eq!(status, 130);
+    let (status, asked_again) = interrupt(&bench, &line, &["INT", "INT"]);
     assert_eq!(status, 130);
     assert!(
-        time > Duration::from_secs(2) && time < Duration::from_secs(5),
-        "{time:?}"
+        slow > Duration::from_secs(3) && slow > deaf && slow > asked_again,
+        "{slow:?} {deaf:?} {asked_again:?}"
     );
-    let (status, time) = interrupt(&bench, &line, &["INT", "INT"]);
-    assert_eq!(status, 130);
-    assert!(time < Duration::from_secs(2), "{time:?}");
     let place = bench.store().to_owned();
     assert_eq!(
         crate::harness::processes::attached_to(Path::new(&place)),
