@@ -618,7 +618,9 @@ fn a_cache_behind_a_password_is_opened_with_it() {
         Ok((bench.env("DOCKER_CONFIG", &config), build))
     };
     let (bench, build) = need!(logged_in("cache-password"));
-    let first = bench.built(&format!("{build} --cache-to type=registry,ref={cache},mode=max"));
+    let first = bench.built(&format!(
+        "{build} --cache-to type=registry,ref={cache},mode=max"
+    ));
     assert_eq!((steps(&first), warnings(&first).as_str()), ((3, 0), ""));
     let (other, _) = need!(logged_in("cache-password-other"));
     let found = other.built(&format!("{build} --cache-from {cache} -t app"));

@@ -113,6 +113,24 @@ fn the_network_of_a_build_is_that_of_steps_that_name_none() {
     );
 }
 
+/// All of a step is synced at once when it is published; what it syncs itself would only be waited for. What is up keeps what
+/// it is told to keep.
+#[test]
+fn programs_of_a_step_do_not_wait_for_the_disk() {
+    let bench = Bench::new(&need!(machine::plain_user()), "volatile");
+    let base = need!(busybox::context());
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN grep ' / / .* - overlay .*volatile' /proc/self/mountinfo && sync && echo synced > /file\n",
+    );
+    bench.ok(&format!("build {base} -t app ."));
+    assert_eq!(bench.ok("run app cat /file").out(), "synced\n");
+    assert_eq!(
+        bench.ok("store check --deep --format json").json()["sound"],
+        true
+    );
+}
+
 #[test]
 fn a_limit_is_kept_or_refused() {
     let bench = Bench::new(&need!(machine::plain_user()), "memory");
