@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 
+use crate::digest::Hasher;
+
 /// Takes a body, piece by piece; may be told to begin again.
 pub trait Sink {
     /// Takes the next piece.
@@ -16,6 +18,11 @@ pub trait Sink {
     /// # Errors
     /// What the truncation came to.
     fn restart(&mut self) -> io::Result<()>;
+
+    /// The digest of all that it took, if it reckons that itself: then nobody else has to.
+    fn hashed(&self) -> Option<&Hasher> {
+        None
+    }
 }
 
 impl Sink for Vec<u8> {

@@ -124,7 +124,7 @@ pub(super) fn download(
                 StatusCode::OK => {
                     taken.begin(what, &answer, sink)?;
                     match taken.take(what, answer, sink, progress, &mut patience)? {
-                        None => return taken.finish(what),
+                        None => return taken.finish(what, sink),
                         Some(trouble) => trouble,
                     }
                 }
@@ -132,7 +132,7 @@ pub(super) fn download(
                     if taken.bytes > 0 && begins_at(answer.headers(), taken.bytes) =>
                 {
                     match taken.take(what, answer, sink, progress, &mut patience)? {
-                        None => return taken.finish(what),
+                        None => return taken.finish(what, sink),
                         Some(trouble) => trouble,
                     }
                 }
@@ -235,7 +235,9 @@ impl Taken {
                     limit,
                 });
             }
-            self.hasher.update(&piece[..count]);
+            if sink.hashed().is_none() {
+                self.hasher.update(&piece[..count]);
+            }
             sink.take(&piece[..count]).map_err(|source| Error::Sink {
                 url: redacted(what.url),
                 source,
@@ -256,8 +258,9 @@ impl Taken {
         }
     }
 
-    fn finish(self, what: &Download<'_>) -> Result<Outcome> {
-        let (digest, size_bytes) = self.hasher.finish();
+    fn finish(self, what: &Download<'_>, sink: &dyn Sink) -> Result<Outcome> {
+        let hasher = sink.hashed().cloned().unwrap_or(self.hasher);
+        let (digest, size_bytes) = hasher.finish();
         if let Some(expected) = what.size_bytes.filter(|expected| *expected != size_bytes) {
             return Err(Error::WrongSize {
                 url: redacted(what.url),

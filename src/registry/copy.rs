@@ -167,7 +167,7 @@ impl Registries<'_> {
             (Content::Manifest(manifest), _) => {
                 // Layers that lie elsewhere stay there.
                 let layers = manifest.layers.iter().filter(|layer| layer.urls.is_empty());
-                for blob in std::iter::once(&manifest.config).chain(layers) {
+                for blob in layers.chain([&manifest.config]) {
                     if gathered.seen.insert(blob.digest) {
                         gathered.blobs.push((name.clone(), blob.clone()));
                     }

@@ -7,7 +7,7 @@ use super::Registries;
 use super::error::{Error, Result};
 use super::host::{Call, Host};
 use super::token::Scope;
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::image::{
     Content, Descriptor, ImageConfig, Manifest, Name, Platform, choice, media_type,
 };
@@ -511,5 +511,9 @@ impl net::Sink for BlobSink<'_> {
                 Err(io::ErrorKind::Other.into())
             }
         }
+    }
+
+    fn hashed(&self) -> Option<&Hasher> {
+        self.writer.as_ref().map(BlobWriter::hasher)
     }
 }

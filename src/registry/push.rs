@@ -2,7 +2,7 @@
 //! ever stands for something that is not whole.
 //!
 //! ```text
-//! HEAD blob ──▶ there: done
+//! HEAD blob ──▶ there: done           (a small one is not asked for where the image's first blob is missing)
 //!     └─▶ POST upload?mount=…&from=… ──▶ 201: taken over from another repository of the registry
 //!             └─▶ 202: PUT all of it, or PATCH part by part and then PUT; broken off: GET says how far it came
 //! ```
@@ -18,8 +18,10 @@ use crate::image::{Content, Descriptor, Name};
 use crate::net::{self, Answer, Method, Payload, Persistence};
 use std::fs::File;
 
-/// How many blobs are sent at once.
-const SENT_AT_ONCE: usize = 4;
+/// How many blobs are sent at once. Most are small, and what they wait for is the registry's disk.
+const SENT_AT_ONCE: usize = 8;
+/// To send so little costs no more than to ask whether it is there.
+const UNASKED_BYTES: u64 = 64 << 10;
 /// What is larger is sent in parts of this size.
 const PART_BYTES: u64 = 32 << 20;
 
@@ -28,7 +30,7 @@ const PART_BYTES: u64 = 32 << 20;
 pub struct Push<'a> {
     /// To which repository. Its tag becomes that of the last manifest.
     pub name: &'a Name,
-    /// What the manifests name.
+    /// What the manifests name, the lowest layer first.
     pub blobs: &'a [PushBlob<'a>],
     /// Those that others name first.
     pub manifests: &'a [(Descriptor, Vec<u8>)],
@@ -119,7 +121,22 @@ impl Registries<'_> {
             scope: format!("repository:{repository}:pull,push"),
             retry: &self.net.retry,
         };
-        let blobs = net::fetch_all(push.blobs, SENT_AT_ONCE, |blob| to.blob(blob, progress))?;
+        let Some(first) = push.blobs.first() else {
+            return to.manifests(push).map(|()| Pushed::default());
+        };
+        // What everything else lies upon: where it is missing, so is nearly always the rest.
+        let is_first_there = to.has(first)?;
+        let blobs = net::fetch_all(push.blobs, SENT_AT_ONCE, |blob| {
+            let is_there = match blob.digest == first.digest {
+                true => is_first_there,
+                false if !is_first_there && blob.size <= UNASKED_BYTES => false,
+                false => to.has(blob)?,
+            };
+            match is_there {
+                true => Ok(How::There),
+                false => to.blob(blob, progress),
+            }
+        })?;
         let mut pushed = Pushed::default();
         for (blob, how) in push.blobs.iter().zip(blobs) {
             match how {
@@ -131,11 +148,7 @@ impl Registries<'_> {
                 }
             }
         }
-        for (place, (descriptor, bytes)) in push.manifests.iter().enumerate() {
-            let is_last = place + 1 == push.manifests.len();
-            let tag = push.name.tag.as_ref().filter(|_| is_last && push.is_tagged);
-            to.manifest(descriptor, bytes, tag.map(String::as_str))?;
-        }
+        to.manifests(push)?;
         Ok(pushed)
     }
 }
@@ -165,11 +178,19 @@ enum Part {
 }
 
 impl To<'_> {
-    fn blob(&self, blob: &PushBlob<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<How> {
-        let what = format!("blob `{}@{}`", self.repository, blob.digest);
-        if self.has(&blob.digest, &what)? {
-            return Ok(How::There);
+    /// Those that others name first, and the tag last.
+    fn manifests(&self, push: &Push<'_>) -> Result<()> {
+        for (place, (descriptor, bytes)) in push.manifests.iter().enumerate() {
+            let is_last = place + 1 == push.manifests.len();
+            let tag = push.name.tag.as_ref().filter(|_| is_last && push.is_tagged);
+            self.manifest(descriptor, bytes, tag.map(String::as_str))?;
         }
+        Ok(())
+    }
+
+    /// Sends one that is not there, unless it can be taken over.
+    fn blob(&self, blob: &PushBlob<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<How> {
+        let what = self.what(blob);
         let mut tried = 0;
         loop {
             let location = match self.begin(blob, &what)? {
@@ -205,8 +226,9 @@ impl To<'_> {
         }
     }
 
-    fn has(&self, digest: &Digest, what: &str) -> Result<bool> {
-        let path = format!("{}/blobs/{digest}", self.repository);
+    fn has(&self, blob: &PushBlob<'_>) -> Result<bool> {
+        let what = &self.what(blob);
+        let path = format!("{}/blobs/{}", self.repository, blob.digest);
         let answer = self.ask(&Call {
             limit_bytes: 0,
             ..self.call(Method::Head, &path, what)
@@ -245,6 +267,10 @@ impl To<'_> {
             202 => self.location(&answer, what).map(Some),
             _ => Err(self.host.odd(what, &answer)),
         }
+    }
+
+    fn what(&self, blob: &PushBlob<'_>) -> String {
+        format!("blob `{}@{}`", self.repository, blob.digest)
     }
 
     /// All of it at once, or part by part.

@@ -201,6 +201,12 @@ impl BlobWriter {
         self.tmp.file()
     }
 
+    /// The digest of what was written so far.
+    #[must_use]
+    pub fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
     /// Stores what was written under its digest.
     pub fn finish(self) -> Result<(Digest, u64), StoreError> {
         let Self { store, tmp, hasher } = self;

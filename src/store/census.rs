@@ -174,15 +174,14 @@ impl Index {
     /// Remembers what snapshots take of the disk.
     pub(crate) fn put_sizes(&self, sizes: &[(Key, u64)]) -> Result<(), StoreError> {
         self.tell("remember sizes", |connection| {
-            let together = connection.unchecked_transaction()?;
             {
                 let mut update =
-                    together.prepare_cached("UPDATE snapshots SET size = ? WHERE id = ?")?;
+                    connection.prepare_cached("UPDATE snapshots SET size = ? WHERE id = ?")?;
                 for (id, size) in sizes {
                     update.execute(params![size, bytes(id)])?;
                 }
             }
-            together.commit()
+            Ok(())
         })
     }
 
@@ -279,19 +278,19 @@ impl Index {
             "answers",
             "snapshots",
         ];
-        self.tell("take over results", |connection| {
+        self.end_moment();
+        self.with("take over results", |connection| {
+            // Not within a transaction.
             connection.execute("ATTACH ? AS other", params![path.to_string_lossy()])?;
-            let taken = || -> rusqlite::Result<()> {
-                let together = connection.unchecked_transaction()?;
+            let taken = super::index::together(connection, |connection| {
                 for table in TABLES {
-                    together.execute(
+                    connection.execute(
                         &format!("INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"),
                         [],
                     )?;
                 }
-                together.commit()
-            };
-            let taken = taken();
+                Ok(())
+            });
             connection.execute("DETACH other", [])?;
             taken
         })
@@ -325,9 +324,8 @@ impl Index {
             return Ok(());
         }
         self.tell("forget results", |connection| {
-            let together = connection.unchecked_transaction()?;
             let lost: Vec<[u8; 32]> = {
-                let mut select = together.prepare_cached("SELECT key, layers FROM ops")?;
+                let mut select = connection.prepare_cached("SELECT key, layers FROM ops")?;
                 let mut rows = select.query([])?;
                 let mut lost = Vec::new();
                 while let Some(row) = rows.next()? {
@@ -339,22 +337,22 @@ impl Index {
                 lost
             };
             for key in lost {
-                together
+                connection
                     .prepare_cached("DELETE FROM ops WHERE key = ?")?
                     .execute(params![key])?;
             }
-            together.execute(FORGET_CONTENTS, [])?;
+            connection.execute(FORGET_CONTENTS, [])?;
             for delete in [
                 "DELETE FROM snapshots WHERE id = ?",
                 "DELETE FROM diff_ids WHERE snapshot = ?",
                 "DELETE FROM layer_blobs WHERE snapshot = ?",
             ] {
-                let mut delete = together.prepare_cached(delete)?;
+                let mut delete = connection.prepare_cached(delete)?;
                 for id in gone {
                     delete.execute(params![bytes(id)])?;
                 }
             }
-            together.commit()
+            Ok(())
         })
     }
 
@@ -372,16 +370,15 @@ impl Index {
     /// `--offline` an answer of any age serves.
     pub(super) fn forget_before(&self, then_ms: u64) -> Result<(), StoreError> {
         self.tell("forget what is old", |connection| {
-            let together = connection.unchecked_transaction()?;
             let then_s = then_ms / 1000;
-            together.execute(
+            connection.execute(
                 "DELETE FROM stats WHERE root NOT IN (SELECT root FROM stat_roots WHERE seen_s >= ?)",
                 params![then_s],
             )?;
-            together.execute("DELETE FROM stat_roots WHERE seen_s < ?", params![then_s])?;
+            connection.execute("DELETE FROM stat_roots WHERE seen_s < ?", params![then_s])?;
             let long_ago_ms = then_ms.saturating_sub(ANSWERS_KEPT_MS);
-            together.execute("DELETE FROM answers WHERE asked_ms < ?", params![long_ago_ms])?;
-            together.commit()
+            connection.execute("DELETE FROM answers WHERE asked_ms < ?", params![long_ago_ms])?;
+            Ok(())
         })
     }
 }

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::opening::{again_or_anew, anew, connect_patiently, is_damage, is_unwritable, read_only};
 use super::record::Record;
@@ -157,11 +157,10 @@ impl Index {
     /// Remembers freshly published snapshots, all or none.
     pub(crate) fn put_records(&self, records: &[Record]) -> Result<(), StoreError> {
         self.tell("remember results", |connection| {
-            let together = connection.unchecked_transaction()?;
             for record in records {
-                insert_record(&together, record)?;
+                insert_record(connection, record)?;
             }
-            together.commit()
+            Ok(())
         })
     }
 
@@ -179,17 +178,16 @@ impl Index {
             return Ok(());
         }
         self.tell("forget a layer", |connection| {
-            let together = connection.unchecked_transaction()?;
             for forget in [
                 "DELETE FROM diff_ids WHERE snapshot = ?",
                 "DELETE FROM layer_blobs WHERE snapshot = ?",
             ] {
-                together
+                connection
                     .prepare_cached(forget)?
                     .execute(params![bytes(snapshot)])?;
             }
-            together.execute(FORGET_CONTENTS, [])?;
-            together.commit()
+            connection.execute(FORGET_CONTENTS, [])?;
+            Ok(())
         })
     }
 
@@ -229,9 +227,8 @@ impl Index {
         kept: &[Key],
     ) -> Result<(), StoreError> {
         self.tell("remember a part of a build", |connection| {
-            let together = connection.unchecked_transaction()?;
             {
-                together
+                connection
                     .prepare_cached("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)")?
                     .execute(params![
                         part,
@@ -239,19 +236,19 @@ impl Index {
                         record.makings,
                         record.built_ms
                     ])?;
-                let known = listed(&together, part)?;
+                let known = listed(connection, part)?;
                 for digest in known.iter().filter(|digest| !kept.contains(digest)) {
-                    together
+                    connection
                         .prepare_cached("DELETE FROM listings WHERE part = ? AND digest = ?")?
                         .execute(params![part, bytes(digest)])?;
                 }
-                let mut insert =
-                    together.prepare_cached("INSERT OR REPLACE INTO listings VALUES (?, ?, ?)")?;
+                let mut insert = connection
+                    .prepare_cached("INSERT OR REPLACE INTO listings VALUES (?, ?, ?)")?;
                 for (digest, files) in listings {
                     insert.execute(params![part, bytes(digest), files])?;
                 }
             }
-            together.commit()
+            Ok(())
         })
     }
 
@@ -285,13 +282,12 @@ impl Index {
     /// Remembers the digests and sizes of some snapshots' uncompressed layers.
     pub fn put_diff_ids(&self, layers: &[(Key, Digest, u64)]) -> Result<(), StoreError> {
         self.tell("remember layers", |connection| {
-            let together = connection.unchecked_transaction()?;
             for (snapshot, diff_id, size) in layers {
-                together
+                connection
                     .prepare_cached("INSERT OR REPLACE INTO diff_ids VALUES (?, ?, ?)")?
                     .execute(params![bytes(snapshot), diff_id.to_string(), size])?;
             }
-            together.commit()
+            Ok(())
         })
     }
 
@@ -394,16 +390,15 @@ impl Index {
     /// Remembers what was seen of directories of a context.
     pub fn put_stat_rows(&self, root: &Key, rows: &[StatRow]) -> Result<(), StoreError> {
         self.tell("remember files", |connection| {
-            let together = connection.unchecked_transaction()?;
             {
                 let mut insert =
-                    together.prepare_cached("INSERT OR REPLACE INTO stats VALUES (?, ?, ?)")?;
+                    connection.prepare_cached("INSERT OR REPLACE INTO stats VALUES (?, ?, ?)")?;
                 for row in rows {
                     insert.execute(params![bytes(root), row.dir, row.entries])?;
                 }
             }
-            census::see_root(&together, root)?;
-            together.commit()
+            census::see_root(connection, root)?;
+            Ok(())
         })
     }
 
@@ -457,7 +452,7 @@ impl Index {
         Moment(self)
     }
 
-    fn end_moment(&self) {
+    pub(super) fn end_moment(&self) {
         let connection = self
             .connection
             .lock()
@@ -468,14 +463,15 @@ impl Index {
         }
     }
 
-    /// Tells SQLite something. That ends what [`at_one_moment`](Self::at_one_moment) began: what is old may not be written to.
+    /// Tells SQLite something, all of it or nothing. That ends what [`at_one_moment`](Self::at_one_moment) began: what is old
+    /// may not be written to.
     pub(super) fn tell<T>(
         &self,
         what: &'static str,
         tell: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         self.end_moment();
-        self.with(what, tell)
+        self.with(what, |connection| together(connection, &tell))
     }
 
     /// Asks SQLite something; an index that turns out to be damaged is made anew, once, and asked again.
@@ -503,6 +499,18 @@ impl Index {
         }
         .map_err(|source| StoreError::Index { what, source })
     }
+}
+
+/// Writes all of it or nothing, and lets nobody else write meanwhile: who asks first and writes then, while somebody else
+/// has written in between, is refused by SQLite without a wait.
+pub(super) fn together<T>(
+    connection: &Connection,
+    write: impl Fn(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let begun = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let written = write(&begun)?;
+    begun.commit()?;
+    Ok(written)
 }
 
 pub(super) fn insert_record(connection: &Connection, record: &Record) -> rusqlite::Result<()> {
@@ -656,6 +664,40 @@ mod tests {
         };
         index.put_answer("debian:12", &answer).unwrap();
         assert_eq!(index.answer("debian:12").unwrap(), Some(answer));
+    }
+
+    #[test]
+    fn two_that_ask_before_they_tell_wait_for_each_other() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let other = Store::open(dir.path()).unwrap();
+        let answer = |text: &str| Answer {
+            answer: text.to_owned(),
+            asked_ms: 1,
+        };
+        let index = store.index().unwrap();
+        index.put_answer("a", &answer("none")).unwrap();
+        std::thread::scope(|scope| {
+            let (asked, was_asked) = std::sync::mpsc::channel();
+            let later = scope.spawn(move || {
+                was_asked.recv().unwrap();
+                other.index().unwrap().put_answer("a", &answer("theirs"))
+            });
+            index
+                .tell("test", |connection| {
+                    let before: String = connection.query_row(
+                        "SELECT answer FROM answers WHERE reference = 'a'",
+                        [],
+                        |row| row.get(0),
+                    )?;
+                    asked.send(()).unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    connection.execute("UPDATE answers SET answer = ?", [before + ", ours"])
+                })
+                .unwrap();
+            later.join().unwrap().unwrap();
+        });
+        assert_eq!(index.answer("a").unwrap().unwrap().answer, "theirs");
     }
 
     #[test]

@@ -57,25 +57,24 @@ impl Index {
         results: &[(Key, OpRecord)],
         answers: &[(String, Answer)],
     ) -> Result<(), StoreError> {
-        self.with("take over results", |connection| {
-            let together = connection.unchecked_transaction()?;
+        self.tell("take over results", |connection| {
             for (key, record) in results {
-                let known = together
+                let known = connection
                     .prepare_cached("SELECT 1 FROM ops WHERE key = ?")?
                     .exists(params![index::bytes(key)])?;
                 if !known {
-                    index::insert_op(&together, key, record)?;
+                    index::insert_op(connection, key, record)?;
                 }
             }
             for (reference, answer) in answers {
-                together
+                connection
                     .prepare_cached(
                         "INSERT INTO answers VALUES (?1, ?2, ?3) ON CONFLICT (reference) DO UPDATE
                          SET answer = ?2, asked_ms = ?3 WHERE asked_ms < ?3",
                     )?
                     .execute(params![reference, answer.answer, answer.asked_ms])?;
             }
-            together.commit()
+            Ok(())
         })
     }
 }

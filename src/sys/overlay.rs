@@ -28,6 +28,18 @@ pub struct Writable<'a> {
     pub upper: BorrowedFd<'a>,
     /// An empty directory beside it that the kernel works in.
     pub work: BorrowedFd<'a>,
+    /// What a sync is worth in it.
+    pub syncs: Syncs,
+}
+
+/// What a program in a tree gets when it asks for its files to be on the disk; and the kernel, which asks for each file that
+/// it copies up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Syncs {
+    /// It waits until they are.
+    Waited,
+    /// Nothing: whoever owns the tree syncs all of it at the end, or throws it away. The work directory serves once.
+    Ignored,
 }
 
 /// How layers are told to the kernel; later kernels take the earlier ones in this list.
@@ -101,7 +113,10 @@ pub fn mount_in(
             _ => fsconfig_set_string(&context, "lowerdir+", path_of_fd(lower))?,
         }
     }
-    if let Some(Writable { upper, work }) = writable {
+    if let Some(Writable { upper, work, syncs }) = writable {
+        if syncs == Syncs::Ignored {
+            fsconfig_set_flag(&context, "volatile")?;
+        }
         match dialect {
             Dialect::Fds => {
                 fsconfig_set_fd(&context, "upperdir", upper)?;
@@ -161,8 +176,11 @@ fn mount_one_string(
             options.push_str(&format!(",lowerdir={}", numbers.join(":")));
             let mut flags = MountFlags::RDONLY;
             let mut pinned = Vec::new();
-            if let Some(Writable { upper, work }) = writable {
+            if let Some(Writable { upper, work, syncs }) = writable {
                 let (upper, work) = (reopened(upper)?, reopened(work)?);
+                if syncs == Syncs::Ignored {
+                    options.push_str(",volatile");
+                }
                 options.push_str(&format!(
                     ",upperdir={},workdir={}",
                     upper.as_raw_fd(),

@@ -491,7 +491,7 @@ fn a_time_limit_ends_everything(bench: &Bench) {
         (answer.exit.as_str(), answer.output.as_str()),
         ("TimedOut { after_ms: 300 }", "started\n")
     );
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 fn a_cancelled_step_ends_at_once(bench: &Bench) {

@@ -11,7 +11,10 @@ use crate::harness::events::Events;
 use crate::harness::layout::Layout;
 use crate::harness::machine::{self, Lack, User, need};
 use crate::harness::processes::wait_until;
-use crate::harness::registry::{Contents, DockerRegistry, Door, MemoryRegistry, Reply, Transport};
+use crate::harness::registry::{
+    Contents, DockerRegistry, Door, MemoryRegistry, PASSWORD, Reply, Transport, USER,
+};
+use crate::peers::buildkit::{Request, buildkit, image_of};
 
 /// Two stages, a cache mount with a file that a layer could not have, and files of other users.
 const DOCKERFILE: &str = "FROM base AS tools\n\
@@ -594,6 +597,66 @@ fn a_broken_cache_ends_no_build() {
     other
         .shmocker(&format!("{build} {to},ignore-error=false"))
         .tells(5, &["does not give access"]);
+}
+
+#[test]
+fn a_cache_behind_a_password_is_opened_with_it() {
+    let user = need!(machine::plain_user());
+    let registry = need!(DockerRegistry::start(
+        "caches-password",
+        Transport::Plain,
+        Door::Password
+    ));
+    let cache = format!("{}/cache:1", registry.host());
+    let logged_in = |name: &str| {
+        let (bench, build) = machine_of(&user, name)?;
+        let config = bench.path("docker").display().to_string();
+        bench.sh(&format!(
+            "mkdir docker; echo '{{\"auths\":{{\"{}\":{{\"auth\":\"'$(printf {USER}:{PASSWORD} | base64)'\"}}}}}}' > docker/config.json",
+            registry.host()
+        ));
+        Ok((bench.env("DOCKER_CONFIG", &config), build))
+    };
+    let (bench, build) = need!(logged_in("cache-password"));
+    let first = bench.built(&format!(
+        "{build} --cache-to type=registry,ref={cache},mode=max"
+    ));
+    assert_eq!((steps(&first), warnings(&first).as_str()), ((3, 0), ""));
+    let (other, _) = need!(logged_in("cache-password-other"));
+    let found = other.built(&format!("{build} --cache-from {cache} -t app"));
+    assert_eq!(steps(&found), (0, 3), "{}", found.run.both());
+    // Who has none is told, and builds.
+    let (third, _) = need!(machine_of(&user, "cache-password-none"));
+    let built = third.built(&format!("{build} --cache-from {cache}"));
+    assert_eq!(steps(&built), (3, 0));
+    let told = warnings(&built);
+    assert!(told.contains("does not give access"), "{told}");
+}
+
+/// Its keys are made of other things: nothing in it could be found.
+#[test]
+fn a_cache_of_buildkit_is_told_apart() {
+    let user = need!(machine::plain_user());
+    let buildkit = need!(buildkit());
+    let base = need!(busybox::layout());
+    let (bench, build) = need!(machine_of(&user, "cache-buildkit"));
+    let place = machine::place_for(&user, "buildkit-cache");
+    let request = Request {
+        context: &bench.project(),
+        dockerfile: "Dockerfile",
+        contexts: vec![("base", base.to_owned())],
+        options: Vec::new(),
+    };
+    let mut command = buildkit.command(&request);
+    command
+        .arg("--export-cache")
+        .arg(format!("type=local,mode=max,dest={}", place.display()));
+    image_of(&mut command).unwrap_or_else(|log| panic!("{log}"));
+    let from = format!("type=local,src={}", place.display());
+    let built = bench.built(&format!("{build} --cache-from {from}"));
+    assert_eq!(steps(&built), (3, 0));
+    let told = warnings(&built);
+    assert!(told.contains("BuildKit has written"), "{told}");
 }
 
 #[test]

@@ -113,6 +113,24 @@ fn the_network_of_a_build_is_that_of_steps_that_name_none() {
     );
 }
 
+/// All of a step is synced at once when it is published; what it syncs itself would only be waited for. What is up keeps what
+/// it is told to keep.
+#[test]
+fn programs_of_a_step_do_not_wait_for_the_disk() {
+    let bench = Bench::new(&need!(machine::plain_user()), "volatile");
+    let base = need!(busybox::context());
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN grep ' / / .* - overlay .*volatile' /proc/self/mountinfo && sync && echo synced > /file\n",
+    );
+    bench.ok(&format!("build {base} -t app ."));
+    assert_eq!(bench.ok("run app cat /file").out(), "synced\n");
+    assert_eq!(
+        bench.ok("store check --deep --format json").json()["sound"],
+        true
+    );
+}
+
 #[test]
 fn a_limit_is_kept_or_refused() {
     let bench = Bench::new(&need!(machine::plain_user()), "memory");
@@ -508,9 +526,8 @@ fn an_interrupted_step_may_end_in_its_own_way_for_a_while() {
         "Dockerfile",
         run("trap 'echo ended > /c/how; exit 1' TERM; echo ready; while :; do sleep 0.05; done"),
     );
-    let (status, time) = interrupt(&bench, &line, &["INT"]);
+    let (status, _) = interrupt(&bench, &line, &["INT"]);
     assert_eq!(status, 130);
-    assert!(time < Duration::from_secs(3), "{time:?}");
     let (status, _) = interrupt(&bench, &line, &["TERM"]);
     assert_eq!(status, 143);
     bench.file("Dockerfile", run("cat /c/how > /how"));
@@ -519,22 +536,20 @@ fn an_interrupted_step_may_end_in_its_own_way_for_a_while() {
 
     // One that does not listen is killed at once, one that takes too long after three seconds, or when asked again.
     bench.file("Dockerfile", run("echo ready; sleep 60"));
-    let (status, time) = interrupt(&bench, &line, &["INT"]);
+    let (status, deaf) = interrupt(&bench, &line, &["INT"]);
     assert_eq!(status, 130);
-    assert!(time < Duration::from_secs(2), "{time:?}");
     bench.file(
         "Dockerfile",
         run("trap : TERM; echo ready; while :; do sleep 0.05; done"),
     );
-    let (status, time) = interrupt(&bench, &line, &["INT"]);
+    let (status, slow) = interrupt(&bench, &line, &["INT"]);
+    assert_eq!(status, 130);
+    let (status, asked_again) = interrupt(&bench, &line, &["INT", "INT"]);
     assert_eq!(status, 130);
     assert!(
-        time > Duration::from_secs(2) && time < Duration::from_secs(5),
-        "{time:?}"
+        slow > Duration::from_secs(3) && slow > deaf && slow > asked_again,
+        "{slow:?} {deaf:?} {asked_again:?}"
     );
-    let (status, time) = interrupt(&bench, &line, &["INT", "INT"]);
-    assert_eq!(status, 130);
-    assert!(time < Duration::from_secs(2), "{time:?}");
     let place = bench.store().to_owned();
     assert_eq!(
         crate::harness::processes::attached_to(Path::new(&place)),

@@ -15,7 +15,7 @@ use super::{Changes, Mounted, SnapshotError, Snapshots, io_at};
 use crate::engine::tree::transfer::{Dress, Links, Place, copy_entry, dress_dir, dress_dir_times};
 use crate::store::{Store, TmpDir};
 use crate::sys::dir::{Dir, DirEntry, Kind, Metadata, Time};
-use crate::sys::overlay::{is_opaque, is_whiteout, make_opaque, make_whiteout};
+use crate::sys::overlay::{Syncs, is_opaque, is_whiteout, make_opaque, make_whiteout};
 use crate::sys::root::{Root, Scope};
 
 /// The directory of a scratch directory in which the layers are laid out.
@@ -69,6 +69,7 @@ impl Snapshots for Copies {
         &self,
         layers: &[Arc<Dir>],
         scratch: &TmpDir,
+        _: Syncs,
     ) -> Result<(Mounted, Changes), SnapshotError> {
         let path = scratch.path();
         let used = scratch.dir().find(TREE).is_ok_and(|tree| tree.is_some());

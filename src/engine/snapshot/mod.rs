@@ -32,7 +32,7 @@ use crate::engine::exec::Shift;
 use crate::engine::tree::transfer::{Dress, NewOwner};
 use crate::store::{Lease, Record, Store, StoreError, TmpDir};
 use crate::sys::dir::{Dir, path_of_fd};
-use crate::sys::overlay::{LOWERS_MAX, attach, detach};
+use crate::sys::overlay::{LOWERS_MAX, Syncs, attach, detach};
 use crate::sys::root::{Root, Scope};
 use publish::Publisher;
 
@@ -92,6 +92,7 @@ pub trait Snapshots: Send + Sync + std::fmt::Debug {
         &self,
         layers: &[Arc<Dir>],
         scratch: &TmpDir,
+        syncs: Syncs,
     ) -> Result<(Mounted, Changes), SnapshotError>;
 
     /// Makes a tree that can only be read, the bottom layer first; at least one.
@@ -361,16 +362,26 @@ impl SnapshotStore {
         self.fallback.as_deref()
     }
 
-    /// A tree of the layers `below`, bottom first, that can be written to.
+    /// A tree of the layers `below`, bottom first, that can be written to. It is synced when it is published, not before:
+    /// package managers sync each of some thousand files.
     pub fn prepare(&self, below: &[SnapshotId]) -> Result<Active, SnapshotError> {
-        self.prepare_in(below, self.store.tmp_dir()?)
+        self.active(below, self.store.tmp_dir()?, Syncs::Ignored)
     }
 
-    /// The same, in a directory that may be one that was used before: what was written there is there again.
+    /// The same, in a directory that may be one that was used before, and may be again: what was written there is there again.
     pub fn prepare_in(
         &self,
         below: &[SnapshotId],
         scratch: TmpDir,
+    ) -> Result<Active, SnapshotError> {
+        self.active(below, scratch, Syncs::Waited)
+    }
+
+    fn active(
+        &self,
+        below: &[SnapshotId],
+        scratch: TmpDir,
+        syncs: Syncs,
     ) -> Result<Active, SnapshotError> {
         let layers = self.layers(below)?;
         let upper = || -> io::Result<Dir> {
@@ -393,7 +404,7 @@ impl SnapshotStore {
             Ok(upper)
         };
         let upper = Arc::new(upper().map_err(io_at("make a layer", &scratch.path()))?);
-        let (mounted, changes) = self.way.writable(&layers, &scratch)?;
+        let (mounted, changes) = self.way.writable(&layers, &scratch, syncs)?;
         Ok(Active {
             mounted: Some(mounted),
             attached: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Changes, Mounted, OVERLAY_LAYERS_MAX, SnapshotError, Snapshots, UPPER, WORK, io_at};
 use crate::store::{Store, TmpDir};
 use crate::sys::dir::Dir;
-use crate::sys::overlay::{FileSystem, Writable, file_system_of, mount};
+use crate::sys::overlay::{FileSystem, Syncs, Writable, file_system_of, mount};
 
 /// Overlay mounts on the store's file system.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ impl Overlays {
             let writable = Writable {
                 upper: upper.as_fd(),
                 work: work.as_fd(),
+                syncs: Syncs::Ignored,
             };
             let mounted = Mounted::new(mount(&[self.empty[0].as_fd()], Some(writable))?, None)?;
             mounted.top().create_file("probe", 0o600).map(drop)
@@ -72,6 +73,7 @@ impl Snapshots for Overlays {
         &self,
         layers: &[Arc<Dir>],
         scratch: &TmpDir,
+        syncs: Syncs,
     ) -> Result<(Mounted, Changes), SnapshotError> {
         let path = scratch.path();
         let open = |name: &str| {
@@ -84,6 +86,7 @@ impl Snapshots for Overlays {
         let writable = Writable {
             upper: upper.as_fd(),
             work: work.as_fd(),
+            syncs,
         };
         let mounted = mount(&self.top_first(layers, 1), Some(writable))
             .and_then(|mount| Mounted::new(mount, None))

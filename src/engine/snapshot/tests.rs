@@ -247,7 +247,7 @@ fn many_layers_are_made_one() {
 
 #[test]
 fn every_dialect_of_overlay_gives_the_same_tree() {
-    use crate::sys::overlay::{Dialect, Writable, mount_in};
+    use crate::sys::overlay::{Dialect, Syncs, Writable, mount_in};
     let dir = TempDir::new();
     for name in ["a", "b", "upper", "work"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
@@ -271,25 +271,27 @@ fn every_dialect_of_overlay_gives_the_same_tree() {
         );
         assert!(tree.top().create_file("new", 0o644).is_err(), "{dialect:?}");
         drop(tree);
-        let (upper, work) = (open("upper"), open("work"));
-        let writable = Writable {
-            upper: upper.as_fd(),
-            work: work.as_fd(),
-        };
-        let tree = Mounted::new(
-            mount_in(dialect, &[a.as_fd()], Some(writable)).unwrap(),
-            None,
-        )
-        .unwrap();
-        tree.top()
-            .create_file(format!("{dialect:?}"), 0o644)
+        for syncs in [Syncs::Waited, Syncs::Ignored] {
+            let name = format!("{dialect:?} {syncs:?}");
+            let (upper, work) = (open("upper"), open("work"));
+            let writable = Writable {
+                upper: upper.as_fd(),
+                work: work.as_fd(),
+                syncs,
+            };
+            let tree = Mounted::new(
+                mount_in(dialect, &[a.as_fd()], Some(writable)).unwrap(),
+                None,
+            )
             .unwrap();
-        drop(tree);
-        assert!(upper.find(format!("{dialect:?}")).unwrap().is_some());
-        Dir::open_trusted(dir.path())
-            .unwrap()
-            .remove_tree("work")
-            .unwrap();
-        std::fs::create_dir(dir.path().join("work")).unwrap();
+            tree.top().create_file(&name, 0o644).unwrap();
+            drop(tree);
+            assert!(upper.find(&name).unwrap().is_some());
+            Dir::open_trusted(dir.path())
+                .unwrap()
+                .remove_tree("work")
+                .unwrap();
+            std::fs::create_dir(dir.path().join("work")).unwrap();
+        }
     }
 }

@@ -151,12 +151,7 @@ impl Sent<'_> {
             .iter()
             .map(|layer| move || open(&layer.digest))
             .collect();
-        let mut blobs = vec![PushBlob {
-            digest: config,
-            size: config_bytes.len() as u64,
-            from: None,
-            content: PushContent::Bytes(config_bytes),
-        }];
+        let mut blobs: Vec<PushBlob<'_>> = Vec::with_capacity(layers.len() + 1);
         for (layer, open) in layers.iter().zip(&openers) {
             // What lies elsewhere stays there; what comes twice is sent once.
             if layer.urls.is_empty() && blobs.iter().all(|blob| blob.digest != layer.digest) {
@@ -168,6 +163,12 @@ impl Sent<'_> {
                 });
             }
         }
+        blobs.push(PushBlob {
+            digest: config,
+            size: config_bytes.len() as u64,
+            from: None,
+            content: PushContent::Bytes(config_bytes),
+        });
         let total = blobs.iter().map(|blob| blob.size).sum();
         self.listener.started(self.name, total);
         let push = Push {

@@ -595,6 +595,7 @@ fn a_step_in_a_real_overlay_survives_diff_and_apply() {
     let writable = overlay::Writable {
         upper: upper.as_fd(),
         work: work.as_fd(),
+        syncs: overlay::Syncs::Waited,
     };
     let merged = match overlay::mount(&[second.as_fd(), first.as_fd()], Some(writable)) {
         Ok(merged) => merged,
