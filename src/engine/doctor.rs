@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::exec::ids::{Caller, Ids};
 use super::exec::probe::{self, Findings};
-use super::exec::userns::{self, Restriction};
+use super::exec::userns::{self, IN_A_CONTAINER, Restriction};
 use super::exec::{StartError, emulated, ids, network_fix};
 use crate::sys::memfd::sealed_self;
 
@@ -180,9 +180,7 @@ fn proc_check(findings: &Findings) -> Check {
     match &findings.proc {
         Ok(()) => check(PROC, Status::Ok, "a new one can be mounted"),
         Err(why) => Check {
-            fix: Some(
-                "start the outer container with --security-opt systempaths=unconfined".to_owned(),
-            ),
+            fix: Some(IN_A_CONTAINER.to_owned()),
             ..check(
                 PROC,
                 Status::Missing,

@@ -34,6 +34,7 @@ mod locks;
 mod mistakes;
 mod modes;
 mod mounts;
+mod nested;
 mod network;
 mod old_bugs;
 mod outputs;

@@ -304,7 +304,8 @@ fn enter_group(setup: &mut Setup<'_>) -> Result<(), Fault> {
 }
 
 fn set_host_name(setup: &mut Setup<'_>) -> Result<(), Fault> {
-    Ok(rustix::system::sethostname(setup.spec.hostname.as_bytes())?)
+    rustix::system::sethostname(setup.spec.hostname.as_bytes())
+        .map_err(at("a filter of system calls forbids it"))
 }
 
 fn mount_root(setup: &mut Setup<'_>) -> Result<(), Fault> {
@@ -317,8 +318,7 @@ fn mount_root(setup: &mut Setup<'_>) -> Result<(), Fault> {
 
 fn mount_proc(setup: &mut Setup<'_>) -> Result<(), Fault> {
     let proc = Tree::of_filesystem("proc", &[], DATA_ONLY).map_err(at(
-        "the kernel gives no new /proc where the one that is there is partly covered, as in a container without \
-         --security-opt systempaths=unconfined",
+        "the kernel gives no new /proc where the one that is there is partly covered",
     ))?;
     setup.attach(&proc, "/proc", Kind::Directory)
 }

@@ -2,8 +2,11 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use super::cgroup::GroupError;
 use super::ports::PublishError;
+use super::userns::IN_A_CONTAINER;
 use super::users::UserError;
 use crate::sys::spawn::SpawnError;
 
@@ -33,7 +36,7 @@ pub enum ExecError {
     #[error("cannot set up the container: step {step}, {name}{}{what}{}", separator(what), reason(*errno))]
     #[diagnostic(
         code(exec::setup),
-        help("`shmocker doctor` shows what this machine lacks")
+        help("{}", way_out(*errno))
     )]
     Setup {
         /// Which step of the table, from 1.
@@ -114,6 +117,17 @@ pub enum ExecError {
 
 fn separator(what: &str) -> &'static str {
     if what.is_empty() { "" } else { ": " }
+}
+
+/// What is refused to root of an own namespace, the container around it refuses.
+fn way_out(errno: Option<i32>) -> String {
+    let doctor = "`shmocker doctor` shows what this machine lacks";
+    match errno {
+        Some(errno) if Errno::from_raw_os_error(errno) == Errno::PERM => {
+            format!("{doctor}; {IN_A_CONTAINER}")
+        }
+        _ => doctor.to_owned(),
+    }
 }
 
 fn reason(errno: Option<i32>) -> String {

@@ -14,6 +14,11 @@ pub fn apparmor_profile(program: &Path) -> String {
     )
 }
 
+/// What a container has to be started with so that it can have containers itself.
+pub(in crate::engine) const IN_A_CONTAINER: &str = "in a container, start that with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`, \
+     and `--security-opt apparmor=unconfined` where there is AppArmor; in Kubernetes, with `hostUsers: false`, \
+     `procMount: Unmasked` and a seccompProfile `Unconfined`";
+
 /// Something keeps the user from making user namespaces, without which nothing can be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
 pub enum Restriction {
@@ -61,12 +66,7 @@ pub enum Restriction {
     #[error(
         "this machine refuses user namespaces; a container's system call filter or a security module forbids them"
     )]
-    #[diagnostic(
-        code(userns::refused),
-        help(
-            "in a container, start that with --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
-        )
-    )]
+    #[diagnostic(code(userns::refused), help("{IN_A_CONTAINER}"))]
     Refused,
 }
 

@@ -58,20 +58,42 @@ impl Drop for RootsPodman<'_> {
 
 /// Loads an OCI archive into podman and runs a command in it.
 pub(crate) fn podman(bench: &Bench, archive: &Path, command: &str) -> Result<Run, Lack> {
-    program(Capability::Podman, "podman")?;
-    program(Capability::Podman, "runc")?;
-    // One store for all tests, at a short path: podman refuses long ones.
-    let place = machine::place_for(bench.user(), "podman");
-    let place = place.display();
-    let podman = format!(
-        "podman --cgroup-manager=cgroupfs --runtime=runc --events-backend=file --log-level=error \
-         --root={place}/root --runroot={place}/run --tmpdir={place}/tmp"
-    );
-    let loaded = bench
-        .sh(&format!("{podman} load -q -i {}", archive.display()))
-        .out();
-    let image = loaded.trim().rsplit(": ").next().unwrap_or_default();
-    Ok(bench.sh(&format!(
-        "{podman} run --rm --network=host --security-opt=seccomp=unconfined {image} {command}"
-    )))
+    let podman = Podman::of(bench)?;
+    let image = podman.load(archive);
+    let options = "--network=host --security-opt=seccomp=unconfined";
+    Ok(bench.sh(&podman.run(options, &image, command)))
+}
+
+/// podman as the bench's user.
+pub(crate) struct Podman<'a> {
+    bench: &'a Bench,
+    words: String,
+}
+
+impl<'a> Podman<'a> {
+    pub(crate) fn of(bench: &'a Bench) -> Result<Self, Lack> {
+        program(Capability::Podman, "podman")?;
+        program(Capability::Podman, "runc")?;
+        // One store for all tests, at a short path: podman refuses long ones.
+        let place = machine::place_for(bench.user(), "podman");
+        let place = place.display();
+        let words = format!(
+            "podman --cgroup-manager=cgroupfs --runtime=runc --events-backend=file --log-level=error \
+             --root={place}/root --runroot={place}/run --tmpdir={place}/tmp"
+        );
+        Ok(Self { bench, words })
+    }
+
+    /// The image's name.
+    pub(crate) fn load(&self, archive: &Path) -> String {
+        let line = format!("{} load -q -i {}", self.words, archive.display());
+        let loaded = self.bench.sh(&line).out();
+        let name = loaded.trim().rsplit(": ").next().unwrap_or_default();
+        name.to_owned()
+    }
+
+    /// The shell line that runs a command of an image.
+    pub(crate) fn run(&self, options: &str, image: &str, command: &str) -> String {
+        format!("{} run --rm {options} {image} {command}", self.words)
+    }
 }
