@@ -27,7 +27,7 @@ RUN cd /src/pip && pip install --break-system-packages --no-build-isolation --no
     sudo pip install --break-system-packages --no-build-isolation --no-index .
 RUN npm install --prefix ~/node --offline /src/npm && npm install -g --prefix ~/.npm-global --offline --install-links /src/npm && \
     ~/.npm-global/bin/greet-js && sudo npm install -g --offline --install-links /src/npm && greet-js && rm -rf ~/.npm/_logs && sudo rm -rf /root/.npm/_logs
-RUN cargo install --offline --path /src/cargo --root ~/.cargo-root && ~/.cargo-root/bin/greet-rs && cd /src/go && go install . && ~/go/bin/greet-go && \
+RUN cargo install --offline --path /src/cargo --root ~/.cargo-root && ~/.cargo-root/bin/greet-rs && cd /src/go && go install . && ~/go/bin/greet-go && go clean -cache && \
     cd /src/gem && gem build -q greet-rb.gemspec && gem install --local --user-install greet-rb-1.0.gem && sudo gem install --local greet-rb-1.0.gem && greet-rb
 RUN sudo -u postgres /usr/lib/postgresql/*/bin/pg_ctl -D /tmp/pg initdb -o --no-sync >/dev/null && echo '* * * * * true' | crontab - && \
     ssh-keygen -q -t ed25519 -N '' -f ~/key && sudo -u postgres /usr/lib/postgresql/*/bin/pg_ctl -w -D /tmp/pg -o '-k /tmp/pg -h ""' start >/dev/null && \

@@ -327,3 +327,48 @@ fn no_capabilities(request: &Request<'_>, name: u64) -> Refused {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::users::Identity;
+    use super::*;
+
+    fn somebody(uid: u32, groups: &[u32]) -> Credentials {
+        Credentials::of(&Identity {
+            uid,
+            gid: uid,
+            groups: groups.to_vec(),
+            home: String::new(),
+        })
+    }
+
+    fn owned_by(uid: u32, gid: u32, mode: u32) -> Metadata {
+        let stat = rustix::fs::stat("/").unwrap();
+        Metadata {
+            uid,
+            gid,
+            mode,
+            ..Metadata::of_kernel(&stat).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_part_of_a_mode_that_counts_is_the_first_that_fits() {
+        let ada = somebody(1000, &[50]);
+        assert!(ada.may(&owned_by(1000, 0, 0o600), READ | WRITE));
+        assert!(!ada.may(&owned_by(1000, 50, 0o077), READ));
+        assert!(ada.may(&owned_by(0, 50, 0o040), READ));
+        assert!(!ada.may(&owned_by(0, 50, 0o706), WRITE));
+        assert!(!ada.may(&owned_by(0, 0, 0o754), WRITE | EXECUTE));
+        assert!(somebody(0, &[]).may(&owned_by(5, 5, 0), READ | WRITE));
+        assert!(ada.owns(&owned_by(1000, 0, 0)) && !ada.owns(&owned_by(0, 1000, 0o777)));
+    }
+
+    #[test]
+    fn a_set_id_program_asks_as_who_has_started_it() {
+        let sudo = somebody(1000, &[]).executing(Some(0), None);
+        let shadow = owned_by(0, 42, 0o640);
+        assert!(sudo.may(&shadow, WRITE));
+        assert!(!sudo.real().may(&shadow, READ));
+    }
+}
