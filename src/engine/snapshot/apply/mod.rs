@@ -238,7 +238,7 @@ impl Target<'_> {
         let real = joined(&parent_path, name.as_bytes());
         if matches!(entry.kind, Kind::File { .. }) {
             // Most are new.
-            match dir.create_file(name, 0o600) {
+            match dir.create_file(name, entry.mode & 0o777) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => {
                     let file = made.map_err(failed("make the file", path))?;
@@ -270,7 +270,7 @@ impl Target<'_> {
                 .map_err(failed("link", path)),
             (Kind::File { .. }, _) => {
                 let file = dir
-                    .create_file(name, 0o600)
+                    .create_file(name, entry.mode & 0o777)
                     .map_err(failed("make the file", path))?;
                 self.fill(file, entry, content)
             }
@@ -457,14 +457,21 @@ impl Target<'_> {
 
 fn describe_open_file(file: &File, entry: &Entry) -> Result<(), ApplyError> {
     let path = &entry.path[..];
-    own(entry, |uid, gid| file::set_owner(file, uid, gid))?;
+    // It is new: most have their owner and mode already, and to look is cheaper than to change.
+    let made = rustix::fs::fstat(file).map_err(|error| failed("look at", path)(error.into()))?;
+    let owner = (u64::from(made.st_uid), u64::from(made.st_gid));
+    if owner != (entry.uid, entry.gid) {
+        own(entry, |uid, gid| file::set_owner(file, uid, gid))?;
+    }
     // After the owner, a change of which takes set-id bits and capabilities away; and attributes while it can be written.
     for xattr in kept(&entry.xattrs) {
         file::set_xattr(file, &xattr).map_err(failed("set an attribute of", path))?;
     }
-    let mode = rustix::fs::Mode::from_raw_mode(entry.mode);
-    rustix::fs::fchmod(file, mode)
-        .map_err(|error| failed("set the mode of", path)(error.into()))?;
+    if made.st_mode & 0o7777 != entry.mode {
+        let mode = rustix::fs::Mode::from_raw_mode(entry.mode);
+        rustix::fs::fchmod(file, mode)
+            .map_err(|error| failed("set the mode of", path)(error.into()))?;
+    }
     let time = rustix::fs::Timespec {
         tv_sec: entry.mtime.seconds,
         tv_nsec: entry.mtime.nanoseconds.into(),
