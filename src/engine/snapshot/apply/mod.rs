@@ -15,12 +15,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::diff::{CAPABILITY, plain_capability};
 use super::lower::{Found, Lowers};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::image::compress;
 use crate::image::layer::{Entry, Kind, LayerReader, Limits, Malformed, OPAQUE, WHITEOUT};
 use crate::sys::dir::{self, Dir, Metadata, Time, Xattr};
@@ -144,14 +145,9 @@ fn unpack(
 ) -> Result<Applied, ApplyError> {
     let (_, content) = compress::decoder(blob).map_err(Malformed::Unreadable)?;
     std::thread::scope(|scope| {
-        let content = compress::read_ahead(scope, content).map_err(Malformed::Unreadable)?;
-        let mut reader = LayerReader::new(
-            Hashed {
-                input: content,
-                hasher: Hasher::default(),
-            },
-            limits,
-        );
+        let (content, hashed) =
+            compress::read_ahead(scope, content).map_err(Malformed::Unreadable)?;
+        let mut reader = LayerReader::new(content, limits);
         let mut target = Target {
             root: upper,
             lowers,
@@ -168,7 +164,10 @@ fn unpack(
             target.put(&entry, &mut reader)?;
         }
         target.finish()?;
-        let (diff_id, size) = reader.into_inner().hasher.finish();
+        // It was read to its end.
+        drop(reader);
+        let hashed = hashed.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let (diff_id, size) = hashed.finish();
         match expected {
             Some(expected) if expected != diff_id => Err(ApplyError::OtherContent {
                 expected,
@@ -182,19 +181,6 @@ fn unpack(
             }),
         }
     })
-}
-
-struct Hashed<R> {
-    input: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.input.read(buffer)?;
-        self.hasher.update(&buffer[..got]);
-        Ok(got)
-    }
 }
 
 /// A directory of the upper one, by its path without links, and by the path with which it was asked for.
