@@ -6,12 +6,13 @@
 //! which a compressed blob is remembered has [`Compression::id`] in it.
 
 use super::pipe;
+use crate::digest::Hasher;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ScopedJoinHandle};
 
 /// How a layer is compressed, with the level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -355,20 +356,24 @@ impl<R: BufRead> BufRead for Restored<R> {
 }
 
 /// Reads `input` on a thread of its own, some MiB ahead, so that unpacking and what is done with the content go on side
-/// by side. Dropping what is returned ends the thread.
+/// by side. The thread ends with the input, or when nobody reads any more, and knows the digest of what it has passed on.
 pub fn read_ahead<'scope, R: Read + Send + 'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     mut input: R,
-) -> io::Result<pipe::Reader> {
+) -> io::Result<(pipe::Reader, ScopedJoinHandle<'scope, Hasher>)> {
     let (mut writer, reader) = pipe::new();
-    let read = move || match io::copy(&mut input, &mut writer) {
-        Ok(_) => writer.finish(),
-        Err(error) => writer.fail(error),
+    let read = move || {
+        let mut hasher = Hasher::default();
+        match writer.take_all(&mut input, |piece| hasher.update(piece)) {
+            Ok(()) => writer.finish(),
+            Err(error) => writer.fail(error),
+        }
+        hasher
     };
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("decompress".to_owned())
         .spawn_scoped(scope, read)?;
-    Ok(reader)
+    Ok((reader, thread))
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-const CHUNK: usize = 1 << 20;
-const CHUNKS_MAX: usize = 4;
+/// What one thread has written shall still be in the cache that it shares with the other.
+const CHUNK: usize = 256 << 10;
+const CHUNKS_MAX: usize = 16;
 
 /// Both ends.
 #[must_use]
@@ -47,6 +48,24 @@ impl Writer {
     pub fn fail(mut self, error: io::Error) {
         if self.send_chunk().is_ok() {
             drop(self.sender.send(Err(error)));
+        }
+    }
+
+    /// Passes on all that `input` has; `each` sees it before.
+    pub fn take_all(
+        &mut self,
+        input: &mut impl Read,
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        loop {
+            let before = self.chunk.len();
+            let room = (CHUNK - before) as u64;
+            input.by_ref().take(room).read_to_end(&mut self.chunk)?;
+            each(&self.chunk[before..]);
+            if self.chunk.len() < CHUNK {
+                return Ok(());
+            }
+            self.send_chunk()?;
         }
     }
 
@@ -118,6 +137,20 @@ mod tests {
         reader.read_to_end(&mut got).unwrap();
         thread.join().unwrap();
         assert!(got == expected);
+
+        let (mut writer, mut reader) = new();
+        let thread = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            writer.write_all(b"abc").unwrap();
+            let mut input = &[7; 2 * CHUNK][..];
+            let taken = writer.take_all(&mut input, |piece| seen.extend_from_slice(piece));
+            taken.unwrap();
+            writer.finish();
+            seen
+        });
+        let mut got = Vec::new();
+        reader.read_to_end(&mut got).unwrap();
+        assert!(got[3..] == thread.join().unwrap() && got.len() == 2 * CHUNK + 3);
 
         let (mut writer, mut reader) = new();
         writer.write_all(b"abc").unwrap();

@@ -206,11 +206,6 @@ impl<R: Read> LayerReader<R> {
         Ok(None)
     }
 
-    /// Gives the stream back. It was read to its end if [`next_entry`](Self::next_entry) said that there are no more.
-    pub fn into_inner(self) -> R {
-        self.input
-    }
-
     fn entry(
         &mut self,
         header: &[u8; BLOCK],

@@ -15,12 +15,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::diff::{CAPABILITY, plain_capability};
 use super::lower::{Found, Lowers};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::image::compress;
 use crate::image::layer::{Entry, Kind, LayerReader, Limits, Malformed, OPAQUE, WHITEOUT};
 use crate::sys::dir::{self, Dir, Metadata, Time, Xattr};
@@ -144,14 +145,9 @@ fn unpack(
 ) -> Result<Applied, ApplyError> {
     let (_, content) = compress::decoder(blob).map_err(Malformed::Unreadable)?;
     std::thread::scope(|scope| {
-        let content = compress::read_ahead(scope, content).map_err(Malformed::Unreadable)?;
-        let mut reader = LayerReader::new(
-            Hashed {
-                input: content,
-                hasher: Hasher::default(),
-            },
-            limits,
-        );
+        let (content, hashed) =
+            compress::read_ahead(scope, content).map_err(Malformed::Unreadable)?;
+        let mut reader = LayerReader::new(content, limits);
         let mut target = Target {
             root: upper,
             lowers,
@@ -168,7 +164,10 @@ fn unpack(
             target.put(&entry, &mut reader)?;
         }
         target.finish()?;
-        let (diff_id, size) = reader.into_inner().hasher.finish();
+        // It was read to its end.
+        drop(reader);
+        let hashed = hashed.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let (diff_id, size) = hashed.finish();
         match expected {
             Some(expected) if expected != diff_id => Err(ApplyError::OtherContent {
                 expected,
@@ -182,19 +181,6 @@ fn unpack(
             }),
         }
     })
-}
-
-struct Hashed<R> {
-    input: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.input.read(buffer)?;
-        self.hasher.update(&buffer[..got]);
-        Ok(got)
-    }
 }
 
 /// A directory of the upper one, by its path without links, and by the path with which it was asked for.
@@ -238,7 +224,7 @@ impl Target<'_> {
         let real = joined(&parent_path, name.as_bytes());
         if matches!(entry.kind, Kind::File { .. }) {
             // Most are new.
-            match dir.create_file(name, 0o600) {
+            match dir.create_file(name, entry.mode & 0o777) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 made => {
                     let file = made.map_err(failed("make the file", path))?;
@@ -270,7 +256,7 @@ impl Target<'_> {
                 .map_err(failed("link", path)),
             (Kind::File { .. }, _) => {
                 let file = dir
-                    .create_file(name, 0o600)
+                    .create_file(name, entry.mode & 0o777)
                     .map_err(failed("make the file", path))?;
                 self.fill(file, entry, content)
             }
@@ -457,14 +443,21 @@ impl Target<'_> {
 
 fn describe_open_file(file: &File, entry: &Entry) -> Result<(), ApplyError> {
     let path = &entry.path[..];
-    own(entry, |uid, gid| file::set_owner(file, uid, gid))?;
+    // It is new: most have their owner and mode already, and to look is cheaper than to change.
+    let made = rustix::fs::fstat(file).map_err(|error| failed("look at", path)(error.into()))?;
+    let owner = (u64::from(made.st_uid), u64::from(made.st_gid));
+    if owner != (entry.uid, entry.gid) {
+        own(entry, |uid, gid| file::set_owner(file, uid, gid))?;
+    }
     // After the owner, a change of which takes set-id bits and capabilities away; and attributes while it can be written.
     for xattr in kept(&entry.xattrs) {
         file::set_xattr(file, &xattr).map_err(failed("set an attribute of", path))?;
     }
-    let mode = rustix::fs::Mode::from_raw_mode(entry.mode);
-    rustix::fs::fchmod(file, mode)
-        .map_err(|error| failed("set the mode of", path)(error.into()))?;
+    if made.st_mode & 0o7777 != entry.mode {
+        let mode = rustix::fs::Mode::from_raw_mode(entry.mode);
+        rustix::fs::fchmod(file, mode)
+            .map_err(|error| failed("set the mode of", path)(error.into()))?;
+    }
     let time = rustix::fs::Timespec {
         tv_sec: entry.mtime.seconds,
         tv_nsec: entry.mtime.nanoseconds.into(),
