@@ -33,7 +33,8 @@ pub(crate) enum Capability {
     Emulator,
     /// `cc`, and a libc for static programs.
     Compiler,
-    /// Minutes for what says little more than its neighbours: SHMOCKER_TEST_LONG is set.
+    /// Minutes for what says little more than its neighbours: SHMOCKER_TEST_LONG is set. What is random then goes on for as
+    /// many seconds as it says.
     Patience,
 }
 
