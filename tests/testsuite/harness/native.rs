@@ -1,6 +1,6 @@
 //! Programs of the tests' own that are not scripts: static ones, so that they run in every root.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::machine::{self, Capability, Lack};
@@ -8,7 +8,7 @@ use super::machine::{self, Capability, Lack};
 /// A program of a source below `tests/testsuite`, compiled.
 pub(crate) fn compiled(source: &str) -> Result<PathBuf, Lack> {
     let cc = machine::program(Capability::Compiler, "cc")?;
-    let from = crate::tidy::repository()
+    let from = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/testsuite")
         .join(source);
     let name = format!("native/{}", source.replace(['/', '.'], "-"));
