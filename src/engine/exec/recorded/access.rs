@@ -52,6 +52,7 @@ impl Credentials {
         real.users.file = self.users.real;
         real.groups.file = self.groups.real;
         real.kept = false;
+        real.over_files = self.users.real == 0;
         real
     }
 }
