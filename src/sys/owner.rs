@@ -12,8 +12,10 @@
 //!
 //! Left out: device nodes, which cannot be made in a user namespace at all.
 
+use std::ffi::{CStr, OsStr};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,9 +23,11 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Xatt
 use rustix::io::Errno;
 
 use super::dir::{Kind, Time, path_of_fd};
+use super::task::attribute_below;
 
 /// The attribute.
 pub const ATTRIBUTE: &str = "user.shmocker.owner";
+const NAME: &CStr = c"user.shmocker.owner";
 /// Which times of links are records: this one, and those of all ids after it.
 const LINKS_FROM_S: i64 = 10_000_000_000;
 /// The number that nobody has: to calls it means "as it is".
@@ -80,8 +84,61 @@ pub fn recorded(at: At<'_>, kind: Kind, accessed: Time) -> io::Result<Option<(u3
             read => read,
         },
     };
+    understood(read, &value)
+}
+
+/// The same of what a path leads to from something that is open, where the current directory is a /proc of this process.
+///
+/// # Errors
+/// What the kernel says of the attribute.
+pub fn recorded_below(
+    from: BorrowedFd<'_>,
+    path: &CStr,
+    follows: bool,
+    (kind, accessed): (Kind, Time),
+) -> io::Result<Option<(u32, u32)>> {
+    if !matches!(kind, Kind::File | Kind::Dir) {
+        return Ok(in_time(accessed));
+    }
+    let mut value = [0; 32];
+    match attribute_below(from, path, follows, NAME, &mut value) {
+        Err(Errno::NOSYS) => {
+            let there = format!("self/fd/{}", from.as_raw_fd());
+            let there = Path::new(&there).join(OsStr::from_bytes(path.to_bytes()));
+            let at = match follows {
+                true => At::Open(&there),
+                false => At::Entry(&there),
+            };
+            recorded(at, kind, accessed)
+        }
+        read => understood(read, &value),
+    }
+}
+
+/// The same of something that is open, or only held (`O_PATH`).
+///
+/// # Errors
+/// What the kernel says of the attribute.
+pub fn recorded_open(
+    held: BorrowedFd<'_>,
+    (kind, accessed): (Kind, Time),
+) -> io::Result<Option<(u32, u32)>> {
+    if !matches!(kind, Kind::File | Kind::Dir) {
+        return Ok(in_time(accessed));
+    }
+    let mut value = [0; 32];
+    match rustix::fs::fgetxattr(held, ATTRIBUTE, &mut value) {
+        Err(Errno::BADF) => {
+            let there = format!("self/fd/{}", held.as_raw_fd());
+            recorded(At::Open(Path::new(&there)), kind, accessed)
+        }
+        read => understood(read, &value),
+    }
+}
+
+fn understood(read: Result<usize, Errno>, value: &[u8]) -> io::Result<Option<(u32, u32)>> {
     match read {
-        Ok(length) => Ok(parsed(&value[..length])),
+        Ok(length) => Ok(parsed(value.get(..length).unwrap_or_default())),
         // What is no record of ours is none.
         Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
         Err(error) => Err(error.into()),

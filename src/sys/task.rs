@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -125,6 +125,53 @@ impl Task {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// What an attribute of what a path leads to, from a directory, is: how long, in the buffer.
+///
+/// # Errors
+/// What the kernel says: ENOSYS before Linux 6.13.
+pub fn attribute_below(
+    from: BorrowedFd<'_>,
+    path: &CStr,
+    follows: bool,
+    name: &CStr,
+    value: &mut [u8],
+) -> Result<usize, Errno> {
+    /// The same on all architectures.
+    const GETXATTRAT: libc::c_long = 464;
+    /// The kernel's `struct xattr_args`.
+    #[repr(C, align(8))]
+    struct Arguments {
+        value: *mut u8,
+        size: u32,
+        flags: u32,
+    }
+    let mut arguments = Arguments {
+        value: value.as_mut_ptr(),
+        size: u32::try_from(value.len()).unwrap_or(u32::MAX),
+        flags: 0,
+    };
+    let flags = match follows {
+        true => 0,
+        false => libc::AT_SYMLINK_NOFOLLOW,
+    };
+    // SAFETY: both texts end in zero; the structure is the kernel's own, and describes `value`, which is writable.
+    let read = unsafe {
+        libc::syscall(
+            GETXATTRAT,
+            from.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            name.as_ptr(),
+            std::ptr::from_mut(&mut arguments),
+            size_of::<Arguments>(),
+        )
+    };
+    usize::try_from(read).map_err(|_| {
+        let errno = io::Error::last_os_error().raw_os_error();
+        errno.map_or(Errno::IO, Errno::from_raw_os_error)
+    })
 }
 
 /// The memory of another process.

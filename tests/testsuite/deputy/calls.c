@@ -376,7 +376,8 @@ static void step(unsigned left) {
         if (!depth || below(3)) return;
         char seed[32], rest[32], deep[32], file[300];
         static const char *const programs[] = {"", "-user", "-group", "-both", "-root"};
-        sprintf(file, "%s%s", self, PICK(programs));
+        unsigned program = below(5);
+        sprintf(file, "%s%s", self, programs[program]);
         sprintf(seed, "%llu", (unsigned long long)state);
         sprintf(rest, "%u", left);
         sprintf(deep, "%u", depth);
@@ -384,7 +385,7 @@ static void step(unsigned left) {
         for (int i = 0; i < 4; i++) held[i] = -1;
         printf("%*sexecutes %s\n", (int)depth * 2, "", strrchr(file, '/') + 1);
         fflush(stdout);
-        execl(file, file, is_pure ? "pure" : "on", seed, rest, deep, top, self, NULL);
+        execl(file, file, is_pure && program % 4 == 0 ? "pure" : "on", seed, rest, deep, top, self, NULL);
         said("execl", file, -1);
     }
     }

@@ -76,7 +76,7 @@ static void call(int dir, const char *path, unsigned n) {
     case 1: syscall(SYS_fchownat, dir, path, 7, 8, AT_SYMLINK_NOFOLLOW); break;
     case 2: syscall(SYS_fchownat, dir, path, 7, 8, AT_EMPTY_PATH); break;
     case 3: close(openat(dir, path, O_CREAT | O_WRONLY | O_NONBLOCK, 0666)); break;
-    case 4: close(openat(dir, path, O_CREAT | O_EXCL | O_RDWR, 04777)); break;
+    case 4: close(openat(dir, path, O_CREAT | O_EXCL | O_RDWR | O_NONBLOCK, 04777)); break;
     case 5: close(openat(dir, path, O_TMPFILE | O_RDWR, 0666)); break;
     case 6: mkdirat(dir, path, 0777); break;
     case 7: mknodat(dir, path, S_IFIFO | 0666, 0); break;
@@ -88,7 +88,7 @@ static void call(int dir, const char *path, unsigned n) {
     case 13: setxattr(path, "user.shmocker.owner", "9:9", 3, 0); break;
     case 14: removexattr(path, "user.shmocker.owner"); break;
     case 15: fstatat(dir, path, &seen, 0); break;
-    case 16: close(open("mine", O_CREAT | O_WRONLY, 0666)); break;
+    case 16: close(open("mine", O_CREAT | O_WRONLY | O_NONBLOCK, 0666)); break;
     case 17: syscall(SYS_execveat, dir, path, 1, 1, 0); break;
     default: fchownat(dir, path, -1, -1, 0);
     }
@@ -273,6 +273,11 @@ static void becomes_many(void) {
     }
 }
 
+// Some wait for what never comes: a pipe that nobody else opens, where a tracer has changed what is opened.
+static void ends_all(int unused) {
+    kill(-1, SIGKILL);
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) return 2;
     until = now() + atof(argv[1]);
@@ -306,6 +311,8 @@ int main(int argc, char **argv) {
     symlink(around, "third");
     asks_for_what_is_refused();
     forges_marks();
+    signal(SIGALRM, ends_all);
+    alarm(atoi(argv[1]) + 2);
     void (*const all[])(void) = {threads, threads, dies, dies, climbs, traces, becomes_many};
     for (unsigned i = 0; i < sizeof all / sizeof *all; i++) {
         if (fork() == 0) {

@@ -1,11 +1,13 @@
 //! Calls about files: what they name is found as the caller would find it, and worked on through the descriptor that holds it.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::credentials::Credentials;
 use super::making::New;
@@ -125,11 +127,20 @@ impl Subject {
         )
     }
 
-    /// Whether it has set-id bits that a change of its owner takes away.
-    fn lends(&self) -> bool {
-        const GROUP: u32 = SET_GROUP_ID | EXECUTABLE_BY_GROUP;
-        let mode = self.metadata.mode;
-        self.metadata.kind == Kind::File && (mode & SET_USER_ID != 0 || mode & GROUP == GROUP)
+    /// Whether it has set-id bits that go when somebody changes its owner; the mode without those that do not go by themselves.
+    fn lends(&self, credentials: &Credentials) -> (bool, Option<u32>) {
+        let Metadata { mode, kind, .. } = self.metadata;
+        if kind == Kind::Dir {
+            return (false, None);
+        }
+        // Without the right to execute, it is the sign of a file that is locked, for those in its group.
+        let locks = mode & (SET_GROUP_ID | EXECUTABLE_BY_GROUP) == SET_GROUP_ID;
+        let unlocked = locks && !credentials.may_lend(self.metadata.gid);
+        let lends = mode & SET_USER_ID != 0 || (mode & SET_GROUP_ID != 0 && !locks);
+        (
+            lends || unlocked,
+            unlocked.then_some(mode & !SET_GROUP_ID & !SET_USER_ID),
+        )
     }
 
     fn is_of_root(&self) -> bool {
@@ -192,6 +203,8 @@ pub(super) struct Files {
     proc: OwnedFd,
     root: OwnedFd,
     mounted: Option<Mounted>,
+    /// Who has called last. It is this one for good, whoever has its number later.
+    last: RefCell<Option<(Task, OwnedFd)>>,
     /// Whether a process may have another root.
     roots_differ: bool,
 }
@@ -221,6 +234,7 @@ impl Files {
             proc,
             root,
             mounted,
+            last: RefCell::new(None),
             roots_differ: false,
         };
         files.enter(&files.root)?;
@@ -379,25 +393,72 @@ impl Files {
     /// strength of it but leaving the call to the kernel, or refusing it.
     pub(super) fn glance(&self, task: Task, named: &Named, flags: u64) -> Result<Metadata, Errno> {
         let flags = AtFlags::from_bits_retain(number(flags)) & AtFlags::SYMLINK_NOFOLLOW;
-        let path = seen_from_here(task, named)?;
-        let follows = named.path.is_empty() || flags.is_empty();
-        let flags = if follows { AtFlags::empty() } else { flags };
-        let stat = rustix::fs::statat(CWD, &*path, flags)?;
-        let mut seen = Metadata::of_kernel(&stat).map_err(errno)?;
-        let at = match follows {
-            true => At::Open(as_path(&path)),
-            false => At::Entry(as_path(&path)),
+        let path = &named.path;
+        if path.is_empty() && named.directory >= 0 {
+            return self.seen_open(&self.opened(task, named.directory)?);
+        }
+        let (from, path) = match named.directory {
+            _ if path.to_bytes().starts_with(b"/") => (None, path.clone()),
+            -100 => {
+                let path = [format!("{}/cwd/", task.0).as_bytes(), path.to_bytes()].concat();
+                (None, CString::new(path).map_err(|_| Errno::INVAL)?)
+            }
+            fd => (Some(self.opened(task, fd)?), path.clone()),
         };
+        let from = from.as_ref().map_or(CWD, OwnedFd::as_fd);
+        let stat = rustix::fs::statat(from, &*path, flags)?;
+        let mut seen = Metadata::of_kernel(&stat).map_err(errno)?;
+        let what = (seen.kind, seen.accessed);
         if seen.uid == 0
-            && let Some(recorded) = owner::recorded(at, seen.kind, seen.accessed).map_err(errno)?
+            && let Some(recorded) =
+                owner::recorded_below(from, &path, flags.is_empty(), what).map_err(errno)?
         {
             (seen.uid, seen.gid) = recorded;
         } else if let Some(mounted) = self.mounted
-            && let Some(owner) = mounted.owner_of(&seen, mount_of(CWD, &path, flags)?)
+            && let Some(owner) = mounted.owner_of(&seen, mount_of(from, &path, flags)?)
         {
             (seen.uid, seen.gid) = owner;
         }
         Ok(seen)
+    }
+
+    /// The same of what is open.
+    fn seen_open(&self, held: &OwnedFd) -> Result<Metadata, Errno> {
+        let mut seen = Metadata::of_kernel(&rustix::fs::fstat(held)?).map_err(errno)?;
+        if seen.uid == 0
+            && let Some(recorded) =
+                owner::recorded_open(held.as_fd(), (seen.kind, seen.accessed)).map_err(errno)?
+        {
+            (seen.uid, seen.gid) = recorded;
+        } else if let Some(mounted) = self.mounted
+            && let Some(owner) =
+                mounted.owner_of(&seen, mount_of(held.as_fd(), c"", AtFlags::EMPTY_PATH)?)
+        {
+            (seen.uid, seen.gid) = owner;
+        }
+        Ok(seen)
+    }
+
+    /// What a caller has open. Whether it is still the caller's is for who asks to know.
+    fn opened(&self, task: Task, fd: i32) -> Result<OwnedFd, Errno> {
+        /// Of a thread, which need not be the first of its process (Linux 6.9).
+        const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(0o200);
+        let mut last = self.last.borrow_mut();
+        if last.as_ref().is_none_or(|(of, _)| *of != task) {
+            let pid = rustix::process::Pid::from_raw(task.0).ok_or(Errno::SRCH)?;
+            *last = rustix::process::pidfd_open(pid, THREAD)
+                .ok()
+                .map(|it| (task, it));
+        }
+        if let Some((_, process)) = &*last {
+            match rustix::process::pidfd_getfd(process, fd, PidfdGetfdFlags::empty()) {
+                Ok(opened) => return Ok(opened),
+                Err(Errno::BADF) => return Err(Errno::BADF),
+                // Another has its number now.
+                Err(_) => *last = None,
+            }
+        }
+        open_path(&format!("{}/fd/{fd}", task.0))
     }
 
     /// The kind of file system that something is in.
@@ -622,7 +683,8 @@ fn chown(request: &Request<'_>, subject: &Subject, uid: u64, gid: u64) -> Answer
     let new = request
         .credentials
         .given(subject.owner(), number(uid), number(gid))?;
-    if subject.lends() && !request.credentials.may_change(subject.owner()) {
+    let (lends, unlocked) = subject.lends(request.credentials);
+    if lends && !request.credentials.may_change(subject.owner()) {
         return Err(Errno::PERM);
     }
     if subject.is_mounted {
@@ -634,6 +696,9 @@ fn chown(request: &Request<'_>, subject: &Subject, uid: u64, gid: u64) -> Answer
     }
     // To nobody new: set-id bits and capabilities go, and what is in a layer below is copied up.
     rustix::fs::chown(&*subject.path, None, None)?;
+    if let Some(mode) = unlocked {
+        rustix::fs::chmod(&*subject.path, Mode::from_raw_mode(mode))?;
+    }
     match subject.record(new) {
         Ok(()) => Ok(Answer::Value(0)),
         // A socket, or a file of the kernel's, which nothing outlives.
