@@ -422,11 +422,6 @@ impl Files {
         Ok(seen)
     }
 
-    /// The kind of file system that something is in.
-    pub(super) fn filesystem(&self, task: Task, named: &Named) -> Result<i64, Errno> {
-        Ok(rustix::fs::statfs(seen_from_here(task, named)?)?.f_type)
-    }
-
     /// The same of what is open.
     fn seen_open(&self, held: &OwnedFd) -> Result<Metadata, Errno> {
         let mut seen = Metadata::of_kernel(&rustix::fs::fstat(held)?).map_err(errno)?;
@@ -464,6 +459,11 @@ impl Files {
             }
         }
         open_path(&format!("{}/fd/{fd}", task.0))
+    }
+
+    /// The kind of file system that something is in.
+    pub(super) fn filesystem(&self, task: Task, named: &Named) -> Result<i64, Errno> {
+        Ok(rustix::fs::statfs(seen_from_here(task, named)?)?.f_type)
     }
 
     fn subject(&self, held: OwnedFd) -> Result<Subject, Errno> {
