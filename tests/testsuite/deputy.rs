@@ -190,12 +190,17 @@ fn processes_that_race_their_own_arguments_reach_nothing() {
     );
     let (engine, _) = deputy_of(&build);
     let (mut files, mut memory) = (0, 0);
+    let limit = Instant::now() + Duration::from_secs(seconds(3) + 60);
     let ended = loop {
         if let Some((open, kilobytes)) = used_by(engine) {
             (files, memory) = (files.max(open), memory.max(kilobytes));
         }
         if let Some(ended) = build.try_wait().expect("it can be waited for") {
             break ended;
+        }
+        if Instant::now() > limit {
+            build.kill().expect("it can be killed");
+            panic!("it hangs: {}", log(&bench));
         }
         std::thread::sleep(Duration::from_millis(20));
     };
@@ -205,6 +210,7 @@ fn processes_that_race_their_own_arguments_reach_nothing() {
         log.contains("it has ended") && !log.contains("WRONG"),
         "{log}"
     );
+    println!("at most {files} files open, {memory} kB");
     canary.assert_untouched();
     assert!(
         files < 100 && memory < 200_000,
