@@ -172,6 +172,8 @@ impl Bench {
         let mut command = self.user.command(program);
         command
             .env("XDG_RUNTIME_DIR", &self.root)
+            // What is kept shall not depend on how full this machine's disk is.
+            .env("SHMOCKER_STORE_MIN_FREE", "none")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.project());
         command
