@@ -3,6 +3,7 @@
 
 use crate::harness::bench::{Bench, Run};
 use crate::harness::busybox;
+use crate::harness::http::Request;
 use crate::harness::layout::{Layout, digest_of};
 use crate::harness::machine::{self, Capability, need};
 use crate::harness::registry::{
@@ -861,4 +862,29 @@ fn an_image_of_which_no_file_changes_is_not_unpacked_and_not_fetched_to_be_pushe
     );
     bench.ok("build -o out .");
     bench.sh("test -e out/bin/busybox");
+}
+
+#[test]
+fn little_is_asked_where_nothing_is_there_and_all_where_something_is() {
+    let bench = Bench::new(&need!(machine::plain_user()), "registry-asked");
+    let base = need!(busybox::context());
+    let registry = MemoryRegistry::start();
+    let push = |content: &str| {
+        let dockerfile = format!("FROM base\nRUN echo one > /a\nRUN echo {content} > /b\n");
+        bench.file("Dockerfile", dockerfile);
+        registry.asked();
+        let name = format!("{}/app:1", registry.host());
+        bench.ok(&format!("build {base} -o type=registry,name={name} ."));
+        let asked = registry.asked();
+        let blobs = |method: &str| {
+            let of =
+                |request: &&Request| request.method == method && request.path.contains("/blobs/");
+            asked.iter().filter(of).count()
+        };
+        (blobs("HEAD"), blobs("PUT"))
+    };
+    // The lowest layer alone: it is not there, so that the others are sent.
+    assert_eq!(push("two"), (1, 4));
+    // It is: what is new is the last layer, and the configuration.
+    assert_eq!(push("three"), (4, 2));
 }

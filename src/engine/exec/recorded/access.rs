@@ -154,13 +154,25 @@ impl Files {
         flags: u64,
         wanted: u32,
     ) -> Refused {
+        self.no_if(request, what, flags, Errno::ACCESS, |seen| {
+            seen.kind != Kind::Symlink && !credentials.may(seen, wanted)
+        })
+    }
+
+    /// Says no to what is there and is so.
+    fn no_if(
+        &self,
+        request: &Request<'_>,
+        what: (u64, u64),
+        flags: u64,
+        why: Errno,
+        is_so: impl Fn(&Metadata) -> bool,
+    ) -> Refused {
         let Some(named) = self.named(request, what)? else {
             return Ok(());
         };
         match self.look_at(request.task, &named, flags)? {
-            Some(seen) if seen.kind != Kind::Symlink && !credentials.may(&seen, wanted) => {
-                self.no(request.task, &named, Errno::ACCESS)
-            }
+            Some(seen) if is_so(&seen) => self.no(request.task, &named, why),
             _ => Ok(()),
         }
     }
@@ -281,15 +293,9 @@ impl Files {
     }
 
     fn changes_mode(&self, request: &Request<'_>, what: (u64, u64), flags: u64) -> Refused {
-        let Some(named) = self.named(request, what)? else {
-            return Ok(());
-        };
-        match self.look_at(request.task, &named, flags)? {
-            Some(seen) if !request.credentials.owns(&seen) => {
-                self.no(request.task, &named, Errno::PERM)
-            }
-            _ => Ok(()),
-        }
+        self.no_if(request, what, flags, Errno::PERM, |seen| {
+            !request.credentials.owns(seen)
+        })
     }
 
     /// To now by who may write to it, to other times by its owner.
@@ -301,13 +307,11 @@ impl Files {
         times: u64,
     ) -> Refused {
         let credentials = request.credentials;
-        match self.look(request, what, flags)? {
-            Some(seen) if credentials.owns(&seen) => Ok(()),
-            Some(seen) if times == 0 && credentials.may(&seen, WRITE) => Ok(()),
-            Some(_) if times == 0 => Err(Errno::ACCESS),
-            Some(_) => Err(Errno::PERM),
-            None => Ok(()),
-        }
+        let is_now = times == 0;
+        let why = if is_now { Errno::ACCESS } else { Errno::PERM };
+        self.no_if(request, what, flags, why, |seen| {
+            !credentials.owns(seen) && !(is_now && credentials.may(seen, WRITE))
+        })
     }
 
     fn attributes(

@@ -12,7 +12,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use super::credentials::Credentials;
 use super::making::New;
 use super::{Answered, errno, number};
-use crate::sys::dir::{Kind, Metadata};
+use crate::sys::dir::{Kind, Metadata, Time};
 use crate::sys::mount::Tree;
 use crate::sys::owner::{self, At};
 use crate::sys::seccomp::{Answer, Listener, Notification};
@@ -407,32 +407,37 @@ impl Files {
         };
         let from = from.as_ref().map_or(CWD, OwnedFd::as_fd);
         let stat = rustix::fs::statat(from, &*path, flags)?;
-        let mut seen = Metadata::of_kernel(&stat).map_err(errno)?;
-        let what = (seen.kind, seen.accessed);
-        if seen.uid == 0
-            && let Some(recorded) =
-                owner::recorded_below(from, &path, flags.is_empty(), what).map_err(errno)?
-        {
-            (seen.uid, seen.gid) = recorded;
-        } else if let Some(mounted) = self.mounted
-            && let Some(owner) = mounted.owner_of(&seen, mount_of(from, &path, flags)?)
-        {
-            (seen.uid, seen.gid) = owner;
-        }
-        Ok(seen)
+        let seen = Metadata::of_kernel(&stat).map_err(errno)?;
+        self.with_owner(
+            seen,
+            |what| owner::recorded_below(from, &path, flags.is_empty(), what),
+            || mount_of(from, &path, flags),
+        )
     }
 
     /// The same of what is open.
     fn seen_open(&self, held: &OwnedFd) -> Result<Metadata, Errno> {
-        let mut seen = Metadata::of_kernel(&rustix::fs::fstat(held)?).map_err(errno)?;
+        let seen = Metadata::of_kernel(&rustix::fs::fstat(held)?).map_err(errno)?;
+        self.with_owner(
+            seen,
+            |what| owner::recorded_open(held.as_fd(), what),
+            || mount_of(held.as_fd(), c"", AtFlags::EMPTY_PATH),
+        )
+    }
+
+    /// What the kernel says of something, with the owner of its record, or of what is mounted.
+    fn with_owner(
+        &self,
+        mut seen: Metadata,
+        recorded: impl FnOnce((Kind, Time)) -> std::io::Result<Option<(u32, u32)>>,
+        mount: impl FnOnce() -> Result<u64, Errno>,
+    ) -> Result<Metadata, Errno> {
         if seen.uid == 0
-            && let Some(recorded) =
-                owner::recorded_open(held.as_fd(), (seen.kind, seen.accessed)).map_err(errno)?
+            && let Some(recorded) = recorded((seen.kind, seen.accessed)).map_err(errno)?
         {
             (seen.uid, seen.gid) = recorded;
         } else if let Some(mounted) = self.mounted
-            && let Some(owner) =
-                mounted.owner_of(&seen, mount_of(held.as_fd(), c"", AtFlags::EMPTY_PATH)?)
+            && let Some(owner) = mounted.owner_of(&seen, mount()?)
         {
             (seen.uid, seen.gid) = owner;
         }
