@@ -310,7 +310,7 @@ impl Files {
         let is_now = times == 0;
         let why = if is_now { Errno::ACCESS } else { Errno::PERM };
         self.no_if(request, what, flags, why, |seen| {
-            !credentials.owns(seen) && !(is_now && credentials.may(seen, WRITE))
+            !(credentials.owns(seen) || is_now && credentials.may(seen, WRITE))
         })
     }
 
