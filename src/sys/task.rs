@@ -8,13 +8,22 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::PidfdFlags;
 
 use super::dir::Time;
 use super::owner;
 
-/// A thread of another process, as this process's pid namespace numbers it.
+/// A thread of another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Task(pub i32);
+pub struct Task {
+    /// Its number in this process's pid namespace.
+    pub number: i32,
+    /// Its number in the /proc that is the current directory.
+    pub shown: i32,
+}
+
+/// Of a thread, which need not be the first of its process (Linux 6.9).
+pub const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(0o200);
 
 /// No text that the kernel takes as a path is longer, its end included.
 const PATH_BYTES_MAX: usize = 4096;
@@ -45,7 +54,7 @@ impl Task {
         };
         // SAFETY: the local part describes `into`, which is writable; the other one is checked by the kernel, in the other
         // process.
-        let read = unsafe { libc::process_vm_readv(self.0, &local, 1, &remote, 1, 0) };
+        let read = unsafe { libc::process_vm_readv(self.number, &local, 1, &remote, 1, 0) };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
@@ -79,7 +88,7 @@ impl Task {
     /// # Errors
     /// What the kernel says.
     pub fn memory(self) -> io::Result<Memory> {
-        let path = format!("{}/mem", self.0);
+        let path = format!("{}/mem", self.shown);
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         Ok(Memory(rustix::fs::open(path, flags, Mode::empty())?))
     }
@@ -114,7 +123,7 @@ impl Task {
         // SAFETY: the new limit is only read, where there is one; the old one is writable.
         let failed = unsafe {
             libc::prlimit64(
-                self.0,
+                self.number,
                 libc::RLIMIT_LOCKS,
                 new,
                 std::ptr::from_mut(&mut old),
@@ -280,9 +289,16 @@ pub fn split_off_paths() -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn task(number: i32) -> Task {
+        Task {
+            number,
+            shown: number,
+        }
+    }
+
     #[test]
     fn memory_is_read_and_written_as_far_as_it_is_there() {
-        let this = Task(rustix::process::getpid().as_raw_nonzero().get());
+        let this = task(rustix::process::getpid().as_raw_nonzero().get());
         let text = CString::new("some/path".repeat(200)).unwrap();
         let mut seen = [0_u8; 4];
         let at = |bytes: &[u8]| bytes.as_ptr().expose_provenance() as u64;
@@ -322,17 +338,17 @@ mod tests {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let task = Task(i32::try_from(child.id()).unwrap());
-        assert_eq!(task.mark().unwrap(), None);
-        task.set_mark(7).unwrap();
+        let first = task(i32::try_from(child.id()).unwrap());
+        assert_eq!(first.mark().unwrap(), None);
+        first.set_mark(7).unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"\n").unwrap();
         let mut line = String::new();
         let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-        let grandchild = Task(line.trim().parse().unwrap());
+        let grandchild = task(line.trim().parse().unwrap());
         assert_eq!(grandchild.mark().unwrap(), Some(7));
-        for task in [grandchild, task] {
-            let pid = rustix::process::Pid::from_raw(task.0).unwrap();
+        for task in [grandchild, first] {
+            let pid = rustix::process::Pid::from_raw(task.number).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         }
         child.wait().unwrap();

@@ -4,7 +4,8 @@
 //! shmocker (the plain user)
 //!  └─ shmocker-engine   start_engine: new user, mount and pid namespace; ids mapped by newuidmap
 //!      └─ shmocker-step  Sandbox::run: new mount, pid, ipc, uts, cgroup (and network) namespace; walks STEPS
-//!          = the command  the first process of its pid namespace; in a user namespace of its own where `shift` asks for one
+//!          = the command  the first process of its pid namespace; in a user namespace of its own where `shift` asks for one, or
+//!                         `proc` needs one
 //!
 //! shmocker-supervisor  (the plain user) stays when its parent ends; has an engine of its own, for a habitat that is up
 //! shmocker-visitor     (the plain user, then in a container's user namespace) runs one command more there
@@ -27,6 +28,7 @@ mod network;
 mod output;
 mod ports;
 pub mod probe;
+mod proc;
 mod recorded;
 pub mod rlimit;
 mod role;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::emulator::try_handlers;
 use super::ids::Ids;
 use super::network::{Helper, try_helper};
+use super::proc::Proc;
 use super::role::{Role, StartError, start};
 use crate::sys::memfd::SealedSelf;
 use crate::sys::mount::{Attributes, Tree};
@@ -71,7 +72,7 @@ fn probe(scratch: &Path) -> Findings {
         result.map(drop).map_err(|error| error.to_string())
     }
     Findings {
-        proc: in_words(Tree::of_filesystem("proc", &[], Attributes::NONE)),
+        proc: in_words(Proc::try_new()),
         overlay: in_words(overlay(scratch)),
         network_namespace: in_words(new_namespace()),
         handlers: in_words(try_handlers()),

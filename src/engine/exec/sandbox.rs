@@ -23,6 +23,7 @@ use super::error::{ExecError, doing};
 use super::network::{Lease, Networks};
 use super::output::{Lines, More};
 use super::ports::Port;
+use super::proc::Proc;
 use super::recorded::Deputy;
 use super::rlimit;
 use super::role::{self, Role, argv};
@@ -261,6 +262,7 @@ pub struct Sandbox {
     /// How many files a command may open: as many as the user's own.
     files_max: Option<u64>,
     emulators: Arc<Emulators>,
+    proc: Proc,
 }
 
 impl Sandbox {
@@ -279,6 +281,7 @@ impl Sandbox {
             networks: Networks::new(scratch, Box::new(warn)),
             files_max: rustix::process::getrlimit(Resource::Nofile).current,
             emulators: Arc::new(Emulators::of(directories)),
+            proc: Proc::to_be_had(),
         })
     }
 
@@ -313,8 +316,10 @@ impl Sandbox {
         if owner::are_recorded() && run.security == Security::Insecure {
             return Err(ExecError::InsecureWithOneId);
         }
+        let walled_off = self.proc.walled_off(run.shift);
+        run.shift = walled_off.map_err(doing("read this process's ids"))?;
         let (mut spec, files) = prepare(run, root, &network, &streams)?;
-        spec.files_max = self.files_max;
+        (spec.files_max, spec.proc) = (self.files_max, self.proc);
         let payload = serde_json::to_vec(&spec)
             .map_err(io::Error::from)
             .map_err(doing("describe the container"))?;
@@ -615,6 +620,7 @@ fn prepare(
         },
         root: root_index,
         network: network_index,
+        proc: Proc::Own,
         sys: sys_index,
         mounts,
         streams: match streams {

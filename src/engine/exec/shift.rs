@@ -9,14 +9,13 @@
 //! ```
 //! and its root must be a tree whose owners are shifted by the same map. This is what podman calls keep-id.
 
-use std::io::{self, Write as _};
+use std::io;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 
 use super::ids::{Extent, available, table};
+use super::proc::number_of_child;
 use crate::digest::Fields;
-use crate::sys::mount::{Attributes, Tree};
 
 /// Which user and which group of a container are the caller's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,17 +64,10 @@ impl Shift {
 
     /// Maps the ids of a new user namespace, for its first process, which waits for it.
     pub(super) fn apply(&self, to: Pid) -> io::Result<()> {
-        // The numbers that the machine's own /proc has for processes are not this process's.
-        let proc = Tree::of_filesystem("proc", &[], Attributes::NONE)?;
-        let pid = to.as_raw_nonzero();
+        // The numbers that the /proc here has for processes are not this process's.
+        let number = number_of_child(to)?;
         for (kind, ids) in [("uid", &self.users), ("gid", &self.groups)] {
-            let file = rustix::fs::openat(
-                &proc,
-                format!("{pid}/{kind}_map"),
-                OFlags::WRONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            std::fs::File::from(file).write_all(table(&ids.extents()).as_bytes())?;
+            std::fs::write(format!("/proc/{number}/{kind}_map"), table(&ids.extents()))?;
         }
         Ok(())
     }

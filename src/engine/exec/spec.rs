@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::proc::Proc;
 use super::users::Identity;
 use crate::graph::{Security, Ulimit};
 
@@ -36,6 +37,8 @@ pub(super) struct ExecSpec {
     pub root: FileIndex,
     /// The network namespace; `None`: the one it starts in.
     pub network: Option<FileIndex>,
+    /// Its /proc.
+    pub proc: Proc,
     /// A /sys that shows its network, where it may not mount one.
     pub sys: Option<FileIndex>,
     /// What is mounted, in this order.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::cancel::Cancel;
 use super::cgroup;
 use super::error::{ExecError, doing};
+use super::proc::Proc;
 use super::role::{self, Role, argv};
 use super::sandbox::{Exit, Streams, Watch, completed, rooted};
 use super::spec::{ExecSpec, GroupSpec, Reply, StreamsSpec};
@@ -180,6 +181,8 @@ fn spec(visit: &Visit, root: BorrowedFd<'_>, streams: &Streams<'_>) -> Result<Ex
         group: GroupSpec::Started,
         root: 0,
         network: None,
+        // It is there.
+        proc: Proc::Shared,
         sys: None,
         mounts: Vec::new(),
         streams: match streams {

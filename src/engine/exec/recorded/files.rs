@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+use rustix::process::PidfdGetfdFlags;
 
 use super::credentials::Credentials;
 use super::making::New;
@@ -16,7 +16,7 @@ use crate::sys::dir::{Kind, Metadata, Time};
 use crate::sys::mount::Tree;
 use crate::sys::owner::{self, At};
 use crate::sys::seccomp::{Answer, Listener, Notification};
-use crate::sys::task::{self, Task};
+use crate::sys::task::{self, THREAD, Task};
 
 pub(super) const SET_USER_ID: u32 = 0o4000;
 pub(super) const SET_GROUP_ID: u32 = 0o2000;
@@ -157,9 +157,9 @@ fn seen_from_here(task: Task, named: &Named) -> Result<CString, Errno> {
     let path = named.path.to_bytes();
     let start = match named.directory {
         _ if path.starts_with(b"/") => String::new(),
-        -100 => format!("{}/cwd/", task.0),
-        fd if path.is_empty() => format!("{}/fd/{fd}", task.0),
-        fd => format!("{}/fd/{fd}/", task.0),
+        -100 => format!("{}/cwd/", task.shown),
+        fd if path.is_empty() => format!("{}/fd/{fd}", task.shown),
+        fd => format!("{}/fd/{fd}/", task.shown),
     };
     CString::new([start.as_bytes(), path].concat()).map_err(|_| Errno::INVAL)
 }
@@ -196,8 +196,8 @@ fn mount_of(directory: BorrowedFd<'_>, path: &CStr, flags: AtFlags) -> Result<u6
     Ok(seen.stx_mnt_id)
 }
 
-/// What this thread has for finding things. Its current directory is a /proc in which the caller has the number that it
-/// calls with; its root is the container's.
+/// What this thread has for finding things. Its current directory is a /proc in which callers have
+/// the numbers that [`Task::shown`] is; its root is the container's.
 #[derive(Debug)]
 pub(super) struct Files {
     proc: OwnedFd,
@@ -214,12 +214,12 @@ impl Files {
     pub(super) fn of(
         proc: &Tree,
         listener: &Listener,
-        call: &Notification,
+        (task, call): (Task, &Notification),
         mounted_are_of: Option<(u32, u32)>,
     ) -> Result<Self, Errno> {
         let proc = rustix::io::fcntl_dupfd_cloexec(proc, 0)?;
         rustix::process::fchdir(&proc)?;
-        let root = open_path(&format!("{}/root", call.pid))?;
+        let root = open_path(&format!("{}/root", task.shown))?;
         if !listener.is_waiting(call) {
             return Err(Errno::SRCH);
         }
@@ -297,7 +297,7 @@ impl Files {
         if !self.roots_differ {
             return work(self);
         }
-        let root = open_path(&format!("{}/root", request.task.0))?;
+        let root = open_path(&format!("{}/root", request.task.shown))?;
         request.still_waits()?;
         self.enter(&root)?;
         let answer = work(self);
@@ -384,8 +384,8 @@ impl Files {
             return open_path("/");
         }
         match named.directory {
-            -100 => open_path(&format!("{}/cwd", task.0)),
-            fd => open_path(&format!("{}/fd/{fd}", task.0)),
+            -100 => open_path(&format!("{}/cwd", task.shown)),
+            fd => open_path(&format!("{}/fd/{fd}", task.shown)),
         }
     }
 
@@ -400,7 +400,7 @@ impl Files {
         let (from, path) = match named.directory {
             _ if path.to_bytes().starts_with(b"/") => (None, path.clone()),
             -100 => {
-                let path = [format!("{}/cwd/", task.0).as_bytes(), path.to_bytes()].concat();
+                let path = [format!("{}/cwd/", task.shown).as_bytes(), path.to_bytes()].concat();
                 (None, CString::new(path).map_err(|_| Errno::INVAL)?)
             }
             fd => (Some(self.opened(task, fd)?), path.clone()),
@@ -446,11 +446,9 @@ impl Files {
 
     /// What a caller has open. Whether it is still the caller's is for who asks to know.
     fn opened(&self, task: Task, fd: i32) -> Result<OwnedFd, Errno> {
-        /// Of a thread, which need not be the first of its process (Linux 6.9).
-        const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(0o200);
         let mut last = self.last.borrow_mut();
         if last.as_ref().is_none_or(|(of, _)| *of != task) {
-            let pid = rustix::process::Pid::from_raw(task.0).ok_or(Errno::SRCH)?;
+            let pid = rustix::process::Pid::from_raw(task.number).ok_or(Errno::SRCH)?;
             *last = rustix::process::pidfd_open(pid, THREAD)
                 .ok()
                 .map(|it| (task, it));
@@ -463,7 +461,7 @@ impl Files {
                 Err(_) => *last = None,
             }
         }
-        open_path(&format!("{}/fd/{fd}", task.0))
+        open_path(&format!("{}/fd/{fd}", task.shown))
     }
 
     /// The kind of file system that something is in.
@@ -511,7 +509,7 @@ impl Files {
 
     fn find_open(&self, request: &Request<'_>, fd: u64) -> Result<Subject, Errno> {
         let fd = number(fd).cast_signed();
-        let held = open_path(&format!("{}/fd/{fd}", request.task.0))?;
+        let held = open_path(&format!("{}/fd/{fd}", request.task.shown))?;
         request.still_waits()?;
         self.subject(held)
     }
@@ -554,7 +552,7 @@ impl Files {
 
     /// Of what is open for more than to be named (`O_PATH`): /proc shows that as the rights of a link.
     fn chown_open(&self, request: &Request<'_>, fd: u64, uid: u64, gid: u64) -> Answered {
-        let link = format!("{}/fd/{}", request.task.0, number(fd).cast_signed());
+        let link = format!("{}/fd/{}", request.task.shown, number(fd).cast_signed());
         match rustix::fs::statat(CWD, link, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(link) if link.st_mode & 0o600 != 0 => {
                 self.chown(request, (fd, 0, EMPTY_PATH), uid, gid)

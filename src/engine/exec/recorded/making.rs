@@ -291,7 +291,7 @@ fn mode_of_file(request: &Request<'_>, directory: &Subject, mode: u64) -> Result
 
 /// A mode without what the caller's umask takes away.
 fn unmasked(task: Task, mode: u32) -> Result<Mode, Errno> {
-    let status = std::fs::read_to_string(format!("{}/status", task.0)).map_err(errno)?;
+    let status = std::fs::read_to_string(format!("{}/status", task.shown)).map_err(errno)?;
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     let mask = line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok());
     Ok(Mode::from_raw_mode(mode & !mask.ok_or(Errno::IO)?))

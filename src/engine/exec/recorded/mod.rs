@@ -24,6 +24,7 @@ mod access;
 mod credentials;
 mod files;
 mod making;
+mod numbers;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,14 +33,16 @@ use std::thread::JoinHandle;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
+use super::proc::Proc;
 use super::seccomp::native_calls;
 use super::stub::open_host;
 use super::users::Identity;
-use crate::sys::mount::{Attributes, Tree};
+use crate::sys::mount::Tree;
 use crate::sys::seccomp::{Answer, Listener, Notification};
 use crate::sys::task::{Task, split_off_paths};
 use credentials::Credentials;
 use files::{Files, Request};
+use numbers::Numbers;
 
 /// The most identities that one step can have.
 const IDENTITIES_MAX: usize = 1 << 16;
@@ -75,11 +78,12 @@ impl Deputy {
         identity: &Identity,
         mounted_are_of: Option<(u32, u32)>,
     ) -> io::Result<Self> {
-        // The numbers that processes have in the engine's pid namespace. In that of the machine's there is one already.
-        let proc = match Tree::of_filesystem("proc", &[], Attributes::NONE) {
+        // In the machine's pid namespace there is one already. So there is in a container that has its /proc partly covered.
+        let proc = match Proc::try_new() {
             Ok(proc) => proc,
             Err(_) => open_host("/proc")?.into(),
         };
+        let numbers = Numbers::of(proc.as_fd())?;
         let first = Credentials::of(identity);
         let (stopped, stop) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (ended, ending) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -96,6 +100,7 @@ impl Deputy {
                     mounted_are_of,
                     stopped,
                     proc,
+                    numbers,
                 };
                 // Without it, what the step calls is answered with ENOSYS.
                 split_off_paths().and_then(|()| work.run())
@@ -140,8 +145,10 @@ struct Work {
     mounted_are_of: Option<(u32, u32)>,
     /// Its other end is closed when it is enough.
     stopped: OwnedFd,
-    /// A /proc in which callers have the numbers that they call with.
+    /// A /proc that has the callers.
     proc: Tree,
+    /// What they are called there.
+    numbers: Numbers,
 }
 
 struct Calls {
@@ -184,7 +191,11 @@ impl Work {
         while let Some(call) = self.listener.next(self.stopped.as_fd())? {
             if self.files.is_none() {
                 // Whoever calls first is in the container already, and alone.
-                match Files::of(&self.proc, &self.listener, &call, self.mounted_are_of) {
+                let files = self.task(&call).and_then(|task| {
+                    let caller = (task, &call);
+                    Files::of(&self.proc, &self.listener, caller, self.mounted_are_of)
+                });
+                match files {
                     Ok(files) => self.files = Some(files),
                     Err(_) if !self.listener.is_waiting(&call) => continue,
                     Err(error) => return Err(error.into()),
@@ -199,12 +210,16 @@ impl Work {
         Ok(())
     }
 
-    fn answer(&mut self, call: &Notification) -> Answered {
-        let task = Task(call.pid);
-        if call.pid <= 0 {
+    fn task(&mut self, call: &Notification) -> Result<Task, Errno> {
+        match call.pid {
             // Of no namespace below this one. Zero would be this process.
-            return Err(Errno::SRCH);
+            ..=0 => Err(Errno::SRCH),
+            number => self.numbers.task(self.proc.as_fd(), number),
         }
+    }
+
+    fn answer(&mut self, call: &Notification) -> Answered {
+        let task = self.task(call)?;
         let Some(name) = self.calls.name(call) else {
             return Err(Errno::NOSYS);
         };
