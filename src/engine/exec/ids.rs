@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::Pid;
+use rustix::thread::CapabilitySet;
 
 /// How many ids a container has: enough for `nobody` (65534) and the unused 65535.
 const IDS_WANTED: u32 = 65_536;
@@ -122,6 +123,21 @@ pub enum IdsError {
         /// Which.
         program: &'static str,
     },
+    /// Whoever maps more than the caller's own id has no power to do it here.
+    #[error("{program} may not map ids here: {why}")]
+    #[diagnostic(
+        code(ids::no_power),
+        help(
+            "let the container have CAP_SETUID and CAP_SETGID, and set-id programs their effect (without `no-new-privileges`; in \
+             Kubernetes, `allowPrivilegeEscalation: true`)"
+        )
+    )]
+    NoPower {
+        /// Who would.
+        program: &'static str,
+        /// Why not.
+        why: &'static str,
+    },
     /// The helper ran and refused.
     #[error("{program} failed: {said}")]
     #[diagnostic(
@@ -152,7 +168,8 @@ pub enum IdsError {
     #[diagnostic(
         code(ids::map_refused),
         help(
-            "this root user lacks CAP_SETUID or CAP_SETGID; run as a plain user with subordinate ids"
+            "this root lacks CAP_SETUID, CAP_SETGID or CAP_SETFCAP, without which it may not even map itself; run as another user, who \
+             may (`--user`; in Kubernetes, `runAsUser`)"
         )
     )]
     MapRefused {
@@ -189,7 +206,10 @@ impl IdsError {
     /// Whether there are no more ids than the caller's own, so that a single one is all that can be had.
     #[must_use]
     pub fn is_lack(&self) -> bool {
-        matches!(self, Self::NoRanges { .. } | Self::NoHelper { .. })
+        matches!(
+            self,
+            Self::NoRanges { .. } | Self::NoHelper { .. } | Self::NoPower { .. }
+        )
     }
 }
 
@@ -210,8 +230,21 @@ impl Ids {
     /// With the command that would mend it.
     pub fn of(caller: &Caller) -> Result<Self, IdsError> {
         let mut machine = Machine::read();
+        let may = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
         if caller.uid == 0 {
-            return Ok(Self::of_root(&machine));
+            return match rustix::thread::capabilities(None) {
+                // Its own id root may map with the last of these only.
+                Ok(sets)
+                    if !sets.effective.contains(may)
+                        && sets.effective.contains(CapabilitySet::SETFCAP) =>
+                {
+                    Err(IdsError::NoPower {
+                        program: "root",
+                        why: "it lacks CAP_SETUID or CAP_SETGID",
+                    })
+                }
+                _ => Ok(Self::of_root(&machine)),
+            };
         }
         for (file, option) in [
             (&mut machine.subuid, None),
@@ -228,6 +261,20 @@ impl Ids {
             users: helper("newuidmap")?,
             groups: helper("newgidmap")?,
         };
+        let why = if rustix::thread::no_new_privs() == Ok(true) {
+            Some("no program has more power than who starts it (no-new-privileges)")
+        } else if may
+            .iter()
+            .any(|one| rustix::thread::capability_is_in_bounding_set(one) == Ok(false))
+        {
+            Some("nothing may have CAP_SETUID or CAP_SETGID")
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            let program = "newuidmap";
+            return Err(IdsError::NoPower { program, why });
+        }
         Ok(Self {
             users,
             groups,

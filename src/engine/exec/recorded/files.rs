@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use rustix::process::PidfdGetfdFlags;
+use rustix::thread::LinkNameSpaceType;
 
 use super::credentials::Credentials;
 use super::making::New;
@@ -205,8 +206,18 @@ pub(super) struct Files {
     mounted: Option<Mounted>,
     /// Who has called last. It is this one for good, whoever has its number later.
     last: RefCell<Option<(Task, OwnedFd)>>,
-    /// Whether a process may have another root.
-    roots_differ: bool,
+    roots: Roots,
+}
+
+/// Whether processes have different roots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Roots {
+    /// Not yet.
+    Same,
+    /// They may.
+    Differ,
+    /// Nothing here can change its root.
+    Fixed,
 }
 
 impl Files {
@@ -230,14 +241,29 @@ impl Files {
                 root: mount_of(root.as_fd(), c"", AtFlags::EMPTY_PATH)?,
             }),
         };
-        let files = Self {
+        let mut files = Self {
             proc,
             root,
             mounted,
             last: RefCell::new(None),
-            roots_differ: false,
+            roots: Roots::Same,
         };
-        files.enter(&files.root)?;
+        match files.enter(&files.root) {
+            // The filter of a container without CAP_SYS_CHROOT, which is the caller's too.
+            Err(Errno::PERM) => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let mounts = format!("{}/ns/mnt", task.shown);
+                let mounts = rustix::fs::openat(&files.proc, mounts, flags, Mode::empty())?;
+                if !listener.is_waiting(call) {
+                    return Err(Errno::SRCH);
+                }
+                let kind = Some(LinkNameSpaceType::Mount);
+                rustix::thread::move_into_link_name_space(mounts.as_fd(), kind)?;
+                rustix::process::fchdir(&files.proc)?;
+                files.roots = Roots::Fixed;
+            }
+            entered => entered?,
+        }
         rustix::process::umask(Mode::empty());
         Ok(files)
     }
@@ -251,7 +277,9 @@ impl Files {
     /// Answers a call.
     pub(super) fn answer(&mut self, name: &'static str, request: &Request<'_>) -> Answered {
         if name == "chroot" {
-            self.roots_differ = true;
+            if self.roots == Roots::Same {
+                self.roots = Roots::Differ;
+            }
             return Ok(Answer::Go);
         }
         self.within(request, |files| files.dispatch(name, request))
@@ -294,7 +322,7 @@ impl Files {
         request: &Request<'_>,
         work: impl FnOnce(&Self) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        if !self.roots_differ {
+        if self.roots != Roots::Differ {
             return work(self);
         }
         let root = open_path(&format!("{}/root", request.task.shown))?;
