@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::exec::ids::{Caller, Ids};
 use super::exec::probe::{self, Findings};
-use super::exec::userns::{self, IN_A_CONTAINER, Restriction};
+use super::exec::userns::{self, Restriction};
 use super::exec::{StartError, emulated, ids, network_fix};
 use crate::sys::memfd::sealed_self;
 
@@ -51,7 +51,7 @@ const FOREIGN: &str = "foreign-architectures";
 /// Whether builds can run at all.
 #[must_use]
 pub fn can_build(checks: &[Check]) -> bool {
-    let needed = [USER_NAMESPACES, IDS, PROC];
+    let needed = [USER_NAMESPACES, IDS];
     !checks
         .iter()
         .any(|check| needed.contains(&check.check) && check.status == Status::Missing)
@@ -180,11 +180,17 @@ fn proc_check(findings: &Findings) -> Check {
     match &findings.proc {
         Ok(()) => check(PROC, Status::Ok, "a new one can be mounted"),
         Err(why) => Check {
-            fix: Some(IN_A_CONTAINER.to_owned()),
+            fix: Some(
+                "start the container with `--security-opt systempaths=unconfined`; in Kubernetes, with `procMount: Unmasked`"
+                    .to_owned(),
+            ),
             ..check(
                 PROC,
-                Status::Missing,
-                format!("no new one can be mounted, so steps cannot run: {why}"),
+                Status::Degraded,
+                format!(
+                    "no new one can be mounted, as where a container has its own partly covered. Steps share that, read-only: programs \
+                     find other numbers there than their own, and see which processes the container has: {why}"
+                ),
             )
         },
     }

@@ -16,7 +16,7 @@ use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags};
@@ -103,8 +103,7 @@ pub fn recorded_below(
     let mut value = [0; 32];
     match attribute_below(from, path, follows, NAME, &mut value) {
         Err(Errno::NOSYS) => {
-            let there = format!("self/fd/{}", from.as_raw_fd());
-            let there = Path::new(&there).join(OsStr::from_bytes(path.to_bytes()));
+            let there = named_below(from, path);
             let at = match follows {
                 true => At::Open(&there),
                 false => At::Entry(&there),
@@ -112,6 +111,15 @@ pub fn recorded_below(
             recorded(at, kind, accessed)
         }
         read => understood(read, &value),
+    }
+}
+
+/// The same by one path, in the /proc that is the current directory.
+fn named_below(from: BorrowedFd<'_>, path: &CStr) -> PathBuf {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    match from.as_raw_fd() {
+        here if here == CWD.as_raw_fd() => path.to_owned(),
+        fd => Path::new(&format!("self/fd/{fd}")).join(path),
     }
 }
 
@@ -243,8 +251,23 @@ fn record_in_time(at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
     use crate::sys::file::tempdir::TempDir;
+
+    #[test]
+    fn what_lies_below_has_one_path_too() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let fd = format!("self/fd/{}", null.as_raw_fd());
+        for (from, path, named) in [
+            (null.as_fd(), c"a/b", format!("{fd}/a/b")),
+            (null.as_fd(), c"/a", "/a".to_owned()),
+            (CWD, c"7/cwd/a", "7/cwd/a".to_owned()),
+        ] {
+            assert_eq!(named_below(from, path), Path::new(&named));
+        }
+    }
 
     #[test]
     fn records_stay_with_what_they_are_of() {

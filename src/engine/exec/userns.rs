@@ -15,9 +15,9 @@ pub fn apparmor_profile(program: &Path) -> String {
 }
 
 /// What a container has to be started with so that it can have containers itself.
-pub(in crate::engine) const IN_A_CONTAINER: &str = "in a container, start that with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`, \
-     and `--security-opt apparmor=unconfined` where there is AppArmor; in Kubernetes, with `hostUsers: false`, \
-     `procMount: Unmasked` and a seccompProfile `Unconfined`";
+pub(super) const IN_A_CONTAINER: &str = "in a container, start that with `--security-opt seccomp=unconfined`, and with \
+     `--security-opt apparmor=unconfined` where there is AppArmor; in Kubernetes, with a seccompProfile and an appArmorProfile of type \
+     `Unconfined`";
 
 /// Something keeps the user from making user namespaces, without which nothing can be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]

@@ -66,7 +66,7 @@ impl Others {
         let process = match open(THREAD) {
             // Before Linux 6.9: of the first thread of a process only.
             Err(Errno::INVAL) => match open(PidfdFlags::empty()) {
-                Err(Errno::INVAL) => None,
+                Err(Errno::INVAL | Errno::NOENT) => None,
                 opened => Some(opened?),
             },
             opened => Some(opened?),
