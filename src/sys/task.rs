@@ -200,20 +200,20 @@ impl Memory {
     }
 }
 
-/// What `stat` says of a path of this process, with another owner.
+/// What `stat` says of something that is held, with another owner.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn stat(path: &CStr, owner: (u32, u32)) -> io::Result<libc::stat> {
+pub fn stat(held: BorrowedFd<'_>, owner: (u32, u32)) -> io::Result<libc::stat> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
     let failed = unsafe {
         libc::syscall(
             libc::SYS_newfstatat,
-            libc::AT_FDCWD,
-            path.as_ptr(),
+            held.as_raw_fd(),
+            c"".as_ptr(),
             stat.as_mut_ptr(),
-            0,
+            libc::AT_EMPTY_PATH,
         )
     };
     if failed < 0 {
@@ -233,15 +233,15 @@ pub fn stat(path: &CStr, owner: (u32, u32)) -> io::Result<libc::stat> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn statx(path: &CStr, mask: u32, owner: (u32, u32)) -> io::Result<libc::statx> {
+pub fn statx(held: BorrowedFd<'_>, mask: u32, owner: (u32, u32)) -> io::Result<libc::statx> {
     let mut stat = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path ends in zero, and the structure is the kernel's own, writable.
     let failed = unsafe {
         libc::syscall(
             libc::SYS_statx,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            0,
+            held.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
             mask,
             stat.as_mut_ptr(),
         )

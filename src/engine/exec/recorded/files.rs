@@ -64,9 +64,8 @@ pub(super) struct Named {
     pub(super) path: CString,
 }
 
-/// Something that is there: where it is in this thread's /proc, and what holds it.
+/// Something that is there, and what holds it.
 pub(super) struct Subject {
-    path: CString,
     pub(super) metadata: Metadata,
     pub(super) held: OwnedFd,
     /// Whether it belongs to whom what is mounted belongs to, without a record.
@@ -75,18 +74,17 @@ pub(super) struct Subject {
 
 impl Subject {
     pub(super) fn of(held: OwnedFd) -> Result<Self, Errno> {
-        let path = format!("self/fd/{}", held.as_raw_fd());
-        let path = CString::new(path).map_err(|_| Errno::INVAL)?;
         let stat = rustix::fs::fstat(&held)?;
         let mut metadata = Metadata::of_kernel(&stat).map_err(errno)?;
         // What this process cannot own is nobody's here, and no record says otherwise.
         if metadata.uid == 0
-            && let Some(recorded) = recorded(&path, &metadata)?
+            && let Some(recorded) =
+                owner::recorded_open(held.as_fd(), (metadata.kind, metadata.accessed))
+                    .map_err(errno)?
         {
             (metadata.uid, metadata.gid) = recorded;
         }
         Ok(Self {
-            path,
             metadata,
             held,
             is_mounted: false,
@@ -95,6 +93,11 @@ impl Subject {
 
     pub(super) fn owner(&self) -> (u32, u32) {
         (self.metadata.uid, self.metadata.gid)
+    }
+
+    /// Where it is in this thread's /proc.
+    fn path(&self) -> String {
+        format!("self/fd/{}", self.held.as_raw_fd())
     }
 
     /// Whose rights it gives to whoever executes it. Scripts give none.
@@ -113,7 +116,7 @@ impl Subject {
         let mut head = [0; 2];
         let read = rustix::fs::openat(
             CWD,
-            &*self.path,
+            self.path(),
             // Somebody's lease on it would be waited for otherwise.
             OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
             Mode::empty(),
@@ -149,7 +152,14 @@ impl Subject {
     }
 
     pub(super) fn record(&self, owner: (u32, u32)) -> Result<(), Errno> {
-        owner::record(at(&self.path), self.metadata.kind, owner.0, owner.1).map_err(errno)
+        let path = self.path();
+        owner::record(
+            At::Open(Path::new(&path)),
+            self.metadata.kind,
+            owner.0,
+            owner.1,
+        )
+        .map_err(errno)
     }
 }
 
@@ -163,19 +173,6 @@ fn seen_from_here(task: Task, named: &Named) -> Result<CString, Errno> {
         fd => format!("{}/fd/{fd}/", task.shown),
     };
     CString::new([start.as_bytes(), path].concat()).map_err(|_| Errno::INVAL)
-}
-
-fn as_path(path: &CStr) -> &Path {
-    use std::os::unix::ffi::OsStrExt as _;
-    Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()))
-}
-
-fn at(path: &CStr) -> At<'_> {
-    At::Open(as_path(path))
-}
-
-fn recorded(path: &CStr, metadata: &Metadata) -> Result<Option<(u32, u32)>, Errno> {
-    owner::recorded(at(path), metadata.kind, metadata.accessed).map_err(errno)
 }
 
 /// What is mounted into the container belongs to somebody of it, as far as no record says otherwise.
@@ -647,7 +644,7 @@ impl Files {
             last_modification: times.modified(request.task)?,
         };
         request.still_waits()?;
-        rustix::fs::utimensat(CWD, &*subject.path, &times, AtFlags::empty())?;
+        rustix::fs::utimensat(&subject.held, c"", &times, AtFlags::EMPTY_PATH)?;
         Ok(Answer::Value(0))
     }
 }
@@ -693,11 +690,11 @@ impl To {
         let owner = subject.owner();
         match self {
             Self::Stat(to) => {
-                let stat = task::stat(&subject.path, owner).map_err(errno)?;
+                let stat = task::stat(subject.held.as_fd(), owner).map_err(errno)?;
                 request.put(to, task::bytes_of(&stat))?;
             }
             Self::Statx(to, mask) => {
-                let stat = task::statx(&subject.path, mask, owner).map_err(errno)?;
+                let stat = task::statx(subject.held.as_fd(), mask, owner).map_err(errno)?;
                 request.put(to, task::bytes_of(&stat))?;
             }
         }
@@ -726,9 +723,9 @@ fn chown(request: &Request<'_>, subject: &Subject, uid: u64, gid: u64) -> Answer
         };
     }
     // To nobody new: set-id bits and capabilities go, and what is in a layer below is copied up.
-    rustix::fs::chown(&*subject.path, None, None)?;
+    rustix::fs::chownat(&subject.held, c"", None, None, AtFlags::EMPTY_PATH)?;
     if let Some(mode) = unlocked {
-        rustix::fs::chmod(&*subject.path, Mode::from_raw_mode(mode))?;
+        rustix::fs::chmod(subject.path(), Mode::from_raw_mode(mode))?;
     }
     match subject.record(new) {
         Ok(()) => Ok(Answer::Value(0)),

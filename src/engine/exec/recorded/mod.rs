@@ -226,6 +226,8 @@ impl Work {
         let index = match name {
             // The same for everybody, and made often.
             "stat" | "lstat" | "fstat" | "newfstatat" | "statx" => 0,
+            // As long as nobody has become anybody else.
+            _ if self.identities.len() == 1 => 0,
             _ => self.index(task)?,
         };
         let Some(credentials) = self.identities.get(index) else {
