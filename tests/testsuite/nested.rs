@@ -53,8 +53,11 @@ RUN sleep 4321 & sleep 4321
 FROM base AS good
 RUN mkdir /x && touch /x/f && chown 5:6 /x/f && mkdir -m 777 /of && su app -c 'touch /of/app'
 RUN cd /x && echo seen $(stat -c %u:%g f /of/app) $(id -u)
+RUN grep -q "127.*[[:space:]]$(hostname)" /etc/hosts
 USER app
-RUN touch /of/it && echo seen $(stat -c %u:%g /of/it) $(id -u) $(cat /proc/self/comm) > /dev/stdout
+RUN touch /of/it && echo seen $(stat -c %u:%g /of/it) $(id -u) $(cat /proc/self/comm) > /dev/stderr
+# Who answers the step's calls has another root.
+RUN touch /proc/self/root/usr/bin/shmocker 2>&1 | grep 'No such file'
 "#;
 
 /// What a step can try with processes that are not its own.

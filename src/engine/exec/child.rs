@@ -5,7 +5,7 @@
 //! of its own, and reaches the tree of the image only through descriptors that resolve inside it.
 
 use std::ffi::{CString, OsStr};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -19,7 +19,7 @@ use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, Link
 use super::devices;
 use super::machine;
 use super::rlimit;
-use super::sandbox::HOSTNAME;
+use super::sandbox::{HOSTNAME, HOSTS};
 use super::seccomp;
 use super::spec::{
     Emulated, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
@@ -442,10 +442,14 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                 let name = index.to_string();
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(memory, &*name, flags, Mode::from_raw_mode(0o600))?;
-                io::copy(
-                    &mut std::fs::File::from(content),
-                    &mut std::fs::File::from(file.try_clone()?),
-                )?;
+                let mut written = std::fs::File::from(file.try_clone()?);
+                io::copy(&mut std::fs::File::from(content), &mut written)?;
+                let machine = rustix::system::uname();
+                let called = machine.nodename().to_string_lossy();
+                if target == HOSTS && *called != *setup.spec.hostname {
+                    // It could not be given its own name.
+                    writeln!(written, "127.0.0.1\t{called}")?;
+                }
                 match sys::file::set_owner(&file, *uid, *gid) {
                     // In memory no owner can be recorded before Linux 6.6. Everybody can read it there anyway.
                     Err(_) if owner::are_recorded() => {}

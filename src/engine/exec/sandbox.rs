@@ -44,6 +44,8 @@ use crate::sys::spawn::{self, Command, Ended, MappedError, Namespaces, Program, 
 
 /// What machines are called inside, as BuildKit calls them.
 pub const HOSTNAME: &str = "buildkitsandbox";
+/// Which names it knows machines by.
+pub(super) const HOSTS: &str = "/etc/hosts";
 /// How large /dev/shm is where nothing else is asked for.
 const SHM_BYTES: u64 = 64 << 20;
 /// How long a command that handles SIGTERM may take to end once somebody wishes it to stop.
@@ -547,7 +549,7 @@ fn prepare(
     }
     let system = [
         ("/etc/resolv.conf", network.resolv_conf.clone()),
-        ("/etc/hosts", hosts),
+        (HOSTS, hosts),
     ];
     let system = system.map(|(target, text)| Mount {
         target: target.to_owned(),

@@ -5,7 +5,9 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, StatxFlags, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use rustix::process::PidfdGetfdFlags;
 use rustix::thread::LinkNameSpaceType;
@@ -204,6 +206,9 @@ pub(super) struct Files {
     /// Who has called last. It is this one for good, whoever has its number later.
     last: RefCell<Option<(Task, OwnedFd)>>,
     roots: Roots,
+    /// Whether the container's /proc has this process. There, it would take itself for the caller: what leads there is for the
+    /// kernel to find.
+    is_seen: bool,
 }
 
 /// Whether processes have different roots.
@@ -244,6 +249,7 @@ impl Files {
             mounted,
             last: RefCell::new(None),
             roots: Roots::Same,
+            is_seen: false,
         };
         match files.enter(&files.root) {
             // The filter of a container without CAP_SYS_CHROOT, which is the caller's too.
@@ -261,6 +267,7 @@ impl Files {
             }
             entered => entered?,
         }
+        files.is_seen = rustix::fs::readlink(c"/proc/self", Vec::new()).is_ok();
         rustix::process::umask(Mode::empty());
         Ok(files)
     }
@@ -422,6 +429,10 @@ impl Files {
         if path.is_empty() && named.directory >= 0 {
             return self.seen_open(&self.opened(task, named.directory)?);
         }
+        if self.is_seen {
+            let beginning = self.beginning(task, named)?;
+            return self.seen_open(&self.resolve(&beginning, path, following(flags))?);
+        }
         let (from, path) = match named.directory {
             _ if path.to_bytes().starts_with(b"/") => (None, path.clone()),
             -100 => {
@@ -491,6 +502,11 @@ impl Files {
 
     /// The kind of file system that something is in.
     pub(super) fn filesystem(&self, task: Task, named: &Named) -> Result<i64, Errno> {
+        if self.is_seen {
+            let beginning = self.beginning(task, named)?;
+            let held = self.resolve(&beginning, &named.path, OFlags::empty())?;
+            return Ok(rustix::fs::fstatfs(held)?.f_type);
+        }
         Ok(rustix::fs::statfs(seen_from_here(task, named)?)?.f_type)
     }
 
@@ -519,17 +535,28 @@ impl Files {
         if named.path.is_empty() {
             return self.subject(beginning);
         }
-        let mut open = OFlags::PATH | OFlags::CLOEXEC;
-        if AtFlags::from_bits_retain(number(flags)).contains(AtFlags::SYMLINK_NOFOLLOW) {
-            open |= OFlags::NOFOLLOW;
-        }
-        self.subject(resolve(&beginning, &named.path, open)?)
+        let following = following(AtFlags::from_bits_retain(number(flags)));
+        self.subject(self.resolve(&beginning, &named.path, following)?)
     }
 
     /// What a path leads to from a directory.
     pub(super) fn below(&self, directory: &Subject, path: &CStr) -> Result<Subject, Errno> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        self.subject(resolve(&directory.held, path, flags)?)
+        self.subject(self.resolve(&directory.held, path, OFlags::empty())?)
+    }
+
+    fn resolve(
+        &self,
+        beginning: &OwnedFd,
+        path: &CStr,
+        following: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC | following;
+        let resolve = ResolveFlags::NO_MAGICLINKS;
+        let held = rustix::fs::openat2(beginning.as_fd(), path, flags, Mode::empty(), resolve)?;
+        match self.is_seen && rustix::fs::fstatfs(&held)?.f_type == PROC_SUPER_MAGIC {
+            true => Err(Errno::NOENT),
+            false => Ok(held),
+        }
     }
 
     fn find_open(&self, request: &Request<'_>, fd: u64) -> Result<Subject, Errno> {
@@ -770,7 +797,9 @@ fn open_path(path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn resolve(beginning: &OwnedFd, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(beginning.as_fd(), path, flags, Mode::empty(), resolve)
+fn following(flags: AtFlags) -> OFlags {
+    match flags.contains(AtFlags::SYMLINK_NOFOLLOW) {
+        true => OFlags::NOFOLLOW,
+        false => OFlags::empty(),
+    }
 }
