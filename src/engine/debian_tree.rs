@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::exec::{Cancel, Exit, Run, Sandbox, Streams};
+use super::exec::{Cancel, Exit, Hostname, Run, Sandbox, Streams};
 use super::failure::{Failure, FailureKind};
 use super::lock::DebianPin;
 use super::snapshot;
@@ -352,7 +352,7 @@ impl Runner for SandboxRunner<'_> {
             env: command.env.clone(),
             workdir: "/".to_owned(),
             user: String::new(),
-            hostname: super::exec::HOSTNAME.to_owned(),
+            hostname: Hostname::Usual(super::exec::HOSTNAME.to_owned()),
             network: Network::None,
             ..Run::default()
         };

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::base::read_image;
 use super::exec::cgroup::Group;
 use super::exec::{
-    Access, Cancel, Exit, Mount, Mounted, Port, Run, Sandbox, Shift, Started, Streams, users,
+    Access, Cancel, Exit, Hostname, Mount, Mounted, Port, Run, Sandbox, Shift, Started, Streams,
+    users,
 };
 use super::failure::{Failure, FailureKind};
 use super::snapshot::{Choice, SnapshotStore};
@@ -242,7 +243,7 @@ pub fn run(
         env,
         workdir,
         user: first,
-        hostname: image.digest.hex().chars().take(12).collect(),
+        hostname: Hostname::Usual(image.digest.hex().chars().take(12).collect()),
         network,
         mounts,
         ports: launch.ports.clone(),

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use shmocker::engine::doctor;
 use shmocker::engine::exec::ids::{Caller, Ids};
 use shmocker::engine::exec::{
-    Access, Cancel, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Streams, start_engine,
+    Access, Cancel, Exit, HOSTNAME, Hostname, Mount, Mounted, Run, Sandbox, Secret, Streams,
+    start_engine,
 };
 use shmocker::event::Stream;
 use shmocker::graph::Network;
@@ -170,7 +171,7 @@ fn answer(request: &Request) -> Answer {
             env: request.env.clone(),
             workdir: request.workdir.clone(),
             user: request.user.clone(),
-            hostname: HOSTNAME.to_owned(),
+            hostname: Hostname::Usual(HOSTNAME.to_owned()),
             network: request.network,
             mounts: request.mounts.iter().map(mount).collect(),
             timeout_ms: request.timeout_ms,

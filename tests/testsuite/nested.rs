@@ -172,6 +172,9 @@ fn a_build_in_a_container_is_as_good_or_says_what_the_container_lacks() {
     let filtered = format!("--security-opt=seccomp={profile} {PATHS}");
     let refused = container.builds("dev", &filtered, "");
     refused.tells(4, &["refuses user namespaces", "seccomp=unconfined"]);
+    // podman's own lets nobody name a machine, which nobody minds who has not asked for it.
+    let named = container.builds("dev", "", "--build-arg BUILDKIT_SANDBOX_HOSTNAME=asked");
+    named.tells(4, &["set the host name", "seccomp=unconfined"]);
     let powerless = container.builds("root", POD, "");
     powerless.tells(4, &["CAP_SETFCAP", "runAsUser"]);
 }
@@ -187,6 +190,10 @@ fn a_step_that_sees_the_containers_processes_reaches_none_and_leaves_none() {
         let ended = container.runs(user, "", "sh end /project/store");
         ended.expect(0, &["nothing is left"]);
     }
+    let run = "shmocker --store /project/store";
+    let build_and_run = format!("sh -c '{run} build -q -t it . && {run} run it id -u'");
+    let ran = container.runs("dev", "", &build_and_run);
+    assert!(ran.out().ends_with("\n7\n"), "{}", ran.both());
     let doctor = container.runs("dev", "", "shmocker --store /project/store doctor");
     let found = doctor.out();
     assert!(found.contains("degraded  proc: no new one"), "{found}");

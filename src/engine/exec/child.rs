@@ -19,10 +19,10 @@ use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, Link
 use super::devices;
 use super::machine;
 use super::rlimit;
-use super::sandbox::{HOSTNAME, HOSTS};
+use super::sandbox::HOSTS;
 use super::seccomp;
 use super::spec::{
-    Emulated, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
+    Emulated, ExecSpec, FileIndex, GroupSpec, Hostname, MountSpec, MountedSpec, Reply, StreamsSpec,
 };
 use super::stub::{self, Kind, Stubs, make_directory, mount_point, open_in};
 use super::visit;
@@ -305,9 +305,10 @@ fn enter_group(setup: &mut Setup<'_>) -> Result<(), Fault> {
 }
 
 fn set_host_name(setup: &mut Setup<'_>) -> Result<(), Fault> {
-    match rustix::system::sethostname(setup.spec.hostname.as_bytes()) {
-        // podman's filter of system calls knows no namespaces. Nobody has asked for this name.
-        Err(Errno::PERM) if setup.spec.hostname == HOSTNAME => Ok(()),
+    let hostname = &setup.spec.hostname;
+    match rustix::system::sethostname(hostname.name().as_bytes()) {
+        // podman's does without looking at namespaces.
+        Err(Errno::PERM) if matches!(hostname, Hostname::Usual(_)) => Ok(()),
         set => set.map_err(at("a filter of system calls forbids it")),
     }
 }
@@ -446,7 +447,7 @@ fn mount_wishes(setup: &mut Setup<'_>) -> Result<(), Fault> {
                 io::copy(&mut std::fs::File::from(content), &mut written)?;
                 let machine = rustix::system::uname();
                 let called = machine.nodename().to_string_lossy();
-                if target == HOSTS && *called != *setup.spec.hostname {
+                if target == HOSTS && *called != *setup.spec.hostname.name() {
                     // It could not be given its own name.
                     writeln!(written, "127.0.0.1\t{called}")?;
                 }

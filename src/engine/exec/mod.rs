@@ -52,4 +52,5 @@ pub use sandbox::{
     Access, DEFAULT_PATH, Exit, HOSTNAME, Mount, Mounted, Run, Sandbox, Secret, Started, Streams,
 };
 pub use shift::Shift;
+pub use spec::Hostname;
 pub use visit::{Visit, Visitor};

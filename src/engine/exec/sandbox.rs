@@ -29,7 +29,7 @@ use super::rlimit;
 use super::role::{self, Role, argv};
 use super::shift::Shift;
 use super::spec::{
-    Emulated, ExecSpec, FileIndex, GroupSpec, MountSpec, MountedSpec, Reply, StreamsSpec,
+    Emulated, ExecSpec, FileIndex, GroupSpec, Hostname, MountSpec, MountedSpec, Reply, StreamsSpec,
 };
 use super::stub::Stubs;
 use super::users::{self, Identity};
@@ -65,7 +65,7 @@ pub struct Run {
     /// USER as written; looked up in the root. Empty is root.
     pub user: String,
     /// What the machine is called.
-    pub hostname: String,
+    pub hostname: Hostname,
     /// Which network it sees.
     pub network: Network,
     /// Ports to publish. Where there are any, it gets a network of its own, or is refused.
@@ -542,7 +542,7 @@ fn prepare(
     };
     let mut hosts = format!(
         "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-        run.hostname
+        run.hostname.name()
     );
     for Host { name, address } in &run.hosts {
         hosts.push_str(&format!("{address}\t{name}\n"));

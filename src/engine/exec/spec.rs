@@ -22,7 +22,7 @@ pub(super) struct ExecSpec {
     /// Who it runs as.
     pub identity: Identity,
     /// What the machine is called.
-    pub hostname: String,
+    pub hostname: Hostname,
     /// How many files it may open; `None`: no limit.
     pub files_max: Option<u64>,
     /// Further limits of its processes.
@@ -45,6 +45,29 @@ pub(super) struct ExecSpec {
     pub mounts: Vec<MountSpec>,
     /// What becomes of its standard streams.
     pub streams: StreamsSpec,
+}
+
+/// What the machine is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hostname {
+    /// As somebody wishes.
+    Wished(String),
+    /// As it is usual. Where a filter of system calls lets nobody name it, another will do.
+    Usual(String),
+}
+
+impl Default for Hostname {
+    fn default() -> Self {
+        Self::Usual(String::new())
+    }
+}
+
+impl Hostname {
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Wished(name) | Self::Usual(name) => name,
+        }
+    }
 }
 
 /// Which control groups it sees.

@@ -22,7 +22,7 @@ use super::error::{ExecError, doing};
 use super::proc::Proc;
 use super::role::{self, Role, argv};
 use super::sandbox::{Exit, Streams, Watch, completed, rooted};
-use super::spec::{ExecSpec, GroupSpec, Reply, StreamsSpec};
+use super::spec::{ExecSpec, GroupSpec, Hostname, Reply, StreamsSpec};
 use super::users;
 use crate::graph::Security;
 use crate::sys::memfd::{SealedSelf, sealed_self};
@@ -173,7 +173,7 @@ fn spec(visit: &Visit, root: BorrowedFd<'_>, streams: &Streams<'_>) -> Result<Ex
         env: completed(&visit.env, &identity.home),
         workdir: rooted(&visit.workdir),
         identity,
-        hostname: String::new(),
+        hostname: Hostname::default(),
         files_max: rustix::process::getrlimit(Resource::Nofile).current,
         ulimits: Vec::new(),
         security: Security::Sandbox,

@@ -13,7 +13,7 @@ use super::session::{Cores, Session, Workshop, store_failure, unlike_any_other};
 use super::tap::Tap;
 use crate::digest::{Fields, Key};
 use crate::engine::exec::cgroup::Group;
-use crate::engine::exec::{ExecError, Exit, HOSTNAME, Mount, Run, Streams};
+use crate::engine::exec::{ExecError, Exit, HOSTNAME, Hostname, Mount, Run, Streams};
 use crate::engine::failure::{Failure, FailureKind, Place};
 use crate::engine::plan::Planned;
 use crate::engine::snapshot::{self, Active};
@@ -551,7 +551,10 @@ pub(super) fn run_of(exec: &Exec, env: Vec<(String, String)>, mounts: Vec<Mount>
         env,
         workdir: exec.workdir.clone(),
         user: exec.user.clone(),
-        hostname: exec.hostname.as_deref().unwrap_or(HOSTNAME).to_owned(),
+        hostname: match &exec.hostname {
+            Some(name) => Hostname::Wished(name.clone()),
+            None => Hostname::Usual(HOSTNAME.to_owned()),
+        },
         network: exec.network,
         mounts,
         security: exec.security,
