@@ -9,7 +9,8 @@ use crate::peers::containers::Podman;
 const SECCOMP: &str = "--security-opt=seccomp=unconfined";
 const PATHS: &str = "--security-opt=systempaths=unconfined";
 /// As a pod that may do nothing: no power, no set-id programs, nothing to write to but the store.
-const POD: &str = "--cap-drop=all --security-opt=no-new-privileges --read-only";
+const POD: &str =
+    "--cap-drop=all --security-opt=no-new-privileges --read-only --read-only-tmpfs=false";
 
 /// As Docker's profile: it has no namespaces to give.
 const NO_NAMESPACES: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
