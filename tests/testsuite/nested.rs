@@ -165,6 +165,7 @@ fn a_build_in_a_container_is_as_good_or_says_what_the_container_lacks() {
         ("root", format!("{SECCOMP} {PATHS}")),
         ("4321:77", format!("{SECCOMP} {POD}")),
         ("dev", POD.to_owned()),
+        ("root", format!("{POD} --cap-add=setfcap")),
     ] {
         let built = container.builds(user, &options, "");
         built.expect(0, &["seen 5:6 7:8 0", "seen 7:8 7 cat"]);

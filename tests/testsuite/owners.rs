@@ -43,6 +43,24 @@ fn layers_of(bench: &Bench, flags: &str) -> Vec<listing::Listing> {
 }
 
 #[test]
+fn a_user_whose_programs_get_no_power_builds_with_a_single_id() {
+    let bench = Bench::new(&need!(machine::plain_user()), "owners-powerless");
+    let base = need!(busybox::context());
+    bench.file(
+        "Dockerfile",
+        "FROM base\nRUN touch f && chown 5:6 f && echo seen $(stat -c %u:%g f)\n",
+    );
+    let shmocker = format!("setpriv --no-new-privs {}", bench.shmocker_words());
+    let built = bench.sh(&format!("{shmocker} build {base} --progress=plain ."));
+    built.expect(0, &["seen 5:6"]);
+    let found = bench.sh(&format!("{shmocker} doctor")).out();
+    assert!(
+        found.contains("newuidmap may not map ids here: no program has more power"),
+        "{found}"
+    );
+}
+
+#[test]
 fn layers_are_the_same_with_ranges_as_root_and_with_a_single_id() {
     let plain = need!(machine::plain_user());
     need!(busybox::context());
