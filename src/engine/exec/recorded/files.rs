@@ -102,6 +102,10 @@ impl Subject {
         format!("self/fd/{}", self.held.as_raw_fd())
     }
 
+    fn can_be_executed(&self) -> bool {
+        self.metadata.kind == Kind::File && self.metadata.mode & 0o111 != 0
+    }
+
     /// Whose rights it gives to whoever executes it. Scripts give none.
     fn set_ids(&self) -> (Option<u32>, Option<u32>) {
         let Metadata {
@@ -303,18 +307,24 @@ impl Files {
         self.within(request, |files| {
             files.refuse(name, request)?;
             let (directory, path, flags) = what;
+            let fails = || Ok(request.credentials.clone());
             // What only asks, or is asked for in a way that is not known, executes nothing.
-            let program = match flags & !(NO_FOLLOW | EMPTY_PATH) {
+            let named = match flags & !(NO_FOLLOW | EMPTY_PATH) {
                 0 => files.named(request, (directory, path))?,
                 _ => None,
             };
-            let program = match program {
-                Some(named) => callers(files.find(request, &named, flags))?,
-                None => None,
+            let Some(named) = named else {
+                return fails();
             };
-            let (user, group) = match program {
-                Some(program) => program.set_ids(),
-                None => (None, None),
+            let (user, group) = match files.find(request, &named, flags) {
+                // As when a program is looked for along PATH.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return fails(),
+                found => match callers(found)? {
+                    Some(program) if !program.can_be_executed() => return fails(),
+                    Some(program) => program.set_ids(),
+                    // Found by way of a link of /proc.
+                    None => (None, None),
+                },
             };
             Ok(request.credentials.executing(user, group))
         })
@@ -384,6 +394,9 @@ impl Files {
                 self.set_times(request, (a, 0, EMPTY_PATH), Times::Nanoseconds(c))
             }
             "utimensat" => self.set_times(request, (a, b, d), Times::Nanoseconds(c)),
+            "futimesat" if b == 0 => {
+                self.set_times(request, (a, 0, EMPTY_PATH), Times::Microseconds(c))
+            }
             "futimesat" => self.set_times(request, (a, b, NO_FLAGS), Times::Microseconds(c)),
             "utimes" => self.set_times(request, (HERE, a, NO_FLAGS), Times::Microseconds(b)),
             "utime" => self.set_times(request, (HERE, a, NO_FLAGS), Times::Seconds(b)),
@@ -602,14 +615,10 @@ impl Files {
         }
     }
 
-    /// Of what is open for more than to be named (`O_PATH`): /proc shows that as the rights of a link.
     fn chown_open(&self, request: &Request<'_>, fd: u64, uid: u64, gid: u64) -> Answered {
-        let link = format!("{}/fd/{}", request.task.shown, number(fd).cast_signed());
-        match rustix::fs::statat(CWD, link, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(link) if link.st_mode & 0o600 != 0 => {
-                self.chown(request, (fd, 0, EMPTY_PATH), uid, gid)
-            }
-            _ => Ok(Answer::Go),
+        match is_open(request.task, fd) {
+            true => self.chown(request, (fd, 0, EMPTY_PATH), uid, gid),
+            false => Ok(Answer::Go),
         }
     }
 
@@ -654,7 +663,7 @@ impl Files {
             !matches!(seen.kind, Kind::File | Kind::Dir) && owner::in_time(seen.accessed).is_some()
         };
         match callers(self.glance(request.task, &named, flags))? {
-            Some(seen) if is_record(&seen) => {}
+            Some(seen) if is_record(&seen) && (path != 0 || is_open(request.task, directory)) => {}
             _ => return Ok(Answer::Go),
         }
         let Some(subject) = callers(self.find(request, &named, flags))? else {
@@ -768,6 +777,13 @@ fn leave_records_alone(request: &Request<'_>, name: u64) -> Answer {
         Ok(name) if name.to_bytes() == owner::ATTRIBUTE.as_bytes() => Answer::Value(0),
         _ => Answer::Go,
     }
+}
+
+/// Whether it is open for more than to be named (`O_PATH`): /proc shows that as the rights of a link.
+fn is_open(task: Task, fd: u64) -> bool {
+    let link = format!("{}/fd/{}", task.shown, number(fd).cast_signed());
+    let link = rustix::fs::statat(CWD, link, AtFlags::SYMLINK_NOFOLLOW);
+    link.is_ok_and(|link| link.st_mode & 0o600 != 0)
 }
 
 fn may_be_empty(flags: u64) -> bool {
