@@ -80,9 +80,7 @@ fn what_went_to_one_repository_is_taken_over_by_the_next() {
     );
     // An image of the store, and one that goes from registry to registry.
     bench.ok(&format!("pull {host}/team/two:1"));
-    let sent = bench.events(&format!(
-        "push --progress json {host}/team/two:1 {host}/other/three:1"
-    ));
+    let sent = bench.events(&format!("push {host}/team/two:1 {host}/other/three:1"));
     assert_eq!(ways(&sent), [0, BLOBS, 0]);
     // What is taken over is as good as what was sent.
     let other = Bench::new(&user, "holders-other");
