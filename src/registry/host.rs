@@ -142,11 +142,17 @@ impl<'e> Host<'e> {
         };
         let secure = format!("https://{host}");
         let plain = format!("http://{host}");
-        let may_be_plain = self.insecure || net::is_own_address(&plain);
-        let address = match may_be_plain
-            && self.answers(&secure, Persistence::Once).is_none()
-            // 400 is what a server says that is spoken with in http, and speaks https.
-            && self.answers(&plain, Persistence::AsSet).is_some_and(|status| status != 400)
+        let is_own = net::is_own_address(&plain);
+        let plainly = |patience| self.answers(&plain, patience);
+        // Within this machine nobody listens, and http begins by far quicker. Without a port the two are different servers.
+        let is_plain =
+            is_own && has_port(&self.name) && matches!(plainly(Persistence::Once), Some(200 | 401));
+        let may_be_plain = is_own || self.insecure;
+        let address = match is_plain
+            || may_be_plain
+                && self.answers(&secure, Persistence::Once).is_none()
+                // 400 is what a server says that is spoken with in http, and speaks https.
+                && plainly(Persistence::AsSet).is_some_and(|status| status != 400)
         {
             true => plain,
             false => secure,
@@ -328,6 +334,11 @@ impl<'e> Host<'e> {
             why,
         }
     }
+}
+
+fn has_port(name: &str) -> bool {
+    let port = name.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// What `certs.d/HOST` holds: `*.crt` are authorities, `*.cert` with its `*.key` is what this side shows of itself.
