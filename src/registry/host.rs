@@ -374,3 +374,60 @@ fn add_certificates(net: &mut net::Settings, directory: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Where a server that gives this answer to everything is found, and the first bytes that it was sent.
+    fn found(status: &'static str) -> (String, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = listener.local_addr().unwrap().to_string();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut said = [0; 1024];
+                let length = stream.read(&mut said).unwrap_or_default();
+                hears.lock().unwrap().extend(said[..length].first());
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                drop(stream.write_all(answer.as_bytes()));
+            }
+        });
+        let net = net::Settings::default();
+        let kept = Kept::new(&name, false, &Settings::default(), &net).unwrap();
+        let host = Host::of(Arc::new(kept), None);
+        let scheme = host
+            .address()
+            .unwrap()
+            .strip_suffix(&name)
+            .unwrap()
+            .to_owned();
+        let heard = heard.lock().unwrap().clone();
+        (scheme, heard)
+    }
+
+    #[test]
+    fn a_port_of_this_machine_is_spoken_with_in_http_before_tls_is_begun() {
+        const HELLO: u8 = 0x16;
+        assert_eq!(found("200 OK"), ("http://".to_owned(), vec![b'G']));
+        assert_eq!(found("401 Who"), ("http://".to_owned(), vec![b'G']));
+        // What no registry says is no reason to send a password in the open.
+        assert_eq!(found("404 None").1[..2], [b'G', HELLO]);
+        let (scheme, heard) = found("400 Not so");
+        assert_eq!(
+            (scheme.as_str(), &heard[..2]),
+            ("https://", [b'G', HELLO].as_slice())
+        );
+    }
+
+    #[test]
+    fn a_name_has_a_port_or_none() {
+        assert!(has_port("localhost:5000") && has_port("[::1]:5000"));
+        assert!(!has_port("localhost") && !has_port("[::1]") && !has_port("[::5000]"));
+    }
+}
