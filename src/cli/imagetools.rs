@@ -65,6 +65,7 @@ fn create(
         return Ok(Exit::Done);
     }
     let store = Store::open(store).map_err(of_store)?;
+    let registries = registries.remembered(&store);
     // Nothing that is on its way is deleted meanwhile.
     let _work = store.tmp_dir().map_err(of_store)?;
     for tag in &tags {

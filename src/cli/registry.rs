@@ -135,12 +135,8 @@ pub(super) fn copy(
             });
             // Nothing that is on its way is deleted meanwhile.
             let _work = store.tmp_dir().map_err(of_store)?;
-            let copied = registries(&draft.work, events.as_ref()).copy(
-                &store,
-                (&from, &to),
-                (&selection, referring),
-                &|_| (),
-            );
+            let registries = registries(&draft.work, events.as_ref()).remembered(&store);
+            let copied = registries.copy(&store, (&from, &to), (&selection, referring), &|_| ());
             let copied = copied.map_err(|error| Stop::from(of_registry(&error)))?;
             events.emit(BuildEvent::PushDone {
                 image,

@@ -142,11 +142,17 @@ impl<'e> Host<'e> {
         };
         let secure = format!("https://{host}");
         let plain = format!("http://{host}");
-        let may_be_plain = self.insecure || net::is_own_address(&plain);
-        let address = match may_be_plain
-            && self.answers(&secure, Persistence::Once).is_none()
-            // 400 is what a server says that is spoken with in http, and speaks https.
-            && self.answers(&plain, Persistence::AsSet).is_some_and(|status| status != 400)
+        let is_own = net::is_own_address(&plain);
+        let plainly = |patience| self.answers(&plain, patience);
+        // Within this machine nobody listens, and http begins by far quicker. Without a port the two are different servers.
+        let is_plain =
+            is_own && has_port(&self.name) && matches!(plainly(Persistence::Once), Some(200 | 401));
+        let may_be_plain = is_own || self.insecure;
+        let address = match is_plain
+            || may_be_plain
+                && self.answers(&secure, Persistence::Once).is_none()
+                // 400 is what a server says that is spoken with in http, and speaks https.
+                && plainly(Persistence::AsSet).is_some_and(|status| status != 400)
         {
             true => plain,
             false => secure,
@@ -330,6 +336,11 @@ impl<'e> Host<'e> {
     }
 }
 
+fn has_port(name: &str) -> bool {
+    let port = name.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
 /// What `certs.d/HOST` holds: `*.crt` are authorities, `*.cert` with its `*.key` is what this side shows of itself.
 fn add_certificates(net: &mut net::Settings, directory: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(directory) {
@@ -362,4 +373,61 @@ fn add_certificates(net: &mut net::Settings, directory: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Where a server that gives this answer to everything is found, and the first bytes that it was sent.
+    fn found(status: &'static str) -> (String, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = listener.local_addr().unwrap().to_string();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut said = [0; 1024];
+                let length = stream.read(&mut said).unwrap_or_default();
+                hears.lock().unwrap().extend(said[..length].first());
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                drop(stream.write_all(answer.as_bytes()));
+            }
+        });
+        let net = net::Settings::default();
+        let kept = Kept::new(&name, false, &Settings::default(), &net).unwrap();
+        let host = Host::of(Arc::new(kept), None);
+        let scheme = host
+            .address()
+            .unwrap()
+            .strip_suffix(&name)
+            .unwrap()
+            .to_owned();
+        let heard = heard.lock().unwrap().clone();
+        (scheme, heard)
+    }
+
+    #[test]
+    fn a_port_of_this_machine_is_spoken_with_in_http_before_tls_is_begun() {
+        const HELLO: u8 = 0x16;
+        assert_eq!(found("200 OK"), ("http://".to_owned(), vec![b'G']));
+        assert_eq!(found("401 Who"), ("http://".to_owned(), vec![b'G']));
+        // What no registry says is no reason to send a password in the open.
+        assert_eq!(found("404 None").1[..2], [b'G', HELLO]);
+        let (scheme, heard) = found("400 Not so");
+        assert_eq!(
+            (scheme.as_str(), &heard[..2]),
+            ("https://", [b'G', HELLO].as_slice())
+        );
+    }
+
+    #[test]
+    fn a_name_has_a_port_or_none() {
+        assert!(has_port("localhost:5000") && has_port("[::1]:5000"));
+        assert!(!has_port("localhost") && !has_port("[::1]") && !has_port("[::5000]"));
+    }
 }

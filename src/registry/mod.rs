@@ -4,6 +4,7 @@
 //! Registries::resolve     name -> manifest and configuration, for one platform       pull.rs
 //! Registries::fetch       a layer's blob, into the store
 //! Registries::push        blobs, then manifests, then tags                            push.rs
+//!                         what is taken over from other repositories                  holders.rs
 //! Registries::join        images as one index                                         join.rs
 //! Registries::referrers   what refers to an image                                     referrers.rs
 //! Registries::login       whether someone is let in; Credentials keep it             credentials.rs
@@ -26,6 +27,7 @@ mod conf;
 mod copy;
 mod credentials;
 mod error;
+mod holders;
 mod host;
 mod join;
 mod pull;
@@ -42,6 +44,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::EventSink;
 use crate::image::Name;
 use crate::net::{self, Method};
+use crate::store::Store;
 use conf::{Conf, Endpoint};
 use host::{Call, Host, Kept};
 
@@ -85,6 +88,7 @@ pub struct Registries<'e> {
     settings: Settings,
     net: net::Settings,
     events: Option<&'e dyn EventSink>,
+    store: Option<&'e Store>,
     conf: OnceLock<Conf>,
     hosts: Mutex<HashMap<(String, bool), Arc<Kept>>>,
 }
@@ -105,6 +109,7 @@ impl<'e> Registries<'e> {
             settings,
             net,
             events: None,
+            store: None,
             conf: OnceLock::new(),
             hosts: Mutex::default(),
         }
@@ -115,6 +120,15 @@ impl<'e> Registries<'e> {
     pub fn heard(self, events: &'e dyn EventSink) -> Self {
         Self {
             events: Some(events),
+            ..self
+        }
+    }
+
+    /// The same; `store` remembers which of their repositories have what was sent.
+    #[must_use]
+    pub fn remembered(self, store: &'e Store) -> Self {
+        Self {
+            store: Some(store),
             ..self
         }
     }
@@ -155,16 +169,6 @@ impl<'e> Registries<'e> {
         match answer.status {
             200..=299 => Ok(()),
             _ => Err(host.odd("access", &answer)),
-        }
-    }
-
-    /// Whether two names are of one registry.
-    #[must_use]
-    pub fn is_same_registry(&self, one: &Name, other: &Name) -> bool {
-        let origin = |name| self.conf().ok()?.origin(name).ok();
-        match (origin(one), origin(other)) {
-            (Some(one), Some(other)) => one.host == other.host,
-            _ => false,
         }
     }
 

@@ -2,13 +2,15 @@
 //! ever stands for something that is not whole.
 //!
 //! ```text
-//! HEAD blob ──▶ there: done           (a small one is not asked for where the image's first blob is missing)
+//! HEAD blob ──▶ there: done           (one that is small or can be taken over is not asked for where the image's first blob
+//!     │                                is missing, nor one that another repository is known to have, and this one is not)
 //!     └─▶ POST upload?mount=…&from=… ──▶ 201: taken over from another repository of the registry
 //!             └─▶ 202: PUT all of it, or PATCH part by part and then PUT; broken off: GET says how far it came
 //! ```
 
 use super::Registries;
 use super::error::{Error, Result};
+use super::holders::Holders;
 use super::host::{Call, Host};
 use super::pull::{At, pull_scope};
 use super::referrers;
@@ -114,27 +116,27 @@ impl Registries<'_> {
     pub fn push(&self, push: &Push<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<Pushed> {
         let (host, repository) = self.destination(push.name)?;
         let to = To {
-            registries: self,
             host: &host,
             name: push.name,
             repository: &repository,
             scope: format!("repository:{repository}:pull,push"),
             retry: &self.net.retry,
+            holders: Holders::of(self, (&host.name, &repository), push.blobs),
         };
         let Some(first) = push.blobs.first() else {
             return to.manifests(push).map(|()| Pushed::default());
         };
         // What everything else lies upon: where it is missing, so is nearly always the rest.
-        let is_first_there = to.has(first)?;
+        let first_found = to.find(first, false)?;
+        let is_new = first_found != Some(true);
         let blobs = net::fetch_all(push.blobs, SENT_AT_ONCE, |blob| {
-            let is_there = match blob.digest == first.digest {
-                true => is_first_there,
-                false if !is_first_there && blob.size <= UNASKED_BYTES => false,
-                false => to.has(blob)?,
+            let found = match blob.digest == first.digest {
+                true => first_found,
+                false => to.find(blob, is_new)?,
             };
-            match is_there {
-                true => Ok(How::There),
-                false => to.blob(blob, progress),
+            match found {
+                Some(true) => Ok(How::There),
+                found => to.blob(blob, found.is_some(), progress),
             }
         })?;
         let mut pushed = Pushed::default();
@@ -149,6 +151,7 @@ impl Registries<'_> {
             }
         }
         to.manifests(push)?;
+        to.holders.remember(self, push.blobs);
         Ok(pushed)
     }
 }
@@ -163,12 +166,12 @@ enum How {
 
 /// Where it goes.
 struct To<'a> {
-    registries: &'a Registries<'a>,
     host: &'a Host<'a>,
     name: &'a Name,
     repository: &'a str,
     scope: Scope,
     retry: &'a net::Retry,
+    holders: Holders,
 }
 
 /// What came of a part.
@@ -188,15 +191,39 @@ impl To<'_> {
         Ok(())
     }
 
-    /// Sends one that is not there, unless it can be taken over.
-    fn blob(&self, blob: &PushBlob<'_>, progress: &(dyn Fn(u64) + Sync)) -> Result<How> {
+    /// Whether a blob is there; `None`: to ask would cost more than to send it, or to have it taken over.
+    fn find(&self, blob: &PushBlob<'_>, is_new: bool) -> Result<Option<bool>> {
+        let is_taken_for_missing = match self.holders.is_here(&blob.digest) {
+            true => false,
+            // From here it went to this registry, and not to this repository.
+            false if self.holders.is_elsewhere(&blob.digest) => true,
+            false => is_new && (blob.size <= UNASKED_BYTES || self.holders.first(blob).is_some()),
+        };
+        match is_taken_for_missing {
+            true => Ok(None),
+            false => self.has(blob).map(Some),
+        }
+    }
+
+    /// Sends one that seems to be missing, unless it can be taken over.
+    fn blob(
+        &self,
+        blob: &PushBlob<'_>,
+        mut is_asked: bool,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<How> {
         let what = self.what(blob);
         let mut tried = 0;
         loop {
-            let location = match self.begin(blob, &what)? {
-                None => return Ok(How::Mounted),
-                Some(location) => location,
+            let from = self.holders.first(blob);
+            let Some(location) = self.begin(blob, from.as_deref(), &what)? else {
+                return Ok(How::Mounted);
             };
+            // Only because it was to be taken over was it not asked for.
+            if from.is_some() && !is_asked && blob.size > UNASKED_BYTES && self.has(blob)? {
+                return Ok(How::There);
+            }
+            is_asked = true;
             let opened = match blob.content {
                 PushContent::Bytes(_) => None,
                 PushContent::File(open) => Some(open().map_err(|source| Error::Unreadable {
@@ -241,14 +268,30 @@ impl To<'_> {
     }
 
     /// Where the content is to be sent; `None`: nowhere, the registry has it from another repository.
-    fn begin(&self, blob: &PushBlob<'_>, what: &str) -> Result<Option<String>> {
-        let from = blob
-            .from
-            .as_ref()
-            .filter(|from| self.registries.is_same_registry(from, self.name));
-        let from = from
-            .map(|from| from.repository.as_str())
-            .filter(|from| *from != self.repository);
+    fn begin(&self, blob: &PushBlob<'_>, from: Option<&str>, what: &str) -> Result<Option<String>> {
+        let Some(from) = from else {
+            return self.upload(blob, None, what);
+        };
+        match self.upload(blob, Some(from), what) {
+            Ok(None) => Ok(None),
+            Ok(location) => {
+                self.holders.lacks(from, blob.digest);
+                Ok(location)
+            }
+            // Whatever is said against that repository: nothing has to be taken over.
+            Err(_) => {
+                self.holders.is_closed(from);
+                self.upload(blob, None, what)
+            }
+        }
+    }
+
+    fn upload(
+        &self,
+        blob: &PushBlob<'_>,
+        from: Option<&str>,
+        what: &str,
+    ) -> Result<Option<String>> {
         let mut path = format!("{}/blobs/uploads/", self.repository);
         let mut scopes = vec![self.scope.clone()];
         if let Some(from) = from {

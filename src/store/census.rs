@@ -366,7 +366,7 @@ impl Index {
         })
     }
 
-    /// Forgets what was seen of contexts of which nothing new was seen since then, and answers that are much older: with
+    /// Forgets what was seen of contexts of which nothing new was seen since then, of repositories, and answers that are much older: with
     /// `--offline` an answer of any age serves.
     pub(super) fn forget_before(&self, then_ms: u64) -> Result<(), StoreError> {
         self.tell("forget what is old", |connection| {
@@ -375,6 +375,7 @@ impl Index {
                 "DELETE FROM stats WHERE root NOT IN (SELECT root FROM stat_roots WHERE seen_s >= ?)",
                 params![then_s],
             )?;
+            connection.execute("DELETE FROM holders WHERE seen_ms < ?", params![then_ms])?;
             connection.execute("DELETE FROM stat_roots WHERE seen_s < ?", params![then_s])?;
             let long_ago_ms = then_ms.saturating_sub(ANSWERS_KEPT_MS);
             connection.execute("DELETE FROM answers WHERE asked_ms < ?", params![long_ago_ms])?;

@@ -7,11 +7,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::index::insert_record;
 use super::record::Record;
-use super::{StoreError, census};
+use super::{StoreError, census, holders};
 use crate::sys::dir::Dir;
 
 /// Raised when a table changes; an index with another number is made anew.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 
 const TABLES: &str = "
 CREATE TABLE ops (key BLOB PRIMARY KEY, layers BLOB NOT NULL, fields TEXT NOT NULL, created_ms INTEGER NOT NULL,
@@ -73,6 +73,7 @@ fn connect(path: &Path, snapshots: &Path, local: bool) -> rusqlite::Result<Optio
             (0, 0) => {
                 connection.execute_batch(TABLES)?;
                 connection.execute_batch(census::TABLES)?;
+                connection.execute_batch(holders::TABLE)?;
                 insert_records(&connection, snapshots)?;
                 connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}"))?;
             }

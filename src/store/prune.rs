@@ -291,6 +291,7 @@ impl Store {
         let mut pruned = Pruned::default();
         let mut moved = Vec::new();
         let mut snapshots: HashSet<Key> = HashSet::new();
+        let mut blobs: HashSet<Digest> = HashSet::new();
         let mut files_left: u64 = 0;
         let mut stale: HashSet<Key>;
         {
@@ -319,6 +320,9 @@ impl Store {
                     Place::Snapshot(id) => drop(snapshots.insert(*id)),
                     Place::Blob(_) | Place::In("http", _) => {
                         files_left = files_left.saturating_sub(entry.size.unwrap_or(0));
+                        if let Place::Blob(digest) = entry.place {
+                            blobs.insert(digest);
+                        }
                     }
                     _ => {}
                 }
@@ -332,6 +336,7 @@ impl Store {
         let index = self.index()?;
         stale.extend(&snapshots);
         StoreError::unless_unwritable(index.forget_snapshots(&stale))?;
+        StoreError::unless_unwritable(index.forget_holders(&blobs))?;
         for removed in &pruned.removed {
             if removed.kind == RecordType::CacheMount.name() {
                 StoreError::unless_unwritable(index.forget_thing("caches", &removed.id))?;

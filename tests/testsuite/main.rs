@@ -27,6 +27,7 @@ mod failures;
 mod files;
 mod habitats;
 mod harness;
+mod holders;
 mod imagetools;
 mod keys;
 mod layers;

@@ -167,7 +167,7 @@ impl<'a> Session<'a> {
             clock,
             events,
             contexts,
-            registries: reach::registries(work, events),
+            registries: reach::registries(work, events).remembered(store),
             elsewhere: Arc::default(),
             left: HashSet::new(),
             finds_by_name: AtomicBool::new(false),

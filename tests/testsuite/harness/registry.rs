@@ -45,6 +45,7 @@ pub(crate) struct DockerRegistry {
     place: PathBuf,
     /// What its tokens were asked for.
     pub(crate) asked: Arc<Mutex<Vec<String>>>,
+    closed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Drop for DockerRegistry {
@@ -61,7 +62,7 @@ impl DockerRegistry {
         let place = machine::workshop().join(format!("registry-{name}"));
         std::fs::create_dir_all(&place).expect("a directory can be made");
         let port = free_port();
-        let asked = Arc::default();
+        let (asked, closed) = (Arc::default(), Arc::default());
         let mut config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}, delete: {{enabled: true}}}}\n\
              http:\n  addr: 127.0.0.1:{port}\n  secret: x\n",
@@ -90,7 +91,7 @@ impl DockerRegistry {
             }
             Door::Token => {
                 let certificates = certificates()?;
-                let realm = serve_tokens(certificates, Arc::clone(&asked));
+                let realm = serve_tokens(certificates, Arc::clone(&asked), Arc::clone(&closed));
                 config.push_str(&format!(
                     "auth: {{token: {{realm: \"{realm}\", service: tests, issuer: tests, rootcertbundle: {}/token.crt}}}}\n",
                     certificates.display()
@@ -111,6 +112,7 @@ impl DockerRegistry {
             port,
             place,
             asked,
+            closed,
         };
         let answers = wait_until(Duration::from_secs(20), || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -121,6 +123,18 @@ impl DockerRegistry {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// From now on nobody gets a token for this repository.
+    pub(crate) fn close(&self, repository: &str) {
+        let mut closed = self.closed.lock().expect("no panic");
+        closed.push(repository.to_owned());
+    }
+
+    /// Loses a repository with all that it has.
+    pub(crate) fn lose(&self, repository: &str) {
+        let repositories = self.place.join("data/docker/registry/v2/repositories");
+        std::fs::remove_dir_all(repositories.join(repository)).expect("it is there");
     }
 
     /// `localhost:PORT`.
@@ -223,8 +237,12 @@ pub(crate) fn certificates() -> Result<&'static Path, Lack> {
         .map_err(Clone::clone)
 }
 
-/// Makes tokens for whoever knows the password, and for pulling from `open/…` for everybody.
-fn serve_tokens(certificates: &'static Path, log: Arc<Mutex<Vec<String>>>) -> String {
+/// Makes tokens for whoever knows the password, and for pulling from `open/…` for everybody; none for what is closed.
+fn serve_tokens(
+    certificates: &'static Path,
+    log: Arc<Mutex<Vec<String>>>,
+    closed: Arc<Mutex<Vec<String>>>,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
@@ -261,11 +279,13 @@ fn serve_tokens(certificates: &'static Path, log: Arc<Mutex<Vec<String>>>) -> St
                 .filter_map(|scope| {
                     let mut parts = scope.splitn(3, ':');
                     let (kind, name, actions) = (parts.next()?, parts.next()?, parts.next()?);
+                    let is_closed = closed.lock().expect("no panic").contains(&name.to_owned());
                     let actions: Vec<&str> = actions
                         .split(',')
                         .filter(|action| {
                             is_known || (*action == "pull" && name.starts_with("open/"))
                         })
+                        .filter(|_| !is_closed)
                         .collect();
                     Some(json!({"type": kind, "name": name, "actions": actions}))
                 })
