@@ -431,6 +431,8 @@ pub(crate) struct Contents {
     /// By repository and tag or digest: media type and bytes.
     pub(crate) manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// How many uploads were begun, of which each has its own number.
+    begun: u64,
     /// Whether it knows the question what refers to an image.
     pub(crate) lists_referrers: bool,
 }
@@ -542,7 +544,8 @@ impl Contents {
                     self.blobs.insert((repository.to_owned(), digest), bytes);
                     return Reply::status(201);
                 }
-                let id = format!("u{}", self.uploads.len());
+                let id = format!("u{}", self.begun);
+                self.begun += 1;
                 self.uploads.insert(id.clone(), Vec::new());
                 Reply::status(202).with("Location", place(&id))
             }
