@@ -36,7 +36,7 @@ pub(super) fn push(
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
     let heard = Heard::new(events);
     let failed = |error| vec![of_export(&error)];
-    let layers = Layers::new(&session, &workshop, Some(&found), &stored.layers);
+    let layers = Layers::new(&session, Some(&workshop), Some(&found), &stored.layers);
     let is_whole = matches!(found.blobs, Blobs::Registry(_))
         || found
             .layers
