@@ -590,14 +590,15 @@ fn a_build_that_is_killed_leaves_nothing_behind(bench: &Bench) {
             &|| in_step() == 2,
             Duration::from_secs(10),
         );
-        let (pid, _) = processes(if victim == "driver" {
-            &mark
-        } else {
-            "shmocker-engine"
-        })
-        .into_iter()
-        .rfind(|(_, line)| line.contains(victim) && !line.starts_with("runuser"))
-        .unwrap();
+        let (ours, _) = processes(&mark)
+            .into_iter()
+            .rfind(|(_, line)| line.contains("drive") && !line.starts_with("runuser"))
+            .unwrap();
+        // Others may be building at the same time.
+        let engine = processes("shmocker-engine").into_iter();
+        let engine = engine.map(|(pid, _)| pid).find(|pid| parent(*pid) == ours);
+        let engine = engine.unwrap();
+        let pid = if victim == "driver" { ours } else { engine };
         assert!(
             Command::new("kill")
                 .args(["-9", &pid.to_string()])
@@ -607,12 +608,23 @@ fn a_build_that_is_killed_leaves_nothing_behind(bench: &Bench) {
         );
         until(
             "all is gone",
-            &|| in_step() == 0 && processes("shmocker-engine").is_empty(),
+            &|| {
+                let engines = processes("shmocker-engine");
+                in_step() == 0 && engines.iter().all(|(pid, _)| *pid != engine)
+            },
             Duration::from_secs(1),
         );
         driver.wait().unwrap();
         assert_eq!(mounts(), before);
     }
+}
+
+/// Who started a process: the fourth field of `/proc/PID/stat`, the second of which is a name in parentheses.
+fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let parent = after_name.split_whitespace().nth(1);
+    parent.and_then(|parent| parent.parse().ok()).unwrap_or(0)
 }
 
 /// Number and command line of every process whose command line contains the text.

@@ -239,10 +239,14 @@ pub(super) fn are_packed(
         threads: request.work.cores(),
     };
     request.outputs.iter().all(|output| match output {
-        Output::Image(image) => prepare(&export, image)
-            .is_ok_and(|prepared| !prepared.origins.contains(&Origin::Written)),
+        Output::Image(image) => is_packed(&export, image),
         _ => true,
     })
+}
+
+/// Whether an image can leave without a layer that would have to be made for it.
+pub(super) fn is_packed(export: &Export<'_>, output: &ImageOutput) -> bool {
+    prepare(export, output).is_ok_and(|prepared| !prepared.origins.contains(&Origin::Written))
 }
 
 /// Writes every output. Returns the first image among them.

@@ -1,5 +1,5 @@
 //! The build on this machine, in two halves. This process looks whether every result exists already; that needs no
-//! namespace, no thread and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
+//! namespace and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
 //! itself, root of a new user namespace, which does the work and dies with the connection.
 
 mod bare;
@@ -243,6 +243,16 @@ impl Embedded {
         to: Name,
         events: &dyn EventSink,
     ) -> Result<Digest, Vec<Failure>> {
+        let sent = {
+            let (work, store) = (work.clone(), store.to_owned());
+            let (image, to) = (image.to_owned(), to.clone());
+            beside::carry_out(events, move |events| {
+                stored::push_packed((&work, &store), &image, &to, events)
+            })
+        };
+        if let Some(digest) = sent? {
+            return Ok(digest);
+        }
         let order = Order::Push {
             store: store.to_owned(),
             work: Box::new(work.clone()),
