@@ -22,7 +22,7 @@ fn seconds(usual: u64) -> u64 {
 /// What programs have seen where all ids are there, and where there is one, until the time is up: the same, line by line, and
 /// the layers are the same as well. The steps come after those that make the base, and write what they see below /logs.
 fn assert_seen_the_same(name: &str, usual: u64, steps: impl Fn(u64) -> String) {
-    let user = need!(machine::plain_user());
+    let user = need!(machine::ranged_user());
     let base = need!(busybox::context());
     let calls = need!(native::compiled("deputy/calls.c"));
     let until = Instant::now() + Duration::from_secs(seconds(usual));
