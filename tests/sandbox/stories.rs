@@ -46,23 +46,30 @@ const STORIES: &[Story] = stories![
     a_private_network_has_a_way_out_but_none_to_the_hosts_loopback,
 ];
 
-/// Those that are not for every player, and which are missing where nobody may play them.
-const OF_SOME: &[(&str, fn(&Bench) -> bool, &str, &str)] = &[
-    (
-        "root_can_build_with_ids_of_its_own",
-        |bench| bench.user.is_some() && !bench.single_id,
-        "root",
-        "the tests run as a plain user",
-    ),
-    (
-        "a_user_without_ids_is_told_what_to_type",
-        |bench| {
+/// A story that is not for every player, and what is missing where nobody may play it.
+struct OfSome {
+    story: &'static str,
+    may_play: fn(&Bench) -> bool,
+    capability: &'static str,
+    reason: &'static str,
+}
+
+const OF_SOME: &[OfSome] = &[
+    OfSome {
+        story: "root_can_build_with_ids_of_its_own",
+        may_play: |bench| bench.user.is_some() && !bench.single_id,
+        capability: "root",
+        reason: "the tests run as a plain user",
+    },
+    OfSome {
+        story: "a_user_without_ids_is_told_what_to_type",
+        may_play: |bench| {
             let own = || matches!(Ids::of(&Caller::current()), Err(IdsError::NoRanges { .. }));
             bench.single_id && (bench.user.is_some() || own())
         },
-        "bare-user",
-        "no user without subordinate ids, or no right to play as him",
-    ),
+        capability: "bare-user",
+        reason: "no user without subordinate ids, or no right to play as him",
+    },
 ];
 
 /// Plays all stories whose name contains the filter.
@@ -76,11 +83,11 @@ pub(crate) fn tell(filter: &str) -> ExitCode {
     };
     let mut failed = 0;
     for (name, story) in STORIES.iter().filter(|(name, _)| name.contains(filter)) {
-        let of_some = OF_SOME.iter().find(|(of, ..)| of == name);
-        let may_play = |bench: &&Bench| of_some.is_none_or(|(_, may_play, ..)| may_play(bench));
+        let of_some = OF_SOME.iter().find(|it| it.story == *name);
+        let may_play = |bench: &&Bench| of_some.is_none_or(|it| (it.may_play)(bench));
         let players: Vec<&Bench> = benches.iter().filter(may_play).collect();
-        if let (true, Some((_, _, capability, reason))) = (players.is_empty(), of_some) {
-            skip(capability, name, reason);
+        if let (true, Some(it)) = (players.is_empty(), of_some) {
+            skip(it.capability, name, it.reason);
         }
         for bench in players {
             bench.renew_root();

@@ -220,6 +220,14 @@ pub(crate) fn ranged_user() -> Result<User, Lack> {
     user_with_ranges().map_err(|reason| Capability::Ranges.lack(reason))
 }
 
+/// That shmocker, left to itself, builds with subordinate ids: for what cannot be done with a single one.
+pub(crate) fn all_ids() -> Result<(), Lack> {
+    match std::env::var("SHMOCKER_TEST_IDS").as_deref() {
+        Ok("single") => Err(Capability::Ranges.lack("SHMOCKER_TEST_IDS is `single`")),
+        _ => ranged_user().map(drop),
+    }
+}
+
 fn user_with_ranges() -> Result<User, &'static str> {
     if !on_path("newuidmap") {
         return Err("newuidmap is not installed (Debian package uidmap)");
