@@ -69,7 +69,8 @@ impl Bench {
             return Err("no /bin/busybox (package busybox-static) to make a root of".to_owned());
         }
         if !rustix::process::geteuid().is_root() {
-            return Ok(vec![Self::new(None, Ids::of(&Caller::current()).is_err())]);
+            let has_none = Ids::of(&Caller::current()).is_err_and(|error| error.is_lack());
+            return Ok(vec![Self::new(None, has_none)]);
         }
         let user = named_user("SHMOCKER_TEST_USER", "shmocker-ranges")
             .ok_or("no plain user to play as; `tests/run` as root makes one")?;
