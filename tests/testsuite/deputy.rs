@@ -329,6 +329,9 @@ fn what_cannot_be_answered_now_fails_and_is_not_forgotten() {
     let user = need!(machine::plain_user());
     let base = need!(busybox::context());
     let bench = Bench::new(&user, "deputy-files");
+    // The base is published while the first step runs, which needs files, too.
+    bench.file("first", "FROM base\nRUN true\n");
+    bench.ok(&format!("build --ids=single -f first {base} ."));
     bench.file(
         "Dockerfile",
         "FROM base\nRUN trap lifted=1 USR1; mkdir /d && chown 5:6 /d && echo calling; while chown 5:6 /d/; do :; done; \
