@@ -13,7 +13,6 @@ use super::exec::ids::{Caller, Ids};
 use super::exec::probe::{self, Findings};
 use super::exec::userns::{self, Restriction};
 use super::exec::{StartError, emulated, ids, network_fix};
-use crate::sys::memfd::sealed_self;
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,11 +69,7 @@ pub fn checks(scratch: &Path, programs: &[PathBuf], errors: BorrowedFd<'_>) -> V
         ids => ids.ok(),
     };
     let findings = match (&restriction, &usable) {
-        (None, Some(ids)) => Some(
-            sealed_self()
-                .map_err(StartError::Socket)
-                .and_then(|program| probe::findings(&program, ids, scratch, errors)),
-        ),
+        (None, Some(ids)) => Some(probe::findings(ids, scratch, errors)),
         _ => None,
     };
     checks.insert(0, namespaces_check(restriction.as_ref(), findings.as_ref()));

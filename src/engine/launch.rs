@@ -215,6 +215,9 @@ pub fn run(
             Some(instance)
         }
     };
+    let scratch = store.tmp_dir().map_err(of_store)?;
+    let sandbox = Sandbox::new(&scratch.path(), &launch.programs, warn);
+    sandbox.expect_commands();
     let snapshots = SnapshotStore::open(&store, Choice::Best)?;
     layers::unpack_stored(&store, &snapshots, &image)?;
     let (shift, mounted_are_of) = match launch.volumes.as_slice() {
@@ -254,8 +257,6 @@ pub fn run(
         started: Some(Started(Box::new(move |process| started(process, place)))),
         ..Run::default()
     };
-    let scratch = store.tmp_dir().map_err(of_store)?;
-    let sandbox = Sandbox::new(&scratch.path(), &launch.programs, warn)?;
     let active = match &instance {
         None => snapshots.prepare(&layers)?,
         Some(instance) => {

@@ -143,25 +143,35 @@ impl<'e> Host<'e> {
         let secure = format!("https://{host}");
         let plain = format!("http://{host}");
         let is_own = net::is_own_address(&plain);
-        let plainly = |patience| self.answers(&plain, patience);
+        let once = |address: &str| self.answer(address, Persistence::Once).ok();
         // Within this machine nobody listens, and http begins by far quicker. Without a port the two are different servers.
-        let is_plain =
-            is_own && has_port(&self.name) && matches!(plainly(Persistence::Once), Some(200 | 401));
+        let is_plain = is_own && has_port(&self.name) && matches!(once(&plain), Some(200 | 401));
         let may_be_plain = is_own || self.insecure;
-        let address = match is_plain
-            || may_be_plain
-                && self.answers(&secure, Persistence::Once).is_none()
-                // 400 is what a server says that is spoken with in http, and speaks https.
-                && plainly(Persistence::AsSet).is_some_and(|status| status != 400)
-        {
-            true => plain,
-            false => secure,
+        let address = if is_plain {
+            plain
+        } else if !may_be_plain || once(&secure).is_some() {
+            secure
+        } else {
+            match self.answer(&plain, Persistence::AsSet) {
+                // What a server says that is spoken with in http, and speaks https.
+                Ok(400) => secure,
+                Ok(_) => plain,
+                // It may have been in https that it did not answer just then.
+                Err(_) if once(&secure).is_some() => secure,
+                Err(source) => {
+                    return Err(Error::Request {
+                        registry: self.name.clone(),
+                        what: "what it is, in https or http".to_owned(),
+                        source,
+                    });
+                }
+            }
         };
         Ok(self.address.get_or_init(|| address))
     }
 
-    /// The status of what answers there, if anything does.
-    fn answers(&self, address: &str, patience: Persistence) -> Option<u16> {
+    /// The status of what answers there.
+    fn answer(&self, address: &str, patience: Persistence) -> net::Result<u16> {
         let url = format!("{address}/v2/");
         let question = Question {
             method: Method::Get,
@@ -172,7 +182,7 @@ impl<'e> Host<'e> {
             limit_bytes: 1 << 20,
             patience,
         };
-        Some(self.client.ask(&question).ok()?.status)
+        Ok(self.client.ask(&question)?.status)
     }
 
     /// The address of something below `/v2/`, or of what the registry itself has named.
@@ -423,6 +433,28 @@ mod tests {
             (scheme.as_str(), &heard[..2]),
             ("https://", [b'G', HELLO].as_slice())
         );
+    }
+
+    #[test]
+    fn who_answers_in_no_way_is_waited_for_once() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = free.local_addr().unwrap().to_string();
+        drop(free);
+        let mut net = net::Settings::default();
+        net.retry.first_pause = std::time::Duration::from_millis(1);
+        let kept = Kept::new(&name, false, &Settings::default(), &net).unwrap();
+        let error = Host::of(Arc::new(kept), None).address().unwrap_err();
+        let Error::Request {
+            registry,
+            what,
+            source,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(registry, name);
+        assert_eq!(what, "what it is, in https or http");
+        assert!(source.to_string().contains("after 5 attempts"), "{source}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! shmocker's own program as a sealed copy in memory, from which it starts its children: nothing that they run can reach
-//! the file on disk through `/proc/PID/exe`. Where memory may not be executed, a copy on a read-only mount serves as well.
+//! shmocker's own program: the file, and a sealed copy of it in memory. What runs where a container's processes can see it is
+//! started from the copy: nobody reaches the file on disk through its `/proc/PID/exe`. Where memory may not be executed, a copy
+//! on a read-only mount serves as well.
 
 use std::fs::File;
 use std::io::{self, Seek as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
@@ -25,12 +27,48 @@ impl AsFd for SealedSelf {
     }
 }
 
+/// A sealed copy that is made when it is first needed: it takes some 20 ms, and much of what shmocker does needs none.
+#[derive(Debug, Clone, Default)]
+pub struct LazilySealed(Arc<Mutex<Option<Arc<SealedSelf>>>>);
+
+impl LazilySealed {
+    /// The copy.
+    ///
+    /// # Errors
+    /// What the kernel says: no memory.
+    pub fn get(&self) -> io::Result<Arc<SealedSelf>> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = &*made {
+            return Ok(Arc::clone(program));
+        }
+        Ok(Arc::clone(made.insert(Arc::new(sealed_self()?))))
+    }
+
+    /// Begins to make it, if nobody has: it will be needed soon.
+    pub fn begin(&self) {
+        // Whoever holds it makes it.
+        if self.0.try_lock().is_ok_and(|made| made.is_none()) {
+            let copy = self.clone();
+            // What goes wrong here goes wrong again for whoever needs it.
+            std::thread::spawn(move || copy.get().map(drop));
+        }
+    }
+}
+
+/// The file of this process's program, as it was started.
+///
+/// # Errors
+/// What the kernel says: it may be executed, and not be read.
+pub fn own_file() -> io::Result<File> {
+    File::open("/proc/self/exe")
+}
+
 /// This process's program as a sealed copy; the same one where it already runs from such a copy.
 ///
 /// # Errors
 /// What the kernel says: no memory.
 pub fn sealed_self() -> io::Result<SealedSelf> {
-    let mut program = File::open("/proc/self/exe")?;
+    let mut program = own_file()?;
     if rustix::fs::fcntl_get_seals(&program).is_ok_and(|seals| seals.contains(SEALS)) {
         return Ok(SealedSelf(program.into()));
     }

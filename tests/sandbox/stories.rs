@@ -612,17 +612,15 @@ fn a_build_that_is_killed_leaves_nothing_behind(bench: &Bench) {
             &|| in_step() == 2,
             Duration::from_secs(10),
         );
-        // Others on this machine may have engines, too.
-        let engines: Vec<_> = processes("shmocker-engine")
+        let (ours, _) = processes(&mark)
             .into_iter()
-            .filter(|(pid, _)| comes_from(*pid, driver.id()))
-            .collect();
-        let drivers = processes(&mark);
-        let (pid, _) = drivers
-            .iter()
-            .chain(&engines)
-            .rfind(|(_, line)| line.contains(victim) && !line.starts_with("runuser"))
+            .rfind(|(_, line)| line.contains("drive") && !line.starts_with("runuser"))
             .unwrap();
+        // Others may be building at the same time.
+        let engine = processes("shmocker-engine").into_iter();
+        let engine = engine.map(|(pid, _)| pid).find(|pid| parent(*pid) == ours);
+        let engine = engine.unwrap();
+        let pid = if victim == "driver" { ours } else { engine };
         assert!(
             Command::new("kill")
                 .args(["-9", &pid.to_string()])
@@ -633,10 +631,8 @@ fn a_build_that_is_killed_leaves_nothing_behind(bench: &Bench) {
         until(
             "all is gone",
             &|| {
-                in_step() == 0
-                    && processes("shmocker-engine")
-                        .iter()
-                        .all(|it| !engines.contains(it))
+                let engines = processes("shmocker-engine");
+                in_step() == 0 && engines.iter().all(|(pid, _)| *pid != engine)
             },
             Duration::from_secs(1),
         );
@@ -645,13 +641,12 @@ fn a_build_that_is_killed_leaves_nothing_behind(bench: &Bench) {
     }
 }
 
-/// Whether it was started by that one, or by somebody whom that one started.
-fn comes_from(pid: u32, ancestor: u32) -> bool {
-    let parent = |pid: u32| -> Option<u32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split(' ').nth(2)?.parse().ok()
-    };
-    std::iter::successors(Some(pid), |pid| parent(*pid)).any(|pid| pid == ancestor)
+/// Who started a process: the fourth field of `/proc/PID/stat`, the second of which is a name in parentheses.
+fn parent(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let parent = after_name.split_whitespace().nth(1);
+    parent.and_then(|parent| parent.parse().ok()).unwrap_or(0)
 }
 
 /// Number and command line of every process whose command line contains the text.

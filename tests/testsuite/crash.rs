@@ -8,6 +8,7 @@ use crate::harness::busybox;
 use crate::harness::http::{Pace, Server};
 use crate::harness::machine::{self, User, need};
 use crate::harness::processes::{self, attached_to, family, is_alive, wait_until};
+use crate::harness::registry::{MemoryRegistry, Reply};
 
 /// The moments, as the event after which, and the milliseconds then, at which the build is killed. They cover the
 /// download, the unpacking of the base, the steps, and what comes after the last step: layers, images, outputs.
@@ -199,4 +200,54 @@ fn an_interrupted_build_says_so() {
         let gone = wait_until(Duration::from_secs(1), || !relatives.iter().any(is_alive));
         assert!(gone.is_some());
     }
+}
+
+/// What is packed is sent by the user's own process: nothing else is started for it, and it can be called back as well.
+#[test]
+fn an_interrupted_push_says_so() {
+    let user = need!(machine::plain_user());
+    let base = need!(busybox::context());
+    let registry = MemoryRegistry::start();
+    let bench = Bench::new(&user, "interrupted-push");
+    bench.file("Dockerfile", "FROM base\nRUN echo made > /made\n");
+    let line = |name: &str| {
+        let host = registry.host();
+        format!("build {base} -o type=registry,name={host}/{name}:1 .")
+    };
+    let first = bench.built(&line("first"));
+    registry.misbehave(|request, _| {
+        let stalls = Reply {
+            pause: Some((1, Duration::from_secs(60))),
+            ..Reply::body("text/plain", "later")
+        };
+        request.path.contains("/stalled/blobs/").then_some(stalls)
+    });
+    for (signal, status) in [("INT", 130), ("TERM", 143)] {
+        let stalled = format!("{} --progress json", line("stalled"));
+        let mut child = bench.start(&stalled, "log");
+        let come = wait_until(Duration::from_secs(60), || {
+            let log = std::fs::read_to_string(bench.path("log")).unwrap_or_default();
+            log.contains("push.started")
+        });
+        assert!(come.is_some());
+        assert_eq!(family(child.id()).len(), 1);
+        bench.sh(&format!("kill -{signal} {}", child.id()));
+        assert_eq!(
+            status_of(child.wait().expect("it ends")),
+            status,
+            "SIG{signal}"
+        );
+        let log = std::fs::read_to_string(bench.path("log")).expect("a log");
+        let last = log.lines().rfind(|line| line.contains("\"event\""));
+        let last = last.expect("events");
+        assert!(
+            last.contains("build.done") && last.contains("\"status\":\"cancelled\""),
+            "{log}"
+        );
+    }
+    assert!(bench.ok("history ls").out().contains("cancelled"));
+    // Nothing was sent twice, and nothing is in the way of the next.
+    registry.misbehave(|_, _| None);
+    let again = bench.built(&line("stalled"));
+    assert_eq!(again.digest(), first.digest());
 }

@@ -10,13 +10,12 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::protocol::{self, Answer, Order, Report, STOP};
+use super::protocol::{self, Answer, Order, Report, STOP, Sink};
 use super::{caches, finish, stored, supervisor, upkeep, visitor};
 use crate::engine::exec::{Cancel, Role};
 use crate::engine::failure::{Failure, FailureKind};
 use crate::engine::launch;
 use crate::engine::solve::Surroundings;
-use crate::event::{BuildEvent, EventSink};
 use crate::registry::{AskHelper, Helpers};
 use crate::store::Store;
 use crate::sys::mount;
@@ -306,28 +305,4 @@ fn delete_store(path: &Path) -> Result<Report, Vec<Failure>> {
     Store::delete(path)
         .map(|()| Report::Deleted)
         .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])
-}
-
-/// Sends events up. One that cannot be sent is dropped: the connection is gone, and so is this process in a moment.
-#[derive(Clone)]
-struct Sink(Arc<Socket>);
-
-impl Sink {
-    /// Says what this machine lacks.
-    fn warnings(self) -> impl Fn(&'static str, String) + Send + Sync + 'static {
-        move |code, message| {
-            self.emit(BuildEvent::Warning {
-                code: code.to_owned(),
-                message,
-                file: None,
-                line: None,
-            });
-        }
-    }
-}
-
-impl EventSink for Sink {
-    fn emit(&self, event: BuildEvent) {
-        drop(protocol::send(&self.0, &Report::Event(event), &[]));
-    }
 }

@@ -27,17 +27,23 @@ use crate::store::{LayerBlob, Lease, Store, StoreError, StoredImage};
 /// The layers of one build's result.
 pub(super) struct Layers<'a> {
     session: &'a Session<'a>,
-    workshop: &'a Workshop<'a>,
+    workshop: Option<&'a Workshop<'a>>,
     base: Option<&'a BaseImage>,
     snapshots: &'a [Key],
     /// Packed layers that are used again.
     held: std::sync::Mutex<Vec<Lease>>,
 }
 
+/// Only who is given a workshop can make layers.
+#[derive(Debug, thiserror::Error)]
+#[error("the layer has to be packed first")]
+struct NotPacked;
+
 impl<'a> Layers<'a> {
+    /// Without a workshop only what is packed already can be had.
     pub(super) fn new(
         session: &'a Session<'a>,
-        workshop: &'a Workshop<'a>,
+        workshop: Option<&'a Workshop<'a>>,
         base: Option<&'a BaseImage>,
         snapshots: &'a [Key],
     ) -> Self {
@@ -52,6 +58,10 @@ impl<'a> Layers<'a> {
 }
 
 impl Layers<'_> {
+    fn workshop(&self) -> Result<&Workshop<'_>, NotPacked> {
+        self.workshop.ok_or(NotPacked)
+    }
+
     /// Fetches what is still elsewhere, because its files are wanted after all.
     fn have(&self, snapshots: &[Key]) -> Result<(), SourceError> {
         let Session {
@@ -62,7 +72,7 @@ impl Layers<'_> {
         } = self.session;
         let fetched = elsewhere.fetch(
             snapshots.iter().copied(),
-            &self.workshop.snapshots,
+            &self.workshop()?.snapshots,
             store,
             registries,
         );
@@ -120,7 +130,7 @@ impl LayerSource for Layers<'_> {
         out: &mut dyn Write,
     ) -> Result<(), SourceError> {
         self.have(&self.snapshots[..=layer])?;
-        layers::write_tar(self.workshop, self.snapshots, layer, times, out)?;
+        layers::write_tar(self.workshop()?, self.snapshots, layer, times, out)?;
         Ok(())
     }
 
@@ -133,7 +143,7 @@ impl LayerSource for Layers<'_> {
             index.layer_blob(snapshot, &id, "tar")?,
         ) else {
             let packed = self.session.elsewhere.packed(snapshot, &id);
-            let packed = packed.filter(|_| !self.workshop.snapshots.has(snapshot));
+            let packed = packed.filter(|_| !self.session.store.has_snapshot(snapshot));
             return Ok(packed.map(|(diff_id, blob)| Variant {
                 diff_id,
                 digest: blob.digest,
@@ -160,6 +170,7 @@ impl LayerSource for Layers<'_> {
         form: Form,
         write: &mut dyn FnMut(&mut dyn Write) -> Result<Variant, SourceError>,
     ) -> Result<Variant, SourceError> {
+        self.workshop()?;
         let store = self.session.store;
         let mut writer = store.blob_writer()?;
         let variant = write(&mut writer)?;
@@ -191,7 +202,7 @@ impl LayerSource for Layers<'_> {
 
     fn write_root(&self, times: TimeRewrite, out: &mut dyn Write) -> Result<(), SourceError> {
         self.have(self.snapshots)?;
-        layers::write_root(self.workshop, self.snapshots, times, out)?;
+        layers::write_root(self.workshop()?, self.snapshots, times, out)?;
         Ok(())
     }
 }
@@ -208,6 +219,36 @@ pub(super) struct Shipped {
     pub(super) form: ImageOutput,
 }
 
+fn names(request: &BuildRequest) -> Vec<Name> {
+    let tags = request.tags.iter();
+    tags.filter_map(|tag| tag.parse().ok()).collect()
+}
+
+/// Whether every image that is asked for can leave without a layer that would have to be made for it.
+pub(super) fn are_packed(
+    request: &BuildRequest,
+    assembled: &Assembled,
+    source: &Layers<'_>,
+    epoch: Option<Timestamp>,
+) -> bool {
+    let export = Export {
+        image: assembled,
+        source,
+        names: &names(request),
+        epoch,
+        threads: request.work.cores(),
+    };
+    request.outputs.iter().all(|output| match output {
+        Output::Image(image) => is_packed(&export, image),
+        _ => true,
+    })
+}
+
+/// Whether an image can leave without a layer that would have to be made for it.
+pub(super) fn is_packed(export: &Export<'_>, output: &ImageOutput) -> bool {
+    prepare(export, output).is_ok_and(|prepared| !prepared.origins.contains(&Origin::Written))
+}
+
 /// Writes every output. Returns the first image among them.
 pub(super) fn write_all(
     request: &BuildRequest,
@@ -216,11 +257,7 @@ pub(super) fn write_all(
     epoch: Option<Timestamp>,
     stdout: Option<OwnedFd>,
 ) -> Result<Option<Shipped>, Vec<Failure>> {
-    let names: Vec<Name> = request
-        .tags
-        .iter()
-        .filter_map(|tag| tag.parse().ok())
-        .collect();
+    let names = names(request);
     let export = Export {
         image: assembled,
         source,
@@ -420,7 +457,7 @@ pub(super) fn save(
     }
     let sources: Vec<Layers<'_>> = images
         .iter()
-        .map(|(_, snapshots, _, base)| Layers::new(session, workshop, Some(base), snapshots))
+        .map(|(_, snapshots, _, base)| Layers::new(session, Some(workshop), Some(base), snapshots))
         .collect();
     let exports: Vec<Export<'_>> = images
         .iter()

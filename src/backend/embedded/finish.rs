@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::super::{BuildRequest, Descriptor, Outcome};
 use super::bare::{bare_image, fetch, has_files, is_here, tree_of};
 use super::caches::{self, Gate, Seen};
-use super::export::{self, Layers, SaveRequest};
+use super::export::{self, Layers, SaveRequest, Shipped};
 use super::recipe;
 use crate::digest::Key;
 use crate::engine::base::{Asking, BaseImage, Blobs};
-use crate::engine::cache::{CacheTo, INLINE_KEY, Target};
+use crate::engine::cache::INLINE_KEY;
 use crate::engine::clock::Clock;
 use crate::engine::contexts::Contexts;
 use crate::engine::entitlement;
@@ -34,88 +34,8 @@ use crate::graph::{NodeId, Op};
 use crate::image::{
     self, Assembled, Base, History, Instruction, Layer, MediaTypes, Name, Timestamp,
 };
-use crate::store::{History as Builds, Store, StoreError, StoredImage};
+use crate::store::{Store, StoreError, StoredImage};
 use crate::sys::signal::Resizes;
-
-/// The build, if all of its results are there and nothing has to be written but names.
-///
-/// # Errors
-/// If the input is wrong.
-pub(super) fn from_cache(
-    request: &BuildRequest,
-    events: &dyn EventSink,
-) -> Result<Option<Outcome>, Vec<Failure>> {
-    let is_inline = |to: &CacheTo| to.target == Target::Inline;
-    if !request.outputs.is_empty() || request.cache_to.iter().any(is_inline) {
-        return Ok(None);
-    }
-    let store = open(&request.store)?;
-    let _kept = store.keep_all().map_err(store_failures)?;
-    let _steady = store.index().map_err(store_failures)?.at_one_moment();
-    // What the look finds is said only if it is the whole build; else the engine child says it.
-    let said = Gate::shut(events);
-    let contexts = Contexts::of(&request.work);
-    let session = Session::new(&request.work, &store, &contexts, Clock::system(), &said);
-    let planned = match allowed(&session, Asking::Nobody) {
-        Ok(planned) if !planned.is_guessed => planned,
-        Err(failures) if !failures.is_empty() => return Err(failures),
-        _ => return Ok(None),
-    };
-    // An image that is only given another name and other notes needs not be unpacked, if it is here.
-    let bare = bare_image(&planned).filter(|image| is_here(image, &store));
-    let wanted = [planned.lowered.target];
-    let target = planned.lowered.target;
-    let look = || {
-        let until = Thoroughness::UntilSomethingIsMissing;
-        Survey::of(&session, &planned, &wanted, until)
-    };
-    let before = said.said();
-    let mut survey = look()?;
-    let by_name =
-        bare.is_none() && !request.cache_from.is_empty() && !survey.made.contains_key(&target);
-    if by_name {
-        // What came before the result may have stayed where the cache is.
-        session.find_by_name(true);
-        said.unsay(before);
-        survey = look()?;
-    }
-    let is_whole = |tree: &solve::Tree| !by_name || store.has_snapshots(tree.layers());
-    let tree = match (bare, survey.made.get(&target)) {
-        (Some(image), _) => &tree_of(image),
-        (None, Some(Made::Tree(tree))) if is_whole(tree) => tree,
-        (None, _) => return Ok(None),
-    };
-    if !store.has_snapshots(tree.layers()) {
-        return Ok(None);
-    }
-    // What a killed build left behind goes with the next one; trees of the container's users only the engine may delete.
-    if store.sweep_tmp().map_err(store_failures)?.refused > 0 {
-        return Ok(None);
-    }
-    let Some(parts) = parts(&session, &planned, tree.layers(), |snapshot| {
-        store.index()?.diff_id(snapshot)
-    })?
-    else {
-        return Ok(None);
-    };
-    let assembled = assemble(&session, &planned, parts, None)?;
-    survey
-        .announce(&session, &planned)
-        .map_err(|failure| vec![failure])?;
-    remember(&session, &planned, &assembled, tree.layers())?;
-    if !Builds::of(&request.store).has_recipe(&assembled.digest()) {
-        recipe::note(request, &session, &planned, &assembled, None);
-    }
-    let outcome = keep(
-        request,
-        &session,
-        &planned,
-        &assembled,
-        (tree.layers(), Keeping::Named),
-    )?;
-    said.open();
-    Ok(Some(outcome))
-}
 
 /// The work with all that has to be known before its Dockerfile can be lowered, as far as the store remembers it.
 ///
@@ -216,7 +136,7 @@ pub(super) fn lock(
 }
 
 /// Plans a build, if all that it asks for is allowed.
-fn allowed(session: &Session<'_>, asking: Asking) -> Result<Planned, Vec<Failure>> {
+pub(super) fn allowed(session: &Session<'_>, asking: Asking) -> Result<Planned, Vec<Failure>> {
     let (work, events) = (session.work, session.events);
     let planned = Planned::of(session, asking)?;
     let mut refusals = entitlement::refusals(work, &planned);
@@ -472,24 +392,31 @@ fn conclude(
     if is_kept {
         remember(session, planned, &assembled, tree.layers())?;
     }
-    let layers = Layers::new(session, workshop, base_image(planned), tree.layers());
-    let epoch = planned
-        .lowered
-        .source_date_epoch
-        .map(Timestamp::from_seconds);
+    let layers = Layers::new(session, Some(workshop), base_image(planned), tree.layers());
     if is_kept {
         recipe::note(request, session, planned, &assembled, None);
     }
-    if let Some(shipped) = export::write_all(request, &assembled, &layers, epoch, stdout)? {
-        if is_kept && shipped.image.digest() != assembled.digest() {
-            let (image, form) = (&shipped.image, Some(&shipped.form));
-            recipe::note(request, session, planned, image, form);
-        }
-        // What left is what was asked for; the store's own manifest names uncompressed layers.
-        outcome.manifest = described(&shipped.image.descriptor());
-        outcome.config_digest = shipped.image.config_digest();
-    }
+    let left = export::write_all(request, &assembled, &layers, epoch(planned), stdout)?;
+    note_shipped(request, (session, planned), left, &mut outcome);
     Ok(outcome)
+}
+
+/// What left is what was asked for; the store's own manifest names uncompressed layers.
+pub(super) fn note_shipped(
+    request: &BuildRequest,
+    (session, planned): (&Session<'_>, &Planned),
+    shipped: Option<Shipped>,
+    outcome: &mut Outcome,
+) {
+    let Some(Shipped { image, form }) = shipped else {
+        return;
+    };
+    let is_kept = !request.work.accepts_failed && !request.work.aside;
+    if is_kept && image.digest() != outcome.stored {
+        recipe::note(request, session, planned, &image, Some(&form));
+    }
+    outcome.manifest = described(&image.descriptor());
+    outcome.config_digest = image.config_digest();
 }
 
 /// Writes images of the store, in the engine child.
@@ -573,13 +500,13 @@ pub(super) fn shell(
 }
 
 /// The parts of an image.
-struct Parts {
+pub(super) struct Parts {
     base: Base,
     instructions: Vec<Instruction>,
 }
 
 /// The image's layers in their places. `None` if the size of one of ours is not known.
-fn parts(
+pub(super) fn parts(
     session: &Session<'_>,
     planned: &Planned,
     snapshots: &[Key],
@@ -655,7 +582,7 @@ fn parts(
 
 /// Whether an image gets names in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keeping {
+pub(super) enum Keeping {
     /// It does.
     Named,
     /// Not all of it is here: it only leaves.
@@ -663,7 +590,7 @@ enum Keeping {
 }
 
 /// The image that the target starts from, if that is one.
-fn base_image(planned: &Planned) -> Option<&BaseImage> {
+pub(super) fn base_image(planned: &Planned) -> Option<&BaseImage> {
     let base = planned.lowered.base.as_ref()?;
     match &planned.lowered.graph.node(base.node).op {
         Op::Source(source) => planned.images.get(source),
@@ -690,7 +617,14 @@ fn base_name(planned: &Planned) -> String {
     }
 }
 
-fn assemble(
+/// SOURCE_DATE_EPOCH.
+pub(super) fn epoch(planned: &Planned) -> Option<Timestamp> {
+    let seconds = planned.lowered.source_date_epoch;
+    seconds.map(Timestamp::from_seconds)
+}
+
+/// The image, with what is recorded in it of the cache.
+pub(super) fn assemble(
     session: &Session<'_>,
     planned: &Planned,
     parts: Parts,
@@ -706,22 +640,18 @@ fn assemble(
     if !labels.is_empty() {
         config.config.labels.get_or_insert_default().extend(labels);
     }
-    let epoch = planned
-        .lowered
-        .source_date_epoch
-        .map(Timestamp::from_seconds);
     image::assemble(
         config,
         parts.base,
         parts.instructions,
         MediaTypes::Oci,
-        epoch,
+        epoch(planned),
     )
     .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Input, &error)])
 }
 
 /// Puts configuration and manifest into the store, and gives them their names. Writes nothing that is there already.
-fn keep(
+pub(super) fn keep(
     request: &BuildRequest,
     session: &Session<'_>,
     planned: &Planned,
@@ -821,7 +751,7 @@ pub(super) fn raise_open_files() {
 }
 
 /// Remembers what was built, so that the next build can say what changed; and what that used, so that it is kept.
-fn remember(
+pub(super) fn remember(
     session: &Session<'_>,
     planned: &Planned,
     assembled: &Assembled,
@@ -847,7 +777,7 @@ pub(super) fn open(path: &Path) -> Result<Store, Vec<Failure>> {
     Store::open(path).map_err(store_failures)
 }
 
-fn store_failures(error: StoreError) -> Vec<Failure> {
+pub(super) fn store_failures(error: StoreError) -> Vec<Failure> {
     failures(&error)
 }
 

@@ -1,8 +1,10 @@
 //! The build on this machine, in two halves. This process looks whether every result exists already; that needs no
-//! namespace, no thread and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
-//! itself, from a sealed copy, root of a new user namespace, which does the work and dies with the connection.
+//! namespace and no helper, and is the end of most builds. Otherwise it starts one *engine child*: shmocker
+//! itself, root of a new user namespace, which does the work and dies with the connection.
 
 mod bare;
+mod beside;
+mod cached;
 mod caches;
 mod child;
 mod export;
@@ -47,8 +49,8 @@ use crate::event::{BuildEvent, EventSink, Status};
 use crate::image::{self, Name};
 use crate::registry::{self, HelperQuestion};
 use crate::store::{Owners, Store};
-use crate::sys::memfd::sealed_self;
 use crate::sys::signal::{Ending, Endings};
+use crate::sys::socket::Socket;
 use finish::{Locked, Wanted};
 use protocol::{Order, Report};
 use recorder::Recorder;
@@ -241,6 +243,16 @@ impl Embedded {
         to: Name,
         events: &dyn EventSink,
     ) -> Result<Digest, Vec<Failure>> {
+        let sent = {
+            let (work, store) = (work.clone(), store.to_owned());
+            let (image, to) = (image.to_owned(), to.clone());
+            beside::carry_out(events, move |events| {
+                stored::push_packed((&work, &store), &image, &to, events)
+            })
+        };
+        if let Some(digest) = sent? {
+            return Ok(digest);
+        }
         let order = Order::Push {
             store: store.to_owned(),
             work: Box::new(work.clone()),
@@ -372,7 +384,14 @@ fn one(
     events: &dyn EventSink,
     reasons: &dyn Fn(Vec<StepReport>),
 ) -> Result<Outcome, Vec<Failure>> {
-    if let Some(outcome) = finish::from_cache(request, events)? {
+    let found = match cached::has_to_send(request) {
+        true => {
+            let request = request.clone();
+            beside::carry_out(events, move |events| cached::build(&request, events))
+        }
+        false => cached::build(request, events),
+    };
+    if let Some(outcome) = found? {
         return Ok(outcome);
     }
     in_child(request, events, reasons)
@@ -424,18 +443,10 @@ fn listen_to(
     events: &dyn EventSink,
     reasons: &dyn Fn(Vec<StepReport>),
 ) -> Result<Report, Vec<Failure>> {
-    let endings = Endings::hold().map_err(|error| {
-        let message = "signals cannot be waited for";
-        vec![Failure::caused(
-            FailureKind::Machine,
-            "engine::signals",
-            message,
-            &error,
-        )]
-    })?;
+    let endings = endings()?;
     let engine = start(order, files)?;
     loop {
-        if let Err(failure) = await_message(&engine, &endings) {
+        if let Err(failure) = await_message(&engine.socket, &endings) {
             stop(&engine, &endings, events);
             return Err(vec![failure]);
         }
@@ -447,6 +458,19 @@ fn listen_to(
             report => return Ok(report),
         }
     }
+}
+
+/// Holds back what would end this process, so that it can be ended in order.
+fn endings() -> Result<Endings, Vec<Failure>> {
+    Endings::hold().map_err(|error| {
+        let message = "signals cannot be waited for";
+        vec![Failure::caused(
+            FailureKind::Machine,
+            "engine::signals",
+            message,
+            &error,
+        )]
+    })
 }
 
 /// Asks a program that keeps credentials, as the user that this process is.
@@ -519,11 +543,11 @@ fn stop(engine: &Engine, endings: &Endings, events: &dyn EventSink) {
     }
 }
 
-/// Waits until the engine says something, or until this process is asked to end. Then the engine goes with it.
-fn await_message(engine: &Engine, endings: &Endings) -> Result<(), Failure> {
+/// Waits until the other side says something, or until this process is asked to end.
+fn await_message(socket: &Socket, endings: &Endings) -> Result<(), Failure> {
     loop {
         let mut polls = [
-            PollFd::new(&engine.socket, PollFlags::IN),
+            PollFd::new(socket, PollFlags::IN),
             PollFd::new(endings, PollFlags::IN),
         ];
         match rustix::event::poll(&mut polls, None) {
@@ -630,9 +654,7 @@ fn start(order: &Order, files: &[BorrowedFd<'_>]) -> Result<Engine, Vec<Failure>
         )]
     };
     let ids = ids_for(order)?;
-    let program = sealed_self()
-        .map_err(|error| machine("shmocker cannot copy itself into memory", &error))?;
-    let engine = start_engine(&program, &ids, io::stderr().as_fd())
+    let engine = start_engine(&ids, io::stderr().as_fd())
         .map_err(|error| vec![Failure::from_diagnostic(FailureKind::Machine, &error)])?;
     protocol::send(&engine.socket, order, files).map_err(|error| {
         machine(

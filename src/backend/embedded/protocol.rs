@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ use crate::engine::launch::Launch;
 use crate::engine::phases::StepReport;
 use crate::engine::solve::{Shell, ShellEnd};
 use crate::engine::work::Work;
-use crate::event::BuildEvent;
+use crate::event::{BuildEvent, EventSink};
 use crate::image::Name;
 use crate::registry::{HelperAnswer, HelperQuestion};
 use crate::store::{Checked, Prune, Pruned};
@@ -251,4 +252,28 @@ pub(super) fn read<'a, T: Deserialize<'a>>(message: &'a Message) -> Result<T, Fa
         )
         .with_help("was the program replaced while it ran? run it again")
     })
+}
+
+/// Sends events up. One that cannot be sent is dropped: the connection is gone, and so is this process in a moment.
+#[derive(Clone)]
+pub(super) struct Sink(pub(super) Arc<Socket>);
+
+impl Sink {
+    /// Says what this machine lacks.
+    pub(super) fn warnings(self) -> impl Fn(&'static str, String) + Send + Sync + 'static {
+        move |code, message| {
+            self.emit(BuildEvent::Warning {
+                code: code.to_owned(),
+                message,
+                file: None,
+                line: None,
+            });
+        }
+    }
+}
+
+impl EventSink for Sink {
+    fn emit(&self, event: BuildEvent) {
+        drop(send(&self.0, &Report::Event(event), &[]));
+    }
 }

@@ -1,8 +1,9 @@
-//! Images of the store, in the engine child: sent to a registry.
+//! Images of the store, sent to a registry: by the plain user's own process, or by the engine child where something has to be
+//! packed first.
 
 use std::path::Path;
 
-use super::export::{Heard, Layers, of_export};
+use super::export::{Heard, Layers, is_packed, of_export};
 use super::finish::open;
 use crate::digest::Digest;
 use crate::engine::base::{self, BaseImage, Blobs};
@@ -17,7 +18,23 @@ use crate::image::{Assembled, Content, Descriptor, Layer, MediaTypes, Name, medi
 use crate::ship::export::{Export, ImageOutput, Sent};
 use crate::store::{Store, StoredImage};
 
-/// Sends an image under a name. One whose blobs are all at hand goes as it is; layers that were built here are compressed.
+/// Sends an image under a name, if nothing has to be packed for it.
+///
+/// # Errors
+/// Everything that went wrong.
+pub(super) fn push_packed(
+    (work, store): (&Work, &Path),
+    image: &str,
+    to: &Name,
+    events: &dyn EventSink,
+) -> Result<Option<Digest>, Vec<Failure>> {
+    let store = open(store)?;
+    let contexts = Contexts::of(work);
+    let session = Session::new(work, &store, &contexts, Clock::system(), events);
+    send(&session, None, image, to)
+}
+
+/// Sends an image under a name, in the engine child.
 ///
 /// # Errors
 /// Everything that went wrong.
@@ -30,13 +47,28 @@ pub(super) fn push(
     warn: impl Fn(&'static str, String) + Send + Sync + 'static,
 ) -> Result<Digest, Vec<Failure>> {
     let store = open(store)?;
-    let (stored, found) = find(&store, image)?;
     let contexts = Contexts::of(work);
     let session = Session::new(work, &store, &contexts, Clock::system(), events);
     let workshop = Workshop::open(&session, surroundings, warn).map_err(|failure| vec![failure])?;
-    let heard = Heard::new(events);
+    send(&session, Some(&workshop), image, to)?.ok_or_else(|| {
+        let message = format!("the layers of `{image}` were not packed");
+        vec![Failure::new(FailureKind::Bug, "images::packed", message)]
+    })
+}
+
+/// One whose blobs are all at hand goes as it is; layers that were built here are compressed, where there is a workshop. `None`:
+/// there is none, and they are not.
+fn send(
+    session: &Session<'_>,
+    workshop: Option<&Workshop<'_>>,
+    image: &str,
+    to: &Name,
+) -> Result<Option<Digest>, Vec<Failure>> {
+    let store = session.store;
+    let (stored, found) = find(store, image)?;
+    let heard = Heard::new(session.events);
     let failed = |error| vec![of_export(&error)];
-    let layers = Layers::new(&session, &workshop, Some(&found), &stored.layers);
+    let layers = Layers::new(session, workshop, Some(&found), &stored.layers);
     let is_whole = matches!(found.blobs, Blobs::Registry(_))
         || found
             .layers
@@ -49,14 +81,20 @@ pub(super) fn push(
             source: &layers,
             names: std::slice::from_ref(to),
             epoch: None,
-            threads: work.cores(),
+            threads: session.work.cores(),
         };
+        let output = ImageOutput::default();
+        if workshop.is_none() && !is_packed(&export, &output) {
+            return Ok(None);
+        }
         let exported = export
-            .push(&ImageOutput::default(), &session.registries, &heard)
+            .push(&output, &session.registries, &heard)
             .map_err(failed)?;
-        return Ok(exported
-            .manifest
-            .map_or(stored.digest, |manifest| manifest.digest));
+        return Ok(Some(
+            exported
+                .manifest
+                .map_or(stored.digest, |manifest| manifest.digest),
+        ));
     }
     let unreadable = |error: &dyn miette::Diagnostic| {
         vec![Failure::from_diagnostic(FailureKind::Machine, error)]
@@ -105,7 +143,7 @@ pub(super) fn push(
         &|_| from.clone(),
     )
     .map_err(failed)?;
-    Ok(stored.digest)
+    Ok(Some(stored.digest))
 }
 
 fn find(store: &Store, image: &str) -> Result<(StoredImage, BaseImage), Vec<Failure>> {

@@ -11,8 +11,9 @@
 //! shmocker-visitor     (the plain user, then in a container's user namespace) runs one command more there
 //!  └─ shmocker-guest    = the command
 //! ```
-//! Each is started from a sealed copy of the program in memory, has one socket to its parent, and dies with the process
-//! above it: the command because its pid namespace is inside the engine's, the engine because its socket closes.
+//! Each has one socket to its parent, and dies with the process above it: the command because its pid namespace is inside the
+//! engine's, the engine because its socket closes. What a container's processes can see is started from a sealed copy of the
+//! program in memory.
 //!
 //! Leaves out where roots come from (`engine::snapshot`) and what is run in them (`engine::solve`).
 

@@ -12,7 +12,6 @@ use super::ids::Ids;
 use super::network::{Helper, try_helper};
 use super::proc::Proc;
 use super::role::{Role, StartError, start};
-use crate::sys::memfd::SealedSelf;
 use crate::sys::mount::{Attributes, Tree};
 use crate::sys::network::new_namespace;
 use crate::sys::socket::Socket;
@@ -38,13 +37,8 @@ pub struct Findings {
 ///
 /// # Errors
 /// If not even the namespace can be had.
-pub fn findings(
-    program: &SealedSelf,
-    ids: &Ids,
-    scratch: &Path,
-    errors: BorrowedFd<'_>,
-) -> Result<Findings, StartError> {
-    let probe = start(Role::Probe, program, ids, errors)?;
+pub fn findings(ids: &Ids, scratch: &Path, errors: BorrowedFd<'_>) -> Result<Findings, StartError> {
+    let probe = start(Role::Probe, ids, errors)?;
     let scratch = serde_json::to_vec(scratch).map_err(io::Error::from)?;
     probe.socket.send(&scratch, &[])?;
     let answer = probe.socket.receive()?.ok_or(StartError::NoGreeting)?;

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::ids::{Ids, IdsError};
 use super::userns::{self, Restriction};
-use crate::sys::memfd::SealedSelf;
+use crate::sys::memfd::{SealedSelf, own_file};
 use crate::sys::socket::Socket;
 use crate::sys::spawn::{
     self, Command, MappedError, Namespaces, Program, SpawnError, Stage, WhenParentDies,
@@ -164,16 +164,13 @@ pub enum StartError {
 }
 
 /// Starts the engine child: root of a new user namespace with these ids, in a mount and a pid namespace of its own. Its
-/// standard error is `errors`, for what a bug of ours would say; it has no other streams.
+/// standard error is `errors`, for what a bug of ours would say; it has no other streams. It runs from shmocker's own file:
+/// what it starts for others sees no process that is outside of a pid namespace of its own.
 ///
 /// # Errors
 /// With the way out where one is known.
-pub fn start_engine(
-    program: &SealedSelf,
-    ids: &Ids,
-    errors: BorrowedFd<'_>,
-) -> Result<Engine, StartError> {
-    start(Role::Engine, program, ids, errors)
+pub fn start_engine(ids: &Ids, errors: BorrowedFd<'_>) -> Result<Engine, StartError> {
+    start(Role::Engine, ids, errors)
 }
 
 /// Starts a supervisor or a visitor: as this process's user, in its namespaces, with these standard streams.
@@ -203,12 +200,8 @@ pub fn start_plain(
     }
 }
 
-pub(super) fn start(
-    role: Role,
-    program: &SealedSelf,
-    ids: &Ids,
-    errors: BorrowedFd<'_>,
-) -> Result<Engine, StartError> {
+pub(super) fn start(role: Role, ids: &Ids, errors: BorrowedFd<'_>) -> Result<Engine, StartError> {
+    let program = own_file()?;
     let uid = rustix::process::geteuid().as_raw();
     if let Some(restriction) = userns::restriction(uid) {
         return Err(restriction.into());

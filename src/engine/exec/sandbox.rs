@@ -35,7 +35,7 @@ use super::stub::Stubs;
 use super::users::{self, Identity};
 use crate::event::Stream;
 use crate::graph::{Host, Network, Security, Ulimit};
-use crate::sys::memfd::{SealedSelf, sealed_self};
+use crate::sys::memfd::LazilySealed;
 use crate::sys::mount::{Attributes, Tree};
 use crate::sys::network::in_namespace;
 use crate::sys::owner;
@@ -259,7 +259,7 @@ impl Exit {
 /// Runs commands in roots. One for a build; any thread may use it. Lives in the engine child.
 #[derive(Debug)]
 pub struct Sandbox {
-    program: SealedSelf,
+    program: LazilySealed,
     networks: Networks,
     /// How many files a command may open: as many as the user's own.
     files_max: Option<u64>,
@@ -270,21 +270,23 @@ pub struct Sandbox {
 impl Sandbox {
     /// `scratch` is a directory for names that only this process uses; programs that help are looked for in
     /// `directories`; `warn` hears what the user should know.
-    ///
-    /// # Errors
-    /// If shmocker's own program cannot be copied into memory.
     pub fn new(
         scratch: &Path,
         directories: &[PathBuf],
         warn: impl Fn(String) + Send + Sync + 'static,
-    ) -> Result<Self, ExecError> {
-        Ok(Self {
-            program: sealed_self().map_err(doing("copy shmocker's program into memory"))?,
+    ) -> Self {
+        Self {
+            program: LazilySealed::default(),
             networks: Networks::new(scratch, Box::new(warn)),
             files_max: rustix::process::getrlimit(Resource::Nofile).current,
             emulators: Arc::new(Emulators::of(directories)),
             proc: Proc::to_be_had(),
-        })
+        }
+    }
+
+    /// Begins with what the first command will have to wait for.
+    pub fn expect_commands(&self) {
+        self.program.begin();
     }
 
     /// Runs a command in a root: a detached mount (`fsmount`, [`Tree::copy_of`]), which is used up by it. Mount points that
@@ -336,8 +338,10 @@ impl Sandbox {
             (None, Streams::Given(given)) => *given,
             (None, _) => [null.as_fd(); 3],
         };
+        let program = self.program.get();
+        let program = program.map_err(doing("copy shmocker's program into memory"))?;
         let mut command = Command {
-            program: Program::Open(self.program.as_fd()),
+            program: Program::Open(program.as_fd()),
             argv: argv(Role::Step),
             env: Vec::new(),
             fds: standard.into_iter().chain([childs.as_fd()]).collect(),

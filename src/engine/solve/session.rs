@@ -489,7 +489,7 @@ impl<'e> Workshop<'e> {
         }
         let reach = Reach::open(session)?;
         let warn = move |message| warn("HostNetwork", message);
-        let sandbox = Sandbox::new(&reach.scratch.path(), &session.work.programs, warn)?;
+        let sandbox = Sandbox::new(&reach.scratch.path(), &session.work.programs, warn);
         let cores = Cores::new(session.work.cores());
         let steps = session.work.jobs.map(|jobs| Cores::new(jobs.get()));
         Ok(Self {

@@ -191,6 +191,7 @@ impl Session<'_> {
         {
             return Ok(made);
         }
+        workshop.sandbox.expect_commands();
         let name = shown(source);
         self.events.emit(BuildEvent::SourceStarted {
             source: name.clone(),

@@ -118,6 +118,8 @@ impl Session<'_> {
         if workshop.cancel.is_cancelled() {
             return Err(called_off());
         }
+        // What is made is nearly always made by a command, or read by one.
+        workshop.sandbox.expect_commands();
         self.note_run(id);
         self.events.emit(BuildEvent::StepStarted {
             origin: origin.clone(),
