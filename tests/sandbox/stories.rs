@@ -737,7 +737,7 @@ fn a_private_network_has_a_way_out_but_none_to_the_hosts_loopback(bench: &Bench)
     let port = listener.local_addr().unwrap().port();
     let mut request = bench.shell(&format!(
         "gateway=$(ip route | awk '/^default/ {{print $3}}'); ls /sys/class/net | wc -l
-         for host in 127.0.0.1 $gateway 10.0.2.2 169.254.1.1 169.254.1.2; do nc -w 1 $host {port} </dev/null && echo $host reached; done; true"
+         for host in 127.0.0.1 $gateway 10.0.2.2 169.254.1.1 169.254.1.2; do timeout 2 nc -w 1 $host {port} </dev/null && echo $host reached; done; true"
     ));
     request.network = Network::Default;
     let answer = bench.play(&request);
