@@ -135,7 +135,9 @@ impl Client<'_> {
         let address = address::parse(question.url)?;
         let connections = match question.method {
             Method::Get | Method::Head => self.connections()?,
-            Method::Post | Method::Put | Method::Patch | Method::Delete => self.straight()?,
+            Method::Post | Method::Put | Method::Patch | Method::Delete => {
+                self.straight(&address)?
+            }
         };
         let mut patience = Patience::new(self);
         loop {

@@ -24,7 +24,7 @@ mod sink;
 mod transfer;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::digest::Digest;
@@ -225,8 +225,38 @@ pub struct Client<'e> {
 
 struct Shared {
     settings: Settings,
-    connections: OnceLock<reqwest::blocking::Client>,
-    straight: OnceLock<reqwest::blocking::Client>,
+    /// They follow redirects.
+    connections: Connections,
+    /// They follow none, which is for what is sent.
+    straight: Connections,
+    /// The same for who is spoken with in the open: they know no authorities, which would have to be read.
+    open: Connections,
+}
+
+/// Connections of one kind, made by whoever needs them first. The others wait for that.
+#[derive(Default)]
+struct Connections {
+    made: OnceLock<reqwest::blocking::Client>,
+    making: Mutex<()>,
+}
+
+impl Connections {
+    fn or_make(
+        &self,
+        make: impl FnOnce() -> Result<reqwest::blocking::Client>,
+    ) -> Result<&reqwest::blocking::Client> {
+        if let Some(made) = self.made.get() {
+            return Ok(made);
+        }
+        let _first = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.made.get() {
+            Some(made) => Ok(made),
+            None => {
+                let made = make()?;
+                Ok(self.made.get_or_init(|| made))
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Client<'_> {
@@ -244,8 +274,9 @@ impl Client<'_> {
         Self {
             shared: Arc::new(Shared {
                 settings,
-                connections: OnceLock::new(),
-                straight: OnceLock::new(),
+                connections: Connections::default(),
+                straight: Connections::default(),
+                open: Connections::default(),
             }),
             events: None,
         }
@@ -322,23 +353,27 @@ impl Client<'_> {
     }
 
     fn connections(&self) -> Result<&reqwest::blocking::Client> {
-        if let Some(made) = self.shared.connections.get() {
-            return Ok(made);
-        }
-        let made = self.connect(reqwest::redirect::Policy::custom(address::follow))?;
-        Ok(self.shared.connections.get_or_init(|| made))
+        let follow = || reqwest::redirect::Policy::custom(address::follow);
+        let make = || built(self.trusting(self.builder(follow())?)?);
+        self.shared.connections.or_make(make)
     }
 
-    /// Connections for what is sent: they follow no redirect.
-    fn straight(&self) -> Result<&reqwest::blocking::Client> {
-        if let Some(made) = self.shared.straight.get() {
-            return Ok(made);
+    /// Connections for what is sent there: they follow no redirect.
+    fn straight(&self, address: &reqwest::Url) -> Result<&reqwest::blocking::Client> {
+        let builder = || self.builder(reqwest::redirect::Policy::none());
+        // A proxy may speak TLS itself.
+        if address.scheme() == "http" && self.settings().proxies.http.is_none() {
+            let make = || built(builder()?.tls_certs_only([]));
+            return self.shared.open.or_make(make);
         }
-        let made = self.connect(reqwest::redirect::Policy::none())?;
-        Ok(self.shared.straight.get_or_init(|| made))
+        let make = || built(self.trusting(builder()?)?);
+        self.shared.straight.or_make(make)
     }
 
-    fn connect(&self, redirects: reqwest::redirect::Policy) -> Result<reqwest::blocking::Client> {
+    fn builder(
+        &self,
+        redirects: reqwest::redirect::Policy,
+    ) -> Result<reqwest::blocking::ClientBuilder> {
         let settings = self.settings();
         let mut builder = reqwest::blocking::Client::builder()
             .no_proxy()
@@ -369,6 +404,15 @@ impl Client<'_> {
             let proxy = made.map_err(|_| Error::Proxy { url: redacted(url) })?;
             builder = builder.proxy(proxy.no_proxy(exempt.clone()));
         }
+        Ok(builder)
+    }
+
+    /// With the authorities that are trusted, and what this client shows of itself.
+    fn trusting(
+        &self,
+        mut builder: reqwest::blocking::ClientBuilder,
+    ) -> Result<reqwest::blocking::ClientBuilder> {
+        let settings = self.settings();
         for path in &settings.ca_files {
             let pem = std::fs::read(path).map_err(|source| Error::CaFile {
                 path: path.clone(),
@@ -403,8 +447,12 @@ impl Client<'_> {
                 .map_err(|error| unusable(certificate, error::chain(&error)))?;
             builder = builder.identity(identity);
         }
-        builder.build().map_err(|error| Error::Setup {
-            why: error::chain(&error),
-        })
+        Ok(builder)
     }
+}
+
+fn built(builder: reqwest::blocking::ClientBuilder) -> Result<reqwest::blocking::Client> {
+    builder.build().map_err(|error| Error::Setup {
+        why: error::chain(&error),
+    })
 }

@@ -21,7 +21,7 @@ use crate::net::{self, Answer, Method, Payload, Persistence};
 use std::fs::File;
 
 /// How many blobs are sent at once. Most are small, and what they wait for is the registry's disk.
-const SENT_AT_ONCE: usize = 8;
+const SENT_AT_ONCE: usize = 12;
 /// To send so little costs no more than to ask whether it is there.
 const UNASKED_BYTES: u64 = 64 << 10;
 /// What is larger is sent in parts of this size.
