@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use shmocker::engine::exec::ids::{Caller, Ids};
 use shmocker::graph::Network;
 
 use crate::drive::{Answer, Request};
@@ -14,8 +15,8 @@ pub(crate) struct Bench {
     pub(crate) directory: PathBuf,
     /// Who plays: `None` is whoever runs the tests.
     pub(crate) user: Option<String>,
-    /// A user without subordinate ids, where there is one and the tests may play as him.
-    pub(crate) bare_user: Option<String>,
+    /// He has no subordinate ids: everything is played with his own alone.
+    pub(crate) single_id: bool,
 }
 
 /// Prints and counts a skip; fails where SHMOCKER_REQUIRE names the capability.
@@ -54,43 +55,52 @@ fn remove_tree(path: &Path) {
             let mut command = Command::new("unshare");
             command.args(["--user", "--map-root-user"]).args(mapping);
             command.args(["rm", "-rf", "--"]).arg(path);
-            command.status().unwrap().success()
+            command.output().unwrap().status.success()
         };
+        // Without subordinate ids everything is the user's own.
         assert!(remove(&["--map-auto"]) || remove(&[]));
     }
 }
 
 impl Bench {
-    pub(crate) fn new() -> Result<Self, String> {
-        let busybox = Path::new("/bin/busybox");
-        if !busybox.exists() {
+    /// One for each user: root plays as a plain one and as one without subordinate ids, where there is one.
+    pub(crate) fn of_all_users() -> Result<Vec<Self>, String> {
+        if !Path::new("/bin/busybox").exists() {
             return Err("no /bin/busybox (package busybox-static) to make a root of".to_owned());
         }
-        let is_root = rustix::process::geteuid().is_root();
-        let user = match is_root {
-            false => None,
-            true => Some(
-                named_user("SHMOCKER_TEST_USER", "shmocker-ranges")
-                    .ok_or("no plain user to play as; `tests/run` as root makes one")?,
-            ),
-        };
-        let bare_user = match is_root {
-            false => None,
-            true => named_user("SHMOCKER_TEST_BARE_USER", "shmocker-bare"),
-        };
-        let directory =
-            std::env::temp_dir().join(format!("shmocker-sandbox-{}", std::process::id()));
+        if !rustix::process::geteuid().is_root() {
+            let has_none = Ids::of(&Caller::current()).is_err_and(|error| error.is_lack());
+            return Ok(vec![Self::new(None, has_none)]);
+        }
+        let user = named_user("SHMOCKER_TEST_USER", "shmocker-ranges")
+            .ok_or("no plain user to play as; `tests/run` as root makes one")?;
+        let mut benches = vec![Self::new(Some(user), false)];
+        if let Some(bare) = named_user("SHMOCKER_TEST_BARE_USER", "shmocker-bare") {
+            benches.push(Self::new(Some(bare), true));
+        }
+        Ok(benches)
+    }
+
+    fn new(user: Option<String>, single_id: bool) -> Self {
+        let (pid, ids) = (std::process::id(), if single_id { "single" } else { "all" });
+        let directory = std::env::temp_dir().join(format!("shmocker-sandbox-{pid}-{ids}"));
         fs::create_dir_all(&directory).unwrap();
         let bench = Self {
             directory,
             user,
-            bare_user,
+            single_id,
         };
         fs::copy("/proc/self/exe", bench.program()).unwrap();
         fs::set_permissions(bench.program(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(bench.scratch()).unwrap();
         bench.give_to_user(&bench.directory);
-        Ok(bench)
+        bench
+    }
+
+    /// The player's name.
+    pub(crate) fn player(&self) -> String {
+        let own = || Caller::current().name.unwrap_or_default();
+        self.user.clone().unwrap_or_else(own)
     }
 
     pub(crate) fn program(&self) -> PathBuf {
@@ -150,6 +160,7 @@ impl Bench {
         Request {
             root: self.root(),
             scratch: self.scratch(),
+            single_id: self.single_id,
             argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
             env: Vec::new(),
             workdir: "/".to_owned(),
@@ -164,15 +175,20 @@ impl Bench {
         }
     }
 
-    pub(crate) fn command(&self, user: Option<&str>, request: &Request) -> Command {
-        let mut command = match user {
+    /// This program as another user's.
+    pub(crate) fn program_as(&self, user: Option<&str>) -> Command {
+        match user {
             Some(user) => {
                 let mut command = Command::new("runuser");
                 command.args(["-u", user, "--"]).arg(self.program());
                 command
             }
             None => Command::new(self.program()),
-        };
+        }
+    }
+
+    pub(crate) fn command(&self, user: Option<&str>, request: &Request) -> Command {
+        let mut command = self.program_as(user);
         let request = serde_json::to_string(request).unwrap();
         command
             .arg("drive")

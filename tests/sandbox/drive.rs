@@ -25,6 +25,8 @@ use shmocker::sys::socket::Socket;
 pub(crate) struct Request {
     pub root: PathBuf,
     pub scratch: PathBuf,
+    /// With the player's own id alone, not with the subordinate ones.
+    pub single_id: bool,
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
     pub workdir: String,
@@ -94,7 +96,11 @@ pub(crate) fn doctor(scratch: &std::path::Path) -> ExitCode {
 }
 
 fn try_to_drive(request: &str) -> miette::Result<Answer> {
-    let ids = Ids::of(&Caller::current())?;
+    let wish: Request = serde_json::from_str(request).unwrap();
+    let ids = match wish.single_id {
+        true => Ids::single(&Caller::current()),
+        false => Ids::of(&Caller::current())?,
+    };
     let engine = start_engine(&ids, std::io::stderr().as_fd())?;
     engine.socket.send(request.as_bytes(), &[]).unwrap();
     let answer = engine

@@ -1,8 +1,8 @@
 //! Stories about the sandbox: what a command finds in its container, and what it cannot do there.
 //!
-//! Run as root they are played as the plain user whom SHMOCKER_TEST_USER names, who has subordinate ids (and the one of
-//! SHMOCKER_TEST_BARE_USER, who has none); run as a plain user, as that user. What the machine lacks is a printed and
-//! counted skip.
+//! Run as root they are played as the plain user whom SHMOCKER_TEST_USER names, who has subordinate ids, and as the one of
+//! SHMOCKER_TEST_BARE_USER, who has none and builds with a single id; run as a plain user, as that user. What the machine
+//! lacks is a printed and counted skip.
 
 #![allow(
     missing_docs,

@@ -30,7 +30,7 @@ fn made(name: &str) -> Result<Bench, Lack> {
     machine::debian_archive()?;
     let user = machine::plain_user()?;
     let bench = Bench::new(&user, name);
-    bench.sh("mkdir path; for tool in newuidmap newgidmap pasta slirp4netns; do ln -s $(command -v $tool || echo /nowhere) path/; done");
+    bench.sh("mkdir path; for tool in newuidmap newgidmap pasta slirp4netns; do ! found=$(command -v $tool) || ln -s $found path/; done");
     let path = bench.path("path").display().to_string();
     let bench = bench
         .env("PATH", &path)

@@ -22,7 +22,7 @@ fn seconds(usual: u64) -> u64 {
 /// What programs have seen where all ids are there, and where there is one, until the time is up: the same, line by line, and
 /// the layers are the same as well. The steps come after those that make the base, and write what they see below /logs.
 fn assert_seen_the_same(name: &str, usual: u64, steps: impl Fn(u64) -> String) {
-    let user = need!(machine::plain_user());
+    let user = need!(machine::ranged_user());
     let base = need!(busybox::context());
     let calls = need!(native::compiled("deputy/calls.c"));
     let until = Instant::now() + Duration::from_secs(seconds(usual));
@@ -329,6 +329,9 @@ fn what_cannot_be_answered_now_fails_and_is_not_forgotten() {
     let user = need!(machine::plain_user());
     let base = need!(busybox::context());
     let bench = Bench::new(&user, "deputy-files");
+    // The base is published while the first step runs, which needs files, too.
+    bench.file("first", "FROM base\nRUN true\n");
+    bench.ok(&format!("build --ids=single -f first {base} ."));
     bench.file(
         "Dockerfile",
         "FROM base\nRUN trap lifted=1 USR1; mkdir /d && chown 5:6 /d && echo calling; while chown 5:6 /d/; do :; done; \

@@ -8,7 +8,7 @@ const MISTAKES: &str = include_str!("mistakes.yaml");
 
 #[test]
 fn forty_mistakes_in_two_hundred_lines_are_forty_messages() {
-    let user = need!(machine::plain_user().or_else(|_| machine::bare_user()));
+    let user = need!(machine::plain_user());
     let bench = Bench::new(&user, "mistakes");
     assert_eq!(MISTAKES.lines().count(), 200);
     bench
@@ -41,7 +41,7 @@ fn forty_mistakes_in_two_hundred_lines_are_forty_messages() {
 /// A name that is not known is an error, or, if asked for, left as it stands.
 #[test]
 fn unknown_names_are_left_where_that_is_asked_for() {
-    let user = need!(machine::plain_user().or_else(|_| machine::bare_user()));
+    let user = need!(machine::plain_user());
     let bench = Bench::new(&user, "lenient");
     bench.file(
         "config.yaml",

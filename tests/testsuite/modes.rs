@@ -57,7 +57,7 @@ const DEVIATIONS_OF_PACKAGES: &[(&str, &str)] = &[(
 
 /// Users with what they say about ids; the first has ranges.
 fn modes() -> Result<Vec<(&'static str, User, &'static str)>, Lack> {
-    let plain = machine::plain_user()?;
+    let plain = machine::ranged_user()?;
     let mut modes = vec![
         ("ranges", plain.clone(), "--ids=ranges"),
         ("single", plain, "--ids=single"),

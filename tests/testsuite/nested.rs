@@ -154,7 +154,7 @@ impl<'a> Container<'a> {
 
 #[test]
 fn a_build_in_a_container_is_as_good_or_says_what_the_container_lacks() {
-    let bench = Bench::new(&need!(machine::plain_user()), "nested");
+    let bench = Bench::new(&need!(machine::ranged_user()), "nested");
     let container = need!(Container::of(&bench));
     for (user, options) in [
         // As podman runs containers by itself: /proc is partly covered, and nobody may name a machine.
@@ -183,7 +183,7 @@ fn a_build_in_a_container_is_as_good_or_says_what_the_container_lacks() {
 
 #[test]
 fn a_step_that_sees_the_containers_processes_reaches_none_and_leaves_none() {
-    let bench = Bench::new(&need!(machine::plain_user()), "nested-walls");
+    let bench = Bench::new(&need!(machine::ranged_user()), "nested-walls");
     let container = need!(Container::of(&bench));
     // With a single id, and with as many as the container has.
     for user in ["dev", "root"] {

@@ -535,7 +535,7 @@ fn an_image_is_given_to_the_engines_of_this_machine() {
     let (bench, base) = need!(plain("engines"));
     need!(program(Capability::Podman, "podman"));
     let podman = podman(&bench);
-    bench.sh("mkdir tools nobody; for tool in newuidmap newgidmap; do ln -s $(command -v $tool) nobody/; done");
+    bench.sh("mkdir tools nobody; for tool in newuidmap newgidmap; do ! found=$(command -v $tool) || ln -s $found nobody/; done");
     bench.executable(
         "tools/podman",
         format!("#!/bin/sh\nexec /usr/bin/{podman} \"$@\"\n"),

@@ -53,6 +53,7 @@ fn a_user_whose_programs_get_no_power_builds_with_a_single_id() {
     let shmocker = format!("setpriv --no-new-privs {}", bench.shmocker_words());
     let built = bench.sh(&format!("{shmocker} build {base} --progress=plain ."));
     built.expect(0, &["seen 5:6"]);
+    need!(machine::ranged_user());
     let found = bench.sh(&format!("{shmocker} doctor")).out();
     assert!(
         found.contains("newuidmap may not map ids here: no program has more power"),
@@ -62,7 +63,7 @@ fn a_user_whose_programs_get_no_power_builds_with_a_single_id() {
 
 #[test]
 fn layers_are_the_same_with_ranges_as_root_and_with_a_single_id() {
-    let plain = need!(machine::plain_user());
+    let plain = need!(machine::ranged_user());
     need!(busybox::context());
     let ranges = layers_of(&Bench::new(&plain, "owners-ranges"), "--ids=ranges");
     let mut others = vec![(
@@ -172,6 +173,7 @@ fn who_a_process_is_goes_through_forks_executions_and_set_id_programs() {
         single.contains("1000\n1000\nno\n1000\nuid=1000(app)"),
         "{single}"
     );
+    need!(machine::ranged_user());
     assert_eq!(single, seen("ranges"));
 }
 

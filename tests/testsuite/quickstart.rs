@@ -107,6 +107,7 @@ fn skopeo_umoci_and_podman_accept_it() {
         "Hello from the habitat\n"
     );
 
+    need!(machine::ranged_user());
     let run = need!(containers::podman(&bench, &built.archive, "git --version"));
     assert!(run.out().starts_with("git version 2."), "{}", run.both());
 }

@@ -425,15 +425,18 @@ fn a_git_daemon_is_asked_in_its_own_protocol() {
     site::repository(&bench, "one", "");
     let port = free_port();
     let site = bench.path("site");
+    // `git daemon` would be the parent of who serves, who would stay.
+    let programs = bench.sh("git --exec-path").out();
     let _daemon = Server::start(
-        bench.command("git").args([
-            "daemon",
-            "--reuseaddr",
-            "--export-all",
-            "--listen=127.0.0.1",
-            &format!("--port={port}"),
-            &format!("--base-path={}", site.display()),
-        ]),
+        bench
+            .command(format!("{}/git-daemon", programs.trim()))
+            .args([
+                "--reuseaddr",
+                "--export-all",
+                "--listen=127.0.0.1",
+                &format!("--port={port}"),
+                &format!("--base-path={}", site.display()),
+            ]),
         port,
     );
     bench.file(

@@ -46,7 +46,7 @@ fn beside_each_other(user: &User, name: &str) -> Bench {
 
 #[test]
 fn every_habitat_renders_to_its_snapshot() {
-    let user = need!(machine::plain_user().or_else(|_| machine::bare_user()));
+    let user = need!(machine::plain_user());
     let bench = beside_each_other(&user, "render");
     for habitat in habitats() {
         let name = name_of(&habitat);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +14,7 @@ use crate::harness::bench::{Bench, Run, status_of};
 use crate::harness::busybox;
 use crate::harness::layout::Layout;
 use crate::harness::machine::Lack;
+use crate::harness::port::Port;
 use crate::harness::registry::MemoryRegistry;
 use crate::harness::site::Site;
 
@@ -43,6 +43,8 @@ pub(super) struct World {
     pub(super) bench: Bench,
     layout: PathBuf,
     site: Site,
+    /// A server on the host that says `foo` to everybody.
+    echo: Port,
     registry: MemoryRegistry,
     /// Where {{server}} leads.
     base: String,
@@ -103,6 +105,7 @@ impl World {
             registry,
             bench,
             site,
+            echo: Port::open(|mut stream| drop(stream.write_all(b"foo"))),
             base: String::new(),
             prepared: None,
             made: BTreeMap::new(),
@@ -276,7 +279,7 @@ impl World {
             }
         }
         if text.contains("{{echo-port}}") {
-            text = text.replace("{{echo-port}}", &echo().to_string());
+            text = text.replace("{{echo-port}}", &self.echo.number().to_string());
         }
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
@@ -468,18 +471,6 @@ impl World {
 
 fn dockerfile_name(step: &Value) -> &str {
     step["opts"]["filename"].as_str().unwrap_or("Dockerfile")
-}
-
-/// A server on the host that says `foo` to everybody.
-fn echo() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let port = listener.local_addr().expect("it is bound").port();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            drop(stream.write_all(b"foo"));
-        }
-    });
-    port
 }
 
 fn write(bench: &Bench, context: &str, file: &Value) {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::bench::Bench;
 use super::busybox;
 use super::machine::Lack;
+use super::port::Port;
 
 /// What the archive calls itself: its one suite.
 pub(crate) const SUITE: &str = "small";
@@ -61,7 +61,7 @@ echo "$wanted" | while read -r file _; do ar p "$archives/${file##*/}" data.tar 
 
 /// The archive, and a server for it that lives as long as the test process.
 pub(crate) struct Archive {
-    port: u16,
+    port: Port,
     key: SignedSecretKey,
     base: Vec<(String, String, Vec<u8>)>,
     held: Arc<Mutex<Held>>,
@@ -101,15 +101,10 @@ impl Archive {
             "dpkg",
             vec![file("usr/bin/apt-get", 0o755, APT_GET.as_bytes())],
         );
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let port = listener.local_addr().expect("it is bound").port();
         let held = Arc::new(Mutex::new(Held::default()));
         let served = Arc::clone(&held);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let held = Arc::clone(&served);
-                std::thread::spawn(move || answer(stream, &held));
-            }
+        let port = Port::open(move |stream| {
+            answer(stream, &served);
         });
         let archive = Self {
             port,
@@ -166,7 +161,7 @@ impl Archive {
 
     /// Its address.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/debian", self.port)
+        format!("http://127.0.0.1:{}/debian", self.port.number())
     }
 
     /// The paths that it was asked for since this was called last.

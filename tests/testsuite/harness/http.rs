@@ -2,10 +2,12 @@
 //! fast as it is told.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use super::port::Port;
 
 /// What a client asked.
 #[derive(Debug, Clone)]
@@ -63,10 +65,10 @@ impl Request {
     }
 }
 
-/// Serves until the test process ends.
+/// Serves until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    port: u16,
+    port: Port,
     requests: Arc<AtomicU32>,
 }
 
@@ -81,29 +83,23 @@ pub(crate) enum Pace {
 impl Server {
     /// Serves `body` on a port of its own.
     pub(crate) fn new(body: Vec<u8>, pace: Pace) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let port = listener.local_addr().expect("it is bound").port();
         let requests = Arc::new(AtomicU32::new(0));
-        let body = Arc::new(body);
         let count = Arc::clone(&requests);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::Relaxed);
-                let body = Arc::clone(&body);
-                std::thread::spawn(move || serve(stream, &body, pace));
-            }
+        let port = Port::open(move |stream| {
+            count.fetch_add(1, Ordering::Relaxed);
+            serve(stream, &body, pace);
         });
         Self { port, requests }
     }
 
     /// The address of a file of that name.
     pub(crate) fn url(&self, name: &str) -> String {
-        format!("http://127.0.0.1:{}/{name}", self.port)
+        format!("http://127.0.0.1:{}/{name}", self.port.number())
     }
 
     /// Its port on the loopback interface.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// How often it was asked.

@@ -14,6 +14,7 @@ use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Capability {
     PlainUsers,
+    Ranges,
     BareUser,
     Root,
     Skopeo,
@@ -43,6 +44,7 @@ impl Capability {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::PlainUsers => "plain-users",
+            Self::Ranges => "ranges",
             Self::BareUser => "bare-user",
             Self::Root => "root",
             Self::Skopeo => "skopeo",
@@ -203,11 +205,32 @@ fn named_user(variable: &str, usual: &str) -> Option<User> {
     User::find(|user| user.name == name)
 }
 
-/// The user that everything is built as: plain, with subordinate ranges.
+/// The user that everything is built as: where root runs the tests, a plain one with subordinate ranges; otherwise who runs
+/// them, with ranges or without.
 pub(crate) fn plain_user() -> Result<User, Lack> {
-    let lack = |reason: &str| Err(Capability::PlainUsers.lack(reason));
+    if process_uid() == 0 {
+        return user_with_ranges().map_err(|reason| Capability::PlainUsers.lack(reason));
+    }
+    User::find(|user| user.uid == process_uid())
+        .ok_or_else(|| Capability::PlainUsers.lack("the user has no name in /etc/passwd"))
+}
+
+/// The plain user where he has subordinate ranges: for what compares them with a single id, or cannot do without.
+pub(crate) fn ranged_user() -> Result<User, Lack> {
+    user_with_ranges().map_err(|reason| Capability::Ranges.lack(reason))
+}
+
+/// That shmocker, left to itself, builds with subordinate ids: for what cannot be done with a single one.
+pub(crate) fn all_ids() -> Result<(), Lack> {
+    match std::env::var("SHMOCKER_TEST_IDS").as_deref() {
+        Ok("single") => Err(Capability::Ranges.lack("SHMOCKER_TEST_IDS is `single`")),
+        _ => ranged_user().map(drop),
+    }
+}
+
+fn user_with_ranges() -> Result<User, &'static str> {
     if !on_path("newuidmap") {
-        return lack("newuidmap is not installed (Debian package uidmap)");
+        return Err("newuidmap is not installed (Debian package uidmap)");
     }
     let user = if process_uid() == 0 {
         named_user("SHMOCKER_TEST_USER", "shmocker-ranges")
@@ -215,8 +238,8 @@ pub(crate) fn plain_user() -> Result<User, Lack> {
         User::find(|user| user.uid == process_uid())
     };
     match user {
-        None => lack("no such user; `tests/run` as root makes one"),
-        Some(user) if !user.has_ranges() => lack("the user has no subordinate ids"),
+        None => Err("no such user; `tests/run` as root makes one"),
+        Some(user) if !user.has_ranges() => Err("the user has no subordinate ids"),
         Some(user) => Ok(user),
     }
 }
@@ -385,13 +408,17 @@ pub(crate) fn place_for(user: &User, name: &str) -> PathBuf {
 
 /// Removes a tree whose files may belong to ids of the user's subordinate range.
 pub(crate) fn remove_tree(path: &Path) {
-    if std::fs::remove_dir_all(path).is_err() && path.exists() && process_uid() != 0 {
-        drop(
-            Command::new("unshare")
-                .args(["--user", "--map-root-user", "--map-auto", "rm", "-rf", "--"])
-                .arg(path)
-                .status(),
-        );
+    if std::fs::remove_dir_all(path).is_ok() || process_uid() == 0 {
+        return;
+    }
+    // Without subordinate ids all of it is the user's own, but not all directories can be written to.
+    for more in [&["--map-auto"][..], &[]] {
+        if path.exists() {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user"]).args(more);
+            command.args(["rm", "-rf", "--"]).arg(path);
+            drop(command.output());
+        }
     }
 }
 

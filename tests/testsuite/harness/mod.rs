@@ -10,6 +10,7 @@ pub(crate) mod listing;
 pub(crate) mod machine;
 pub(crate) mod mask;
 pub(crate) mod native;
+pub(crate) mod port;
 pub(crate) mod processes;
 pub(crate) mod registry;
 pub(crate) mod site;

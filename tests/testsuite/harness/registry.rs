@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::http::Request;
 use super::layout::{Layout, digest_of};
 use super::machine::{self, Capability, Lack};
+use super::port::Port;
 use super::processes::{free_port, wait_until};
 
 /// The name and password that registries with a door let in.
@@ -46,6 +47,8 @@ pub(crate) struct DockerRegistry {
     /// What its tokens were asked for.
     pub(crate) asked: Arc<Mutex<Vec<String>>>,
     closed: Arc<Mutex<Vec<String>>>,
+    /// Where tokens are made.
+    _tokens: Option<Port>,
 }
 
 impl Drop for DockerRegistry {
@@ -75,6 +78,7 @@ impl DockerRegistry {
                 certificates.display()
             ));
         }
+        let mut tokens = None;
         match door {
             Door::Open => {}
             Door::Password => {
@@ -91,7 +95,9 @@ impl DockerRegistry {
             }
             Door::Token => {
                 let certificates = certificates()?;
-                let realm = serve_tokens(certificates, Arc::clone(&asked), Arc::clone(&closed));
+                let port = serve_tokens(certificates, Arc::clone(&asked), Arc::clone(&closed));
+                let realm = format!("http://127.0.0.1:{}/token", port.number());
+                tokens = Some(port);
                 config.push_str(&format!(
                     "auth: {{token: {{realm: \"{realm}\", service: tests, issuer: tests, rootcertbundle: {}/token.crt}}}}\n",
                     certificates.display()
@@ -113,6 +119,7 @@ impl DockerRegistry {
             place,
             asked,
             closed,
+            _tokens: tokens,
         };
         let answers = wait_until(Duration::from_secs(20), || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -144,39 +151,29 @@ impl DockerRegistry {
 }
 
 /// A line to a server of this machine that is cut now and then.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct CutLine {
-    port: u16,
+    port: Port,
     /// How often it is still cut, and after how many bytes of one connection, in whichever direction.
     cuts: Arc<Mutex<(u32, u64)>>,
 }
 
 impl CutLine {
     pub(crate) fn to(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let line = Self {
-            port: listener.local_addr().expect("it is bound").port(),
-            cuts: Arc::default(),
-        };
-        let cuts = Arc::clone(&line.cuts);
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let server = TcpStream::connect(("127.0.0.1", server)).expect("it listens");
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let ends = from
-                        .try_clone()
-                        .and_then(|from| Ok((from, to.try_clone()?)));
-                    let (from, to) = ends.expect("a socket can be shared");
-                    let cuts = Arc::clone(&cuts);
-                    std::thread::spawn(move || carry(&from, &to, &cuts));
-                }
-            }
+        let cuts = Arc::default();
+        let carried = Arc::clone(&cuts);
+        let port = Port::open(move |client| {
+            let server = TcpStream::connect(("127.0.0.1", server)).expect("it listens");
+            std::thread::scope(|both| {
+                both.spawn(|| carry(&client, &server, &carried));
+                carry(&server, &client, &carried);
+            });
         });
-        line
+        Self { port, cuts }
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Cuts it so often, each time when one connection has carried so many bytes one way.
@@ -242,63 +239,56 @@ fn serve_tokens(
     certificates: &'static Path,
     log: Arc<Mutex<Vec<String>>>,
     closed: Arc<Mutex<Vec<String>>>,
-) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = listener.local_addr().expect("it is bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let Some(request) = Request::read(&stream) else {
-                continue;
-            };
-            let basic = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
-            let body = String::from_utf8_lossy(&request.body).into_owned();
-            let is_known = request.header("authorization") == Some(&basic)
-                || body.contains(&format!("refresh_token={PASSWORD}"));
-            let query = match request.method.as_str() {
-                "POST" => body,
-                _ => request
-                    .path
-                    .split_once('?')
-                    .map(|(_, query)| query.to_owned())
-                    .unwrap_or_default(),
-            };
-            log.lock()
-                .expect("no panic")
-                .push(format!("{} {query}", request.method));
-            let scopes = query
-                .split('&')
-                .filter_map(|pair| pair.strip_prefix("scope="))
-                .flat_map(|scopes| scopes.split("%20"))
-                .map(|scope| {
-                    scope
-                        .replace("%2C", ",")
-                        .replace("%3A", ":")
-                        .replace("%2F", "/")
-                });
-            let access: Vec<Value> = scopes
-                .filter_map(|scope| {
-                    let mut parts = scope.splitn(3, ':');
-                    let (kind, name, actions) = (parts.next()?, parts.next()?, parts.next()?);
-                    let is_closed = closed.lock().expect("no panic").contains(&name.to_owned());
-                    let actions: Vec<&str> = actions
-                        .split(',')
-                        .filter(|action| {
-                            is_known || (*action == "pull" && name.starts_with("open/"))
-                        })
-                        .filter(|_| !is_closed)
-                        .collect();
-                    Some(json!({"type": kind, "name": name, "actions": actions}))
-                })
-                .collect();
-            let is_wrong = request.header("authorization").is_some() && !is_known;
-            let reply = match is_wrong {
-                true => Reply::status(401),
-                false => Reply::json(&json!({ "token": token(certificates, &access) })),
-            };
-            drop(reply.write(&stream, "GET"));
-        }
-    });
-    format!("http://{address}/token")
+) -> Port {
+    Port::open(move |stream| {
+        let Some(request) = Request::read(&stream) else {
+            return;
+        };
+        let basic = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let is_known = request.header("authorization") == Some(&basic)
+            || body.contains(&format!("refresh_token={PASSWORD}"));
+        let query = match request.method.as_str() {
+            "POST" => body,
+            _ => request
+                .path
+                .split_once('?')
+                .map(|(_, query)| query.to_owned())
+                .unwrap_or_default(),
+        };
+        log.lock()
+            .expect("no panic")
+            .push(format!("{} {query}", request.method));
+        let scopes = query
+            .split('&')
+            .filter_map(|pair| pair.strip_prefix("scope="))
+            .flat_map(|scopes| scopes.split("%20"))
+            .map(|scope| {
+                scope
+                    .replace("%2C", ",")
+                    .replace("%3A", ":")
+                    .replace("%2F", "/")
+            });
+        let access: Vec<Value> = scopes
+            .filter_map(|scope| {
+                let mut parts = scope.splitn(3, ':');
+                let (kind, name, actions) = (parts.next()?, parts.next()?, parts.next()?);
+                let is_closed = closed.lock().expect("no panic").contains(&name.to_owned());
+                let actions: Vec<&str> = actions
+                    .split(',')
+                    .filter(|action| is_known || (*action == "pull" && name.starts_with("open/")))
+                    .filter(|_| !is_closed)
+                    .collect();
+                Some(json!({"type": kind, "name": name, "actions": actions}))
+            })
+            .collect();
+        let is_wrong = request.header("authorization").is_some() && !is_known;
+        let reply = match is_wrong {
+            true => Reply::status(401),
+            false => Reply::json(&json!({ "token": token(certificates, &access) })),
+        };
+        drop(reply.write(&stream, "GET"));
+    })
 }
 
 fn token(certificates: &Path, access: &[Value]) -> String {
@@ -598,10 +588,9 @@ fn subject_of(manifest: &[u8]) -> Option<String> {
     manifest["subject"]["digest"].as_str().map(str::to_owned)
 }
 
-/// A registry in memory; serves until the test process ends.
-#[derive(Clone)]
+/// A registry in memory; serves until it is dropped.
 pub(crate) struct MemoryRegistry {
-    port: u16,
+    port: Port,
     pub(crate) contents: Arc<Mutex<Contents>>,
     log: Arc<Mutex<Vec<Request>>>,
     fault: Arc<Mutex<Option<Fault>>>,
@@ -609,42 +598,36 @@ pub(crate) struct MemoryRegistry {
 
 impl MemoryRegistry {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let registry = Self {
-            port: listener.local_addr().expect("it is bound").port(),
-            contents: Arc::default(),
-            log: Arc::default(),
-            fault: Arc::default(),
-        };
-        let serving = registry.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let serving = serving.clone();
-                std::thread::spawn(move || serving.serve(&stream));
-            }
+        let contents: Arc<Mutex<Contents>> = Arc::default();
+        let log: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
+        let (held, kept, other) = (Arc::clone(&contents), Arc::clone(&log), Arc::clone(&fault));
+        let port = Port::open(move |stream| {
+            let Some(request) = Request::read(&stream) else {
+                return;
+            };
+            let reply = {
+                let other = other.lock().expect("no panic");
+                let mut contents = held.lock().expect("no panic");
+                let other = other.as_ref().and_then(|other| other(&request, &contents));
+                other.unwrap_or_else(|| contents.reply(&request))
+            };
+            let method = request.method.clone();
+            kept.lock().expect("no panic").push(request);
+            // A client may have heard enough.
+            drop(reply.write(&stream, &method));
         });
-        registry
-    }
-
-    fn serve(&self, stream: &TcpStream) {
-        let Some(request) = Request::read(stream) else {
-            return;
-        };
-        let reply = {
-            let fault = self.fault.lock().expect("no panic");
-            let mut contents = self.contents.lock().expect("no panic");
-            let other = fault.as_ref().and_then(|fault| fault(&request, &contents));
-            other.unwrap_or_else(|| contents.reply(&request))
-        };
-        let method = request.method.clone();
-        self.log.lock().expect("no panic").push(request);
-        // A client may have heard enough.
-        drop(reply.write(stream, &method));
+        Self {
+            port,
+            contents,
+            log,
+            fault,
+        }
     }
 
     /// `127.0.0.1:PORT`.
     pub(crate) fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port.number())
     }
 
     /// Puts the image of a layout there.

@@ -4,12 +4,13 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::http;
+use super::port::Port;
 
 /// What the private part wants to see, as a bearer's token or as a password.
 pub(crate) const KEY: &str = "sesame";
@@ -17,7 +18,7 @@ pub(crate) const KEY: &str = "sesame";
 const DATED: &str = "Sat, 11 Jul 2026 10:16:37 GMT";
 pub(crate) const DATED_S: i64 = 1_783_764_997;
 
-/// Serves until the test process ends.
+/// Serves until it is dropped.
 ///
 /// ```text
 /// /FILE               with an ETag, below dated/ with a time as well, below stamped/ with the file's own
@@ -28,7 +29,7 @@ pub(crate) const DATED_S: i64 = 1_783_764_997;
 /// ```
 #[derive(Debug)]
 pub(crate) struct Site {
-    port: u16,
+    port: Port,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -50,27 +51,22 @@ struct Request {
 impl Site {
     /// Serves a directory on a port of its own.
     pub(crate) fn new(root: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let port = listener.local_addr().expect("it is bound").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (root, log) = (root.to_owned(), Arc::clone(&asked));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (root, log) = (root.clone(), Arc::clone(&log));
-                std::thread::spawn(move || serve(stream, &root, &log));
-            }
+        let port = Port::open(move |stream| {
+            serve(stream, &root, &log);
         });
         Self { port, asked }
     }
 
     /// The address of a path.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}/{path}", self.port)
+        format!("http://127.0.0.1:{}/{path}", self.port.number())
     }
 
     /// Its port on the loopback interface.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// What it was asked since this was called last.

@@ -40,7 +40,7 @@ pub(crate) fn buildkit() -> Result<&'static BuildKit, Lack> {
 
 fn start() -> Result<BuildKit, Lack> {
     let lack = |reason: String| Capability::BuildKit.lack(reason);
-    let user = machine::plain_user()?;
+    let user = machine::ranged_user()?;
     let dir = std::env::var_os("SHMOCKER_TEST_BUILDKIT")
         .map(PathBuf::from)
         .ok_or_else(|| lack("no buildkitd; `tests/run` builds one where Go is".to_owned()))?;

@@ -539,6 +539,7 @@ proptest! {
         tree in proptest::collection::btree_map(any_name(), any_node(), 0..6),
         compression in prop_oneof![Just(Compression::None), Just(Compression::GZIP), Just(Compression::ZSTD)],
     ) {
+        crate::sys::owner::record_where_there_is_one_id();
         let bench = TempDir::new();
         let (upper, lower) = (bench.path().join("upper"), bench.path().join("lower"));
         std::fs::create_dir(&upper).unwrap();

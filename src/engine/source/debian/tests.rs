@@ -166,6 +166,10 @@ fn missing() -> Option<&'static str> {
     if !rustix::process::getuid().is_root() {
         return Some("not root in any namespace");
     }
+    crate::sys::owner::record_where_there_is_one_id();
+    if crate::sys::owner::are_recorded() {
+        return Some("its programs run without a sandbox, and there is a single id");
+    }
     if std::net::ToSocketAddrs::to_socket_addrs(&("deb.debian.org", 80)).is_err() {
         return Some("the Debian archive cannot be reached");
     }
